@@ -1,0 +1,5 @@
+"""The command `sira`: every verb, for people and, with --json, for programs.
+
+Owns arguments, output and exit codes. Refuses to know what `client` and the services already do:
+a verb is a thin caller of them.
+"""

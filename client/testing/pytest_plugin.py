@@ -1,0 +1,1 @@
+"""The pytest plugin `sira`, loaded by pytest wherever Sira is installed."""

@@ -1,0 +1,1 @@
+../../src/sira/__init__.py

@@ -1,0 +1,1 @@
+../../src/sira/_native.pyi
