@@ -1,0 +1,371 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class TopicClassKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TOPIC_CLASS_KIND_UNSPECIFIED: _ClassVar[TopicClassKind]
+    TOPIC_CLASS_KIND_USER: _ClassVar[TopicClassKind]
+    TOPIC_CLASS_KIND_RESERVED: _ClassVar[TopicClassKind]
+    TOPIC_CLASS_KIND_EVENT: _ClassVar[TopicClassKind]
+TOPIC_CLASS_KIND_UNSPECIFIED: TopicClassKind
+TOPIC_CLASS_KIND_USER: TopicClassKind
+TOPIC_CLASS_KIND_RESERVED: TopicClassKind
+TOPIC_CLASS_KIND_EVENT: TopicClassKind
+
+class Feature(_message.Message):
+    __slots__ = ("name", "version")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+
+class NegotiateRequest(_message.Message):
+    __slots__ = ("client", "protocol_min", "protocol_max", "lanes")
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_MIN_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_MAX_FIELD_NUMBER: _ClassVar[int]
+    LANES_FIELD_NUMBER: _ClassVar[int]
+    client: str
+    protocol_min: int
+    protocol_max: int
+    lanes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, client: _Optional[str] = ..., protocol_min: _Optional[int] = ..., protocol_max: _Optional[int] = ..., lanes: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class NegotiateResponse(_message.Message):
+    __slots__ = ("protocol", "node", "version", "epoch", "features", "lanes", "limits", "principal", "tenant")
+    class LimitsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    LANES_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    node: str
+    version: str
+    epoch: bytes
+    features: _containers.RepeatedCompositeFieldContainer[Feature]
+    lanes: _containers.RepeatedScalarFieldContainer[str]
+    limits: _containers.ScalarMap[str, int]
+    principal: str
+    tenant: str
+    def __init__(self, protocol: _Optional[int] = ..., node: _Optional[str] = ..., version: _Optional[str] = ..., epoch: _Optional[bytes] = ..., features: _Optional[_Iterable[_Union[Feature, _Mapping]]] = ..., lanes: _Optional[_Iterable[str]] = ..., limits: _Optional[_Mapping[str, int]] = ..., principal: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
+
+class IntrospectRequest(_message.Message):
+    __slots__ = ("service",)
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    def __init__(self, service: _Optional[str] = ...) -> None: ...
+
+class Method(_message.Message):
+    __slots__ = ("name", "effects", "request_schema", "response_schema", "summary", "request_stream", "response_stream")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EFFECTS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_STREAM_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_STREAM_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    effects: str
+    request_schema: str
+    response_schema: str
+    summary: str
+    request_stream: bool
+    response_stream: bool
+    def __init__(self, name: _Optional[str] = ..., effects: _Optional[str] = ..., request_schema: _Optional[str] = ..., response_schema: _Optional[str] = ..., summary: _Optional[str] = ..., request_stream: _Optional[bool] = ..., response_stream: _Optional[bool] = ...) -> None: ...
+
+class Service(_message.Message):
+    __slots__ = ("name", "methods")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    METHODS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    methods: _containers.RepeatedCompositeFieldContainer[Method]
+    def __init__(self, name: _Optional[str] = ..., methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ...) -> None: ...
+
+class Setting(_message.Message):
+    __slots__ = ("name", "value", "unit", "reason", "source", "schema")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: str
+    unit: str
+    reason: str
+    source: str
+    schema: str
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ..., unit: _Optional[str] = ..., reason: _Optional[str] = ..., source: _Optional[str] = ..., schema: _Optional[str] = ...) -> None: ...
+
+class TopicClass(_message.Message):
+    __slots__ = ("pattern", "kind", "summary")
+    PATTERN_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    pattern: str
+    kind: TopicClassKind
+    summary: str
+    def __init__(self, pattern: _Optional[str] = ..., kind: _Optional[_Union[TopicClassKind, str]] = ..., summary: _Optional[str] = ...) -> None: ...
+
+class Verb(_message.Message):
+    __slots__ = ("name", "summary")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    summary: str
+    def __init__(self, name: _Optional[str] = ..., summary: _Optional[str] = ...) -> None: ...
+
+class IntrospectResponse(_message.Message):
+    __slots__ = ("services", "settings", "topic_classes", "verbs", "event_schemas")
+    class EventSchemasEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    SERVICES_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    TOPIC_CLASSES_FIELD_NUMBER: _ClassVar[int]
+    VERBS_FIELD_NUMBER: _ClassVar[int]
+    EVENT_SCHEMAS_FIELD_NUMBER: _ClassVar[int]
+    services: _containers.RepeatedCompositeFieldContainer[Service]
+    settings: _containers.RepeatedCompositeFieldContainer[Setting]
+    topic_classes: _containers.RepeatedCompositeFieldContainer[TopicClass]
+    verbs: _containers.RepeatedCompositeFieldContainer[Verb]
+    event_schemas: _containers.ScalarMap[str, str]
+    def __init__(self, services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., topic_classes: _Optional[_Iterable[_Union[TopicClass, _Mapping]]] = ..., verbs: _Optional[_Iterable[_Union[Verb, _Mapping]]] = ..., event_schemas: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class StatsRequest(_message.Message):
+    __slots__ = ("prometheus",)
+    PROMETHEUS_FIELD_NUMBER: _ClassVar[int]
+    prometheus: bool
+    def __init__(self, prometheus: _Optional[bool] = ...) -> None: ...
+
+class Histogram(_message.Message):
+    __slots__ = ("name", "labels", "bounds_ns", "counts", "sum_ns")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    BOUNDS_NS_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    SUM_NS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    labels: _containers.ScalarMap[str, str]
+    bounds_ns: _containers.RepeatedScalarFieldContainer[int]
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    sum_ns: int
+    def __init__(self, name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., bounds_ns: _Optional[_Iterable[int]] = ..., counts: _Optional[_Iterable[int]] = ..., sum_ns: _Optional[int] = ...) -> None: ...
+
+class StatsResponse(_message.Message):
+    __slots__ = ("node", "uptime_ns", "values", "histograms", "clients", "subscriptions", "prometheus")
+    class ValuesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_NS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    HISTOGRAMS_FIELD_NUMBER: _ClassVar[int]
+    CLIENTS_FIELD_NUMBER: _ClassVar[int]
+    SUBSCRIPTIONS_FIELD_NUMBER: _ClassVar[int]
+    PROMETHEUS_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    uptime_ns: int
+    values: _containers.ScalarMap[str, float]
+    histograms: _containers.RepeatedCompositeFieldContainer[Histogram]
+    clients: _containers.RepeatedCompositeFieldContainer[ClientStats]
+    subscriptions: _containers.RepeatedCompositeFieldContainer[SubscriptionStats]
+    prometheus: str
+    def __init__(self, node: _Optional[str] = ..., uptime_ns: _Optional[int] = ..., values: _Optional[_Mapping[str, float]] = ..., histograms: _Optional[_Iterable[_Union[Histogram, _Mapping]]] = ..., clients: _Optional[_Iterable[_Union[ClientStats, _Mapping]]] = ..., subscriptions: _Optional[_Iterable[_Union[SubscriptionStats, _Mapping]]] = ..., prometheus: _Optional[str] = ...) -> None: ...
+
+class ClientStats(_message.Message):
+    __slots__ = ("id", "principal", "peer", "published", "delivered", "queued_bytes", "connected_ns")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    DELIVERED_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_NS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    principal: str
+    peer: str
+    published: int
+    delivered: int
+    queued_bytes: int
+    connected_ns: int
+    def __init__(self, id: _Optional[str] = ..., principal: _Optional[str] = ..., peer: _Optional[str] = ..., published: _Optional[int] = ..., delivered: _Optional[int] = ..., queued_bytes: _Optional[int] = ..., connected_ns: _Optional[int] = ...) -> None: ...
+
+class SubscriptionStats(_message.Message):
+    __slots__ = ("client", "pattern", "group", "overflow", "pending", "in_flight", "delivered", "dropped", "stalled")
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    PATTERN_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    OVERFLOW_FIELD_NUMBER: _ClassVar[int]
+    PENDING_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    DELIVERED_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    STALLED_FIELD_NUMBER: _ClassVar[int]
+    client: str
+    pattern: str
+    group: str
+    overflow: str
+    pending: int
+    in_flight: int
+    delivered: int
+    dropped: int
+    stalled: bool
+    def __init__(self, client: _Optional[str] = ..., pattern: _Optional[str] = ..., group: _Optional[str] = ..., overflow: _Optional[str] = ..., pending: _Optional[int] = ..., in_flight: _Optional[int] = ..., delivered: _Optional[int] = ..., dropped: _Optional[int] = ..., stalled: _Optional[bool] = ...) -> None: ...
+
+class LedgerRequest(_message.Message):
+    __slots__ = ("pattern",)
+    PATTERN_FIELD_NUMBER: _ClassVar[int]
+    pattern: str
+    def __init__(self, pattern: _Optional[str] = ...) -> None: ...
+
+class LedgerRow(_message.Message):
+    __slots__ = ("topic", "node", "published", "owed", "received", "delivered", "forwarded", "pending", "retained", "superseded", "expired", "dropped", "dead_lettered", "unknown", "redelivered", "refused", "class_row")
+    class DroppedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class UnknownEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class RefusedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    OWED_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    DELIVERED_FIELD_NUMBER: _ClassVar[int]
+    FORWARDED_FIELD_NUMBER: _ClassVar[int]
+    PENDING_FIELD_NUMBER: _ClassVar[int]
+    RETAINED_FIELD_NUMBER: _ClassVar[int]
+    SUPERSEDED_FIELD_NUMBER: _ClassVar[int]
+    EXPIRED_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTERED_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    REDELIVERED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    CLASS_ROW_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    node: str
+    published: int
+    owed: int
+    received: int
+    delivered: int
+    forwarded: int
+    pending: int
+    retained: int
+    superseded: int
+    expired: int
+    dropped: _containers.ScalarMap[str, int]
+    dead_lettered: int
+    unknown: _containers.ScalarMap[str, int]
+    redelivered: int
+    refused: _containers.ScalarMap[str, int]
+    class_row: bool
+    def __init__(self, topic: _Optional[str] = ..., node: _Optional[str] = ..., published: _Optional[int] = ..., owed: _Optional[int] = ..., received: _Optional[int] = ..., delivered: _Optional[int] = ..., forwarded: _Optional[int] = ..., pending: _Optional[int] = ..., retained: _Optional[int] = ..., superseded: _Optional[int] = ..., expired: _Optional[int] = ..., dropped: _Optional[_Mapping[str, int]] = ..., dead_lettered: _Optional[int] = ..., unknown: _Optional[_Mapping[str, int]] = ..., redelivered: _Optional[int] = ..., refused: _Optional[_Mapping[str, int]] = ..., class_row: _Optional[bool] = ...) -> None: ...
+
+class LedgerResponse(_message.Message):
+    __slots__ = ("rows", "balanced", "epoch")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    BALANCED_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    rows: _containers.RepeatedCompositeFieldContainer[LedgerRow]
+    balanced: bool
+    epoch: bytes
+    def __init__(self, rows: _Optional[_Iterable[_Union[LedgerRow, _Mapping]]] = ..., balanced: _Optional[bool] = ..., epoch: _Optional[bytes] = ...) -> None: ...
+
+class ExplainRequest(_message.Message):
+    __slots__ = ("topic", "principal", "action")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    principal: str
+    action: str
+    def __init__(self, topic: _Optional[str] = ..., principal: _Optional[str] = ..., action: _Optional[str] = ...) -> None: ...
+
+class ExplainResponse(_message.Message):
+    __slots__ = ("decision", "reasons", "matches", "kind", "contract")
+    class ContractEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    MATCHES_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    decision: str
+    reasons: _containers.RepeatedScalarFieldContainer[str]
+    matches: _containers.RepeatedCompositeFieldContainer[ExplainMatch]
+    kind: str
+    contract: _containers.ScalarMap[str, str]
+    def __init__(self, decision: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., matches: _Optional[_Iterable[_Union[ExplainMatch, _Mapping]]] = ..., kind: _Optional[str] = ..., contract: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class ExplainMatch(_message.Message):
+    __slots__ = ("client", "pattern", "group", "lane", "lane_reason", "pending", "state")
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    PATTERN_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    LANE_FIELD_NUMBER: _ClassVar[int]
+    LANE_REASON_FIELD_NUMBER: _ClassVar[int]
+    PENDING_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    client: str
+    pattern: str
+    group: str
+    lane: str
+    lane_reason: str
+    pending: int
+    state: str
+    def __init__(self, client: _Optional[str] = ..., pattern: _Optional[str] = ..., group: _Optional[str] = ..., lane: _Optional[str] = ..., lane_reason: _Optional[str] = ..., pending: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
