@@ -1,0 +1,446 @@
+"""The C core as Python sees it: codec, message views, client and node data planes.
+
+No policy, no sockets, no threads, no clocks beyond ids: every call that depends on time takes `now_ns`
+(CLOCK_MONOTONIC). All types belong to the GIL; none may be shared by two event loops without a lock.
+Errors are raised through the factory given to `bind`: `factory(code, message, details)` returns the exception.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+# ---- module (native/module.c) ------------------------------------------------------------------------
+def version() -> str: ...
+def bind(
+    *,
+    error: Callable[[str, str, dict[str, str]], Exception],
+    dtypes: Mapping[
+        int, np.dtype[Any]
+    ],  # wire code -> NumPy dtype (i4/u4: ml_dtypes, one byte an element)
+    tensor_type: type,  # subclass of ndarray for decoded tensors
+) -> None: ...
+def new_id() -> bytes: ...
+def now_ns() -> int: ...  # CLOCK_MONOTONIC
+def keep_memory_warm() -> bool:
+    """mallopt: buffers up to 1 GiB stay on the heap and are not given back at once. False: not glibc."""
+
+# ---- topics (native/topic.c) -------------------------------------------------------------------------
+def check_topic(name: str) -> None: ...  # raises BAD_TOPIC
+def check_pattern(pattern: str) -> None: ...
+def topic_match(pattern: str, name: str) -> bool: ...
+
+# ---- contracts (native/contract.c) -------------------------------------------------------------------
+@final
+class Contract:
+    """Compiled tensor contract. Raises BAD_REQUEST when a text does not parse."""
+
+    def __new__(cls, texts: Mapping[str, str]) -> Contract: ...
+    def check(self, message: Message) -> str | None: ...  # why it does not fit; None: fits
+    def unify(
+        self, other: Contract
+    ) -> str | None: ...  # two-line diff; None: some message fits both
+
+# ---- message (native/message.c, tensor.c, dlpack.c) ----------------------------------------------------
+class Message:
+    """A received or built message: lazy view of one encoded Message. Immutable.
+
+    Subclasses add methods only (`__slots__ = ()`).
+    """
+
+    context: Any  # whoever owns the reply path; set by Mailbox, else None
+    @classmethod
+    def decode(
+        cls, data: bytes | memoryview, *, message_bytes_max: int = ..., context: Any = None
+    ) -> Message: ...
+    @property
+    def topic(self) -> str: ...
+    @property
+    def id(self) -> str: ...  # canonical UUID text
+    @property
+    def id_bytes(self) -> bytes: ...
+    # strings: "" when absent
+    type: Final[str]
+    content_type: Final[str]
+    schema: Final[str]
+    source: Final[str]
+    reply_to: Final[str]
+    traceparent: Final[str]
+    dedupe_key: Final[str]
+    key: Final[str]
+    principal: Final[str]
+    tenant: Final[str]
+    # ids: UUID text or "" when absent
+    correlation_id: Final[str]
+    causation_id: Final[str]
+    intent_id: Final[str]
+    stream_id: Final[str]
+    time_ns: Final[int]
+    ttl_ns: Final[int]
+    priority: Final[int]
+    stream_seq: Final[int]
+    stream_end: Final[bool]
+    reply_kind: Final[int]
+    attempt: Final[int]
+    offset: Final[int | None]
+    error: Final[bytes]  # encoded sira.v1.Error, b"" when absent
+    @property
+    def headers(self) -> dict[str, str]: ...
+    @property
+    def payload_bytes(self) -> int: ...
+    @property
+    def encoded(
+        self,
+    ) -> memoryview: ...  # for an inline message: the Message; for a reassembled one: its head
+    @property
+    def bytes(
+        self,
+    ) -> memoryview: ...  # body of bytes or text; BAD_REQUEST when the body is tensors
+    @property
+    def text(self) -> str: ...
+    def keys(self) -> tuple[str, ...]: ...
+    def values(self) -> list[NDArray[Any]]: ...
+    def items(self) -> list[tuple[str, NDArray[Any]]]: ...
+    def __getitem__(self, name: str) -> NDArray[Any]: ...  # read-only view; KeyError
+    def __contains__(self, name: object) -> bool: ...
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[str]: ...
+    def specs(self) -> dict[str, tuple[str, tuple[int, ...]]]: ...  # name -> (dtype name, shape)
+    def packed(
+        self, name: str
+    ) -> NDArray[np.uint8]: ...  # i4/u4 as they travel, two a byte, no copy
+
+def dlpack(
+    array: NDArray[Any],
+    *,
+    stream: Any = None,
+    max_version: tuple[int, int] | None = None,
+    dl_device: tuple[int, int] | None = None,
+    copy: bool | None = None,
+) -> Any:
+    """DLPack capsule of any CPU array, read-only ones too (flag for consumers of 1.x, plain capsule else)."""
+
+@final
+class Options:
+    """Everything of an envelope that a publisher may set, checked once; reusable over many messages."""
+
+    def __new__(
+        cls,
+        *,
+        id: bytes | None = None,
+        reply_to: str = "",
+        type: str = "",
+        content_type: str = "",
+        schema: str = "",
+        source: str = "",
+        correlation_id: bytes = b"",
+        causation_id: bytes = b"",
+        intent_id: bytes = b"",
+        traceparent: str = "",
+        headers: Mapping[str, str] | None = None,
+        dedupe_key: str = "",
+        key: str = "",
+        priority: int = 0,
+        ttl_ns: int = 0,
+        stream_id: bytes = b"",
+        stream_seq: int = 0,
+        stream_end: bool = False,
+        reply_kind: int = 0,
+        error: bytes = b"",
+        fence_lease: str = "",
+        fence_token: int = 0,
+        quiet: bool = False,
+        wait_ms: int | None = None,
+        grade: int = 0,
+    ) -> Options: ...
+
+# A body: mapping of name -> array-like (NumPy, DLPack producer, buffer, scalar, list), bytes-like, str,
+# Message (its body is sent again without decoding), or None (empty).
+Body = Mapping[str, Any] | bytes | bytearray | memoryview | str | Message | None
+
+def encode_message(topic: str, body: Body, options: Options | None = None) -> bytes: ...
+def encode_iovec(topic: str, body: Body, options: Options | None = None) -> list[memoryview]:
+    """The encoded Message as slices: payloads are the callers' own memory (gathered once if strided)."""
+
+def join_frame(messages: Sequence[bytes]) -> bytes: ...  # encoded Messages -> one Frame
+def split_frame(frame: bytes) -> list[Message]: ...  # the inline messages of a Frame
+
+# An encoded Frame with one control item; `body` is the encoded submessage (Open, Ended, ...).
+def control_frame(kind: int, body: bytes) -> bytes: ...
+
+@final
+class Receipt:
+    def __new__(
+        cls,
+        *,
+        id: bytes,
+        matched: int = 0,
+        grade: str = "accepted",
+        offset: int | None = None,
+        lanes: Iterable[str] = (),
+        copies: int = 0,
+        bytes: int = 0,
+        nodes: int = 0,
+        spooled: bool = False,
+    ) -> Receipt: ...
+    id: Final[str]
+    grade: Final[str]
+    offset: Final[int | None]
+    matched: Final[int]
+    nodes: Final[int]
+    lanes: Final[list[str]]
+    copies: Final[int]
+    bytes: Final[int]
+    spooled: Final[bool]
+
+# ---- client data plane (native/outbox.c, inbox.c, mailbox.c, pool.c) ------------------------------------
+class Outbox:
+    """What a client has to publish on one Publish stream: batches, large transfers, windows, receipts.
+
+    Small bodies (<= inline_bytes_max) are copied into the batch at once. Larger ones become transfers
+    (head, chunks) that hold the caller's memory until their last chunk is taken.
+    """
+
+    def __new__(
+        cls,
+        *,
+        source: str = "",
+        window_messages: int = 4096,
+        window_bytes: int = 8 << 20,
+        batch_bytes: int = 64 << 10,
+        inline_bytes_max: int = 256 << 10,
+        chunk_bytes: int = 1 << 20,
+        chunk_bytes_busy: int = 256 << 10,
+        transfer_window_bytes: int = 8 << 20,
+        wake: Callable[[], None] | None = None,
+    ) -> Outbox: ...
+    def push(
+        self, topic: str, body: Body, options: Options | None = None, ticket: Any = None
+    ) -> bytes:
+        """Queue one message; returns its id. `ticket` (any object) comes back from `feed` with the outcome;
+        None: outcomes are only counted. Calls `wake` when the outbox was idle."""
+    room: bool  # False: window or batch buffer full, the caller should wait until `feed`/`take` makes room
+    ready: bool  # take() would return a frame now
+    unanswered: (
+        int  # messages sent or queued whose receipt has not come (quiet ones are not counted)
+    )
+    accepted: int  # receipts without error so far
+    refused: int
+    def take(self, now_ns: int) -> bytes | None:
+        """Next Frame to write, or None. Smaller messages by priority first, then chunks of transfers by
+        (priority, deadline), alternating when both wait."""
+    def feed(self, frame: bytes) -> list[tuple[Any, Receipt | bytes]]:
+        """Take a Frame from the node. (ticket, Receipt) or (ticket, encoded Error) of messages with a ticket,
+        in order; quiet messages come back only when refused."""
+    def rewind(self) -> tuple[int, list[Any]]:
+        """The connection was lost. Unanswered messages are queued again, verbatim and first. Returns how many
+        they are (for the `sira-resume` metadata) and tickets of transfers that cannot be repeated (their
+        memory was given back): these are dropped from the queue, outcome unknown."""
+    def cancel(
+        self, ticket: Any
+    ) -> bool: ...  # forget a queued or unanswered message; an unfinished transfer is aborted
+    def clear(self) -> list[Any]: ...  # drop everything, returns tickets
+
+class Mailbox:
+    """Messages of one subscription, waiting for the application. Python subclass gives `_wait` (coroutine
+    that returns the next message) and may be async-iterated: `__anext__` answers at once from the buffer."""
+
+    message_type: type[Message]
+    context: Any  # becomes Message.context
+    def __new__(cls, *args: Any, **kwargs: Any) -> Mailbox: ...
+    def configure(
+        self,
+        *,
+        message_type: type[Message],
+        context: Any,
+        credit_every: int,
+        wake: Callable[[], None] | None,
+        on_credit: Callable[[], None] | None,
+    ) -> None:
+        """`wake()` on empty -> not empty while armed (see `arm`); `on_credit()` whenever `credit_every` more
+        messages were taken since the last `take_credit`."""
+    def pop(
+        self,
+    ) -> Message | None: ...  # highest priority first; order holds per (source, topic, priority)
+    def arm(self) -> None: ...  # the next arrival calls wake() once
+    def take_credit(
+        self,
+    ) -> int: ...  # messages to confirm: contiguous oldest ones taken; resets the count
+    depth: int
+    held_bytes: int
+    def __aiter__(self) -> Mailbox: ...
+    def __anext__(self) -> Awaitable[Message]: ...
+
+class Inbox:
+    """Everything that comes down one Subscribe stream: split, reassembled, put into mailboxes."""
+
+    def __new__(
+        cls, *, message_bytes_max: int = 16 << 30, warm_bytes_max: int = 256 << 20
+    ) -> Inbox: ...
+    def attach(self, subscription: int, mailbox: Mailbox) -> None: ...
+    def detach(self, subscription: int) -> None: ...
+    def feed(self, frame: bytes) -> list[tuple[int, bytes]] | None:
+        """None: messages only. Else control items for Python: (kind, encoded submessage)."""
+    def reset(self) -> None: ...  # connection lost: unfinished transfers are dropped
+    transfers: int  # unfinished
+    aborted: int
+
+def credit_frame(credits: Sequence[tuple[int, int]]) -> bytes: ...  # (subscription, taken) -> Frame
+
+# ---- node data plane (native/hub*.c) ----------------------------------------------------------------------
+@final
+class Hub:
+    """Topics, queues, flow control and the ledger of one node. Deterministic: time comes in as now_ns."""
+
+    def __new__(
+        cls,
+        *,
+        message_bytes_max: int = 16 << 30,
+        queue_messages_max: int = 8192,
+        queue_bytes_max: int = 64 << 20,
+        stall_ns: int = 10_000_000_000,
+        block_ns: int = 5_000_000_000,
+        transfer_window_bytes: int = 8 << 20,
+        encode_error: Callable[[BaseException], bytes],  # SiraError -> encoded sira.v1.Error
+    ) -> Hub: ...
+    def topic(self, name: str) -> HubTopic | None: ...
+    def declare(
+        self,
+        name: str,
+        *,
+        retain: bool = False,
+        contract: Contract | None = None,
+        owner: int = 0,
+        group: str = "",
+    ) -> HubTopic:
+        """Create or get. `group`: the class row that the counts fold into when the topic is dropped."""
+    def drop(self, name: str) -> None: ...  # forget a topic, fold its row; routes to it are invalid
+    def touch(
+        self, topic: str | None = None
+    ) -> None: ...  # routes of this topic (None: all) are resolved anew
+    def tick(self, now_ns: int) -> list[tuple[str, Any]]:
+        """Expire, time out what is blocked, mark stalls. Events: ("stalled", Sub), ("resumed", Sub)."""
+    def topics(self) -> list[HubTopic]: ...
+    def ledger(
+        self,
+    ) -> list[dict[str, Any]]: ...  # rows: fields of LedgerRow; folded class rows too
+    def histograms(
+        self,
+    ) -> list[
+        tuple[str, list[int], int]
+    ]: ...  # (class, counts per bucket, sum_ns); bounds: HISTOGRAM_BOUNDS_NS
+    stats: dict[str, int]
+
+HISTOGRAM_BOUNDS_NS: tuple[int, ...]
+
+@final
+class HubTopic:
+    name: Final[str]
+    retain: bool
+    contract: Contract | None
+    owner: int
+    group: str
+    published: int
+    has_retained: bool
+    def count_refused(self, code: str, messages: int = 1) -> None: ...
+
+@final
+class Route:
+    """Where the messages of one publisher on one topic go. Python decides, C remembers and obeys."""
+
+    def __new__(
+        cls,
+        topic: HubTopic,
+        targets: Sequence[Sub | Group],
+        *,
+        admit: Callable[[int, int], None] | None = None,
+    ) -> Route: ...
+    # admit(messages, bytes) is asked before each message; it returns None or raises a SiraError.
+
+@final
+class Ingress:
+    """A Publish stream on the node."""
+
+    def __new__(
+        cls,
+        hub: Hub,
+        *,
+        client: int,
+        stamp: bytes,
+        resolve: Callable[[str], Route],
+        wake: Callable[[], None],
+        window_messages: int = 4096,
+        window_bytes: int = 16 << 20,
+        history: History | None = None,
+        resume: int = 0,
+    ) -> Ingress:
+        """`stamp`: encoded fields (principal, tenant) appended to every Message. `resolve(topic)` gives the
+        route or raises a SiraError (the refusal). `wake()`: next_frame() has something. `resume`: the first
+        so many messages were sent before on a lost stream; those in `history` get their first receipt."""
+    def feed(
+        self, frame: bytes, now_ns: int
+    ) -> None: ...  # raises only for a Frame that cannot be split
+    def next_frame(self, now_ns: int) -> bytes | None: ...  # receipts and chunk credits
+    full: bool  # stop reading this stream until `drained` fires
+    drained: Callable[[], None] | None
+    def close(self, now_ns: int) -> None: ...  # unfinished transfers are aborted (PEER_LOST)
+    published: int
+    bytes: int
+
+@final
+class History:
+    """Receipts of a client's last messages, for retries by id."""
+
+    def __new__(cls, *, messages_max: int = 4096, window_ns: int = 60_000_000_000) -> History: ...
+
+@final
+class Egress:
+    """A Subscribe stream on the node."""
+
+    def __new__(
+        cls, hub: Hub, *, client: int, wake: Callable[[], None], batch_bytes: int = 64 << 10
+    ) -> Egress: ...
+    def open(
+        self,
+        subscription: int,
+        *,
+        pattern: str,
+        group: Group | None = None,
+        overflow: int = 1,
+        window_messages: int = 1024,
+        window_bytes: int = 64 << 20,
+    ) -> Sub: ...
+    def control(
+        self, kind: int, body: bytes
+    ) -> None: ...  # queue one control item, ahead of messages
+    def feed(self, frame: bytes, now_ns: int) -> list[tuple[int, bytes]] | None:
+        """Credits are taken in C; other items come back: (kind, encoded submessage)."""
+    def next_frame(self, now_ns: int) -> bytes | None: ...
+    def close_sub(self, sub: Sub, now_ns: int, *, reason: str = "UNSUBSCRIBED") -> None: ...
+    def close(self, now_ns: int, *, reason: str = "PEER_LOST") -> None: ...
+    pending: int  # messages waiting to be sent
+    in_flight: int  # sent, not confirmed
+    queued_bytes: int
+
+@final
+class Sub:
+    subscription: Final[int]
+    pattern: Final[str]
+    client: Final[int]
+    overflow: Final[int]
+    group: Final[Group | None]
+    pending: int
+    in_flight: int
+    delivered: int
+    dropped: int
+    stalled: bool
+    def deliver_retained(self, topic: HubTopic, now_ns: int) -> None: ...
+
+@final
+class Group:
+    """A queue group: one delivery goes to the member with most free credit."""
+
+    def __new__(cls, name: str) -> Group: ...
+    name: Final[str]
+    members: int
