@@ -13,6 +13,10 @@ struct pb_reader {
 /* false: truncated, or more than 64 bits. */
 static inline bool pb_varint(struct pb_reader *r, uint64_t *out)
 {
+    if (r->at != r->end && *r->at < 0x80) {
+        *out = *r->at++;
+        return true;
+    }
     uint64_t value = 0;
     const uint8_t *p = r->at;
     for (uint32_t shift = 0; shift < 70; shift += 7) {
@@ -29,21 +33,39 @@ static inline bool pb_varint(struct pb_reader *r, uint64_t *out)
     return false;
 }
 
-/* Field number and wire type; false at a truncated or impossible key (field 0, number past 2^29 - 1). */
-static inline bool pb_key(struct pb_reader *r, uint32_t *field, uint32_t *wire)
+/* Key of a field: number << 3 | wire type. false: truncated or impossible (field 0, number past 2^29 - 1, more
+ * than 5 bytes: the other protobuf parsers refuse those, and what we pass on they must be able to read). */
+static inline bool pb_tag(struct pb_reader *r, uint32_t *tag)
 {
+    if (r->at != r->end && *r->at < 0x80) {
+        *tag = *r->at++;
+        return *tag >= 8;
+    }
+    const uint8_t *start = r->at;
     uint64_t key;
     if (!pb_varint(r, &key)) return false;
-    if (key >> 32 || key < 8) return false;
-    *field = (uint32_t)(key >> 3);
-    *wire = (uint32_t)(key & 7);
+    if (key >> 32 || key < 8 || r->at - start > 5) return false;
+    *tag = (uint32_t)key;
     return true;
 }
 
+/* Field number and wire type, as pb_tag. */
+static inline bool pb_key(struct pb_reader *r, uint32_t *field, uint32_t *wire)
+{
+    uint32_t tag;
+    if (!pb_tag(r, &tag)) return false;
+    *field = tag >> 3;
+    *wire = tag & 7;
+    return true;
+}
+
+/* A length that is padded with zeros past 5 bytes is refused: see pb_tag. */
 static inline bool pb_bytes(struct pb_reader *r, struct sira_slice *out)
 {
+    const uint8_t *start = r->at;
     uint64_t len;
     if (!pb_varint(r, &len) || len > (uint64_t)(r->end - r->at)) return false;
+    if (r->at - start > 5 && r->at[-1] == 0) return false;
     out->data = r->at;
     out->len = (size_t)len;
     r->at += len;
@@ -74,6 +96,10 @@ static inline bool pb_skip(struct pb_reader *r, uint32_t wire)
     default: return false;
     }
 }
+
+/* Why the field that starts at `field` could not be read: SIRA_TRUNCATED when it reaches past `end`, else
+ * SIRA_MALFORMED. The readers above say only true or false; this is asked once something has failed. */
+enum sira_status sira_pb_fault(const uint8_t *field, const uint8_t *end);
 
 static inline size_t pb_varint_size(uint64_t value)
 {

@@ -54,6 +54,9 @@ const char *sira_status_text(enum sira_status status);  /* one clause for people
 
 /* ---- protobuf primitives (pb.h has the inline readers and writers) ------------------------------- */
 
+/* Strict UTF-8: no overlong form, no surrogate, nothing past U+10FFFF. */
+bool sira_utf8_check(const uint8_t *text, size_t len);
+
 /* ---- dtypes ---------------------------------------------------------------------------------------- */
 enum sira_dtype { /* = proto DType */
     SIRA_DT_NONE, SIRA_DT_BOOL, SIRA_DT_U8, SIRA_DT_U16, SIRA_DT_U32, SIRA_DT_U64, SIRA_DT_I8, SIRA_DT_I16,
@@ -65,7 +68,9 @@ enum sira_dtype { /* = proto DType */
 uint32_t sira_dtype_bits(uint32_t dtype);
 const char *sira_dtype_name(uint32_t dtype);                   /* "f32"; NULL if unknown */
 uint32_t sira_dtype_from_name(const char *name, size_t len);   /* 0 if unknown */
-/* Bytes of a C-ordered tensor. false: past 64 bits or past `limit`; *out untouched. */
+/* Bytes of a C-ordered tensor; an odd count of i4/u4 is rounded up. false: past `limit`, or the dimensions that
+ * are not 0 multiply to more than INT64_MAX (NumPy could not hold such a shape); *out untouched.
+ * Requires: ndim <= SIRA_NDIM_MAX and a known dtype. */
 bool sira_tensor_bytes(const uint64_t *shape, uint32_t ndim, uint32_t dtype, uint64_t limit, uint64_t *out);
 
 /* ---- topics ---------------------------------------------------------------------------------------- */
@@ -82,7 +87,7 @@ bool sira_topic_match(const uint8_t *pattern, size_t pattern_len, const uint8_t 
 struct sira_tensor {
     struct sira_slice name;   /* empty: the bytes/text body */
     uint32_t dtype;
-    uint32_t ndim;
+    uint32_t ndim;            /* BYTES and UTF8: always 1, [bytes], also when the shape was left out */
     uint32_t shape_index;     /* its dimensions are env->dims[shape_index .. + ndim) */
     uint64_t bytes;           /* of data, whether here or announced */
     const uint8_t *data;      /* NULL in a head, and when bytes == 0 */
@@ -113,7 +118,7 @@ struct sira_env {
 enum sira_env_flags {
     SIRA_ENV_HEAD = 1,      /* tensors announce data_bytes and carry no data; otherwise the reverse */
     SIRA_ENV_CLIENT = 2,    /* from a client: principal, tenant, attempt, offset are SIRA_FORGED;
-                             * id and topic must be present and valid */
+                             * id and topic must be present and valid, reply_to valid if given */
 };
 /* Parse one Message. Any field order is taken; unknown fields are skipped; a scalar given twice: the last
  * wins. `*error_at` gets the offset in data of what was refused.
@@ -173,6 +178,9 @@ bool sira_contract_add(struct sira_contract *contract, const char *name, size_t 
 /* Does this message fit? Exactly the named tensors must be there. On a mismatch `why` (why_len >= 160) gets
  * one line naming the tensor, what is wanted and what came. */
 bool sira_contract_check(const struct sira_contract *contract, const struct sira_env *env, char *why, size_t why_len);
+/* Can some message fit both? If not, `why` (why_len >= 512) gets two lines, "- " what `a` wants of the tensor
+ * where they part and "+ " what `b` wants and the reason. The names of dimensions are each contract's own. */
+bool sira_contract_unify(const struct sira_contract *a, const struct sira_contract *b, char *why, size_t why_len);
 
 /* ---- ids -------------------------------------------------------------------------------------------- */
 /* UUIDv7 (RFC 9562): 48 bits of Unix ms, then a 74-bit tail, a counter seeded by getrandom() that only grows
