@@ -1,0 +1,426 @@
+"""Every limit and choice of a node: one schema, three places to set it, and where a value is from.
+
+A value is taken from the first of: flag (`--stall-s`), environment (`SIRA_STALL_S`), the TOML file
+(`stall_s = ...`), the default. The schema below is the only list: `sira up`, `sira config show`,
+`Introspect` and the docs are made from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import os
+import socket
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from sira.kernel.errors import BadSetting
+
+Value = str | int | float
+ENVIRONMENT_PREFIX = "SIRA_"
+FILE_NAME = "sira.toml"
+_HOSTNAME_CHARS_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What is known about one setting.
+
+    Attributes:
+        name, kind: as in TOML; kind is `str`, `int` or `float`.
+        unit: of the value; "" for text.
+        reason: why it exists.
+        breaks: what goes wrong when it is wrong.
+        minimum, maximum: of a number, both allowed.
+        choices: of a text; empty: any.
+    """
+
+    name: str
+    kind: type
+    default: Value
+    unit: str
+    reason: str
+    breaks: str
+    minimum: float = 0
+    maximum: float = math.inf
+    choices: tuple[str, ...] = ()
+
+    def json_schema(self) -> str:
+        """Return the JSON Schema of the value."""
+        names = {str: "string", int: "integer", float: "number"}
+        schema: dict[str, Any] = {"type": names[self.kind], "default": self.default}
+        if self.choices:
+            schema["enum"] = list(self.choices)
+        if self.kind is not str:
+            schema["minimum"] = self.minimum
+            if self.maximum != math.inf:
+                schema["maximum"] = self.maximum
+        return json.dumps(schema)
+
+    def read(self, value: object, origin: str) -> Value:
+        """Return `value` as the setting's own type.
+
+        Raises:
+            BadSetting: not of the type, or outside the limits.
+        """
+        parsed = self._parse(value, origin)
+        if self.kind is str:
+            if self.choices and parsed not in self.choices:
+                raise self._bad(value, origin, f"is none of {', '.join(self.choices)}")
+        elif not self.minimum <= float(parsed) <= self.maximum:
+            limits = f"{self.minimum:g} to {self.maximum:g}"
+            raise self._bad(value, origin, f"is not within {limits} {self.unit}".rstrip())
+        return parsed
+
+    def _parse(self, value: object, origin: str) -> Value:
+        if self.kind is str:
+            if not isinstance(value, str):
+                raise self._bad(value, origin, "is not text")
+            return value
+        if isinstance(value, str):
+            try:
+                return int(value.replace("_", ""), 10) if self.kind is int else float(value)
+            except ValueError:
+                raise self._bad(value, origin, "is not a number") from None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self._bad(value, origin, "is not a number")
+        if self.kind is int and value != int(value):
+            raise self._bad(value, origin, "is not a whole number")
+        return int(value) if self.kind is int else float(value)
+
+    def _bad(self, value: object, origin: str, why: str) -> BadSetting:
+        return BadSetting(
+            f"{self.name} = {str(value)[:80]!r} ({origin}) {why}",
+            details={"setting": self.name, "origin": origin, "unit": self.unit},
+        )
+
+
+def _data_dir() -> str:
+    """Return where a node keeps its data when nobody says."""
+    home = os.environ.get("SIRA_HOME")
+    if home:
+        return home
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return str(Path(base) / "sira")
+
+
+def _node_name() -> str:
+    """Return the host's name as far as a principal may carry it."""
+    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in socket.gethostname())
+    return name.lstrip("._-")[:_HOSTNAME_CHARS_MAX] or "node"
+
+
+def _s(default: Value, unit: str, reason: str, breaks: str, **limits: Any) -> Any:
+    """Declare a setting; a callable default is asked when the settings are loaded."""
+    return field(default=default, metadata={"spec": (unit, reason, breaks, limits)})
+
+
+_MIB = 1 << 20
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings in force. Immutable; `origins` says where each came from."""
+
+    # ---- the node ----
+    listen: str = _s(
+        "127.0.0.1:7700", "", "address of the gRPC edge, HOST:PORT; port 0 takes a free one",
+        "taken by another process: the node does not start; not loopback: strangers reach it",
+    )  # fmt: skip
+    data_dir: str = _s(
+        "", "", "folder of what the node keeps; empty: SIRA_HOME, else the XDG data folder",
+        "shared by two nodes: the second refuses to start",
+    )  # fmt: skip
+    node_name: str = _s(
+        "", "", "name of the node in principals, logs, ledgers; empty: the host's",
+        "equal on two nodes: their ledger rows cannot be told apart",
+    )  # fmt: skip
+    cluster_name: str = _s(
+        "local", "", "first part of every principal", "differs between nodes: they do not join",
+    )  # fmt: skip
+    drain_s: float = _s(
+        30.0, "s", "how long a stopping node waits until accepted messages are taken",
+        "too short: accepted messages are dropped as NODE_DRAINING; too long: restarts hang",
+        maximum=3_600,
+    )  # fmt: skip
+    # ---- messages and queues ----
+    message_bytes_max: int = _s(
+        16 * _GIB, "bytes", "longest message, by its announced size",
+        "too small: MESSAGE_TOO_LARGE; it costs no memory before the bytes come",
+        minimum=1_024, maximum=1 << 44,
+    )  # fmt: skip
+    unary_bytes_max: int = _s(
+        2 * _MIB, "bytes", "longest message or reply of a unary Request; streams take any",
+        "above what gRPC takes (grpc_message_bytes_max): the call fails with no typed error",
+        minimum=1_024, maximum=1 << 30,
+    )  # fmt: skip
+    queue_messages_max: int = _s(
+        8_192, "messages", "messages waiting for one subscription before its overflow rule applies",
+        "too small: bursts block publishers; too large: a slow subscriber holds memory",
+        minimum=1, maximum=1 << 24,
+    )  # fmt: skip
+    queue_bytes_max: int = _s(
+        64 * _MIB, "bytes", "bytes waiting for one subscription before its overflow rule applies",
+        "smaller than one message: that message goes alone; too large: memory",
+        minimum=4_096, maximum=1 << 40,
+    )  # fmt: skip
+    window_messages: int = _s(
+        1_024, "messages", "sent to a subscription and not yet taken, where it does not say",
+        "too small: a round trip for every few messages; too large: order by priority comes late",
+        minimum=1, maximum=1 << 20,
+    )  # fmt: skip
+    window_bytes: int = _s(
+        64 * _MIB, "bytes", "sent to a subscription and not yet taken, where it does not say",
+        "too small: large messages go one by one; too large: memory of the subscriber",
+        minimum=4_096, maximum=1 << 40,
+    )  # fmt: skip
+    transfer_window_bytes: int = _s(
+        8 * _MIB, "bytes", "chunks of one large message on their way through the node",
+        "too small: large messages wait for round trips; too large: memory for each of them",
+        minimum=2 * _MIB, maximum=1 << 34,
+    )  # fmt: skip
+    publish_block_s: float = _s(
+        5.0, "s", "how long a publish waits for room where it does not say",
+        "too short: QUEUE_FULL in bursts; too long: publishers hang on a slow subscriber",
+        maximum=3_600,
+    )  # fmt: skip
+    stall_s: float = _s(
+        10.0, "s", "a subscriber that takes nothing for so long is dropped to until it takes again",
+        "too short: pauses lose messages; too long: one stopped process holds up its publishers",
+        minimum=0.05, maximum=3_600,
+    )  # fmt: skip
+    # ---- topics ----
+    topics_max: int = _s(
+        500_000, "topics", "topics at once, about 1 KiB each",
+        "too small: QUOTA_EXCEEDED; too large: a publisher of made-up names fills memory",
+        minimum=1,
+    )  # fmt: skip
+    topics_owned_per_client_max: int = _s(
+        200_000, "topics", "topics one client may own",
+        "too small: QUOTA_EXCEEDED; too large: one client fills topics_max",
+    )  # fmt: skip
+    topic_idle_s: float = _s(
+        600.0, "s", "a topic nobody declared is forgotten when unused so long; its counts are kept",
+        "too short: rows of slow topics are folded early; too long: names pile up",
+        minimum=0.1,
+    )  # fmt: skip
+    # ---- clients ----
+    clients_max: int = _s(
+        20_000, "clients", "clients with a stream at once, about 64 KiB each",
+        "too small: QUOTA_EXCEEDED; too large: memory, file descriptors",
+        minimum=1,
+    )  # fmt: skip
+    streams_per_client_max: int = _s(
+        64, "streams", "Publish and Subscribe streams of one client",
+        "too small: QUOTA_EXCEEDED; too large: one client takes what clients_max guards",
+        minimum=1,
+    )  # fmt: skip
+    subscriptions_per_client_max: int = _s(
+        10_000, "subscriptions", "subscriptions of one client",
+        "too small: QUOTA_EXCEEDED; too large: each publish to a wide pattern pays for them",
+        minimum=1,
+    )  # fmt: skip
+    requests_in_flight_max: int = _s(
+        10_000, "calls", "unary Request calls waiting for their reply at once",
+        "too small: QUOTA_EXCEEDED under load; too large: memory, 10 KiB each",
+        minimum=1,
+    )  # fmt: skip
+    retry_window_s: float = _s(
+        60.0, "s", "how long receipts of a lost client are kept for its retries",
+        "too short: a retry ends as OUTCOME_UNKNOWN; too long: memory",
+        maximum=3_600,
+    )  # fmt: skip
+    retry_messages_max: int = _s(
+        4_096, "messages", "receipts kept for the retries of one client, 64 bytes each",
+        "smaller than a publisher's window: a retry ends as OUTCOME_UNKNOWN",
+        minimum=1, maximum=1 << 20,
+    )  # fmt: skip
+    # ---- admission ----
+    principal_messages_per_s_max: float = _s(
+        0.0, "messages/s", "publishes of one principal; 0: unlimited", "too small: RATE_LIMITED",
+    )  # fmt: skip
+    principal_bytes_per_s_max: float = _s(
+        0.0, "bytes/s", "bytes published by one principal; 0: unlimited", "too small: RATE_LIMITED",
+    )  # fmt: skip
+    # ---- connections ----
+    grpc_message_bytes_max: int = _s(
+        4 * _MIB, "bytes", "longest gRPC message either way; frames are at most 2 MiB",
+        "below 2 MiB: frames are refused; above: memory before anything is checked",
+        minimum=64 << 10, maximum=1 << 30,
+    )  # fmt: skip
+    metadata_bytes_max: int = _s(
+        16_384, "bytes", "headers of one call",
+        "too small: calls with long tokens or traces fail; too large: memory of every call",
+        minimum=1_024, maximum=1 << 20,
+    )  # fmt: skip
+    streams_per_connection_max: int = _s(
+        4_096, "calls", "calls at once on one connection; more wait at the client",
+        "too small: calls wait without a word; too large: one connection takes all memory",
+        minimum=1,
+    )  # fmt: skip
+    handshake_s: float = _s(
+        10.0, "s", "a connection that has not spoken HTTP/2 by then is closed",
+        "too short: slow links fail to connect; too long: silent strangers hold descriptors",
+        minimum=0.1,
+    )  # fmt: skip
+    keepalive_s: float = _s(
+        120.0, "s", "a connection silent for so long is asked whether it lives",
+        "too short: a thousand idle clients cost CPU; too long: a cut cable is noticed late",
+        minimum=1,
+    )  # fmt: skip
+    keepalive_timeout_s: float = _s(
+        20.0, "s", "and closed when it has not answered by then",
+        "too short: a busy client is cut off; too long: a cut cable is noticed late",
+        minimum=1,
+    )  # fmt: skip
+    # ---- what the node says ----
+    events_per_s_max: float = _s(
+        200.0, "events/s", "events of one kind on sira.>; what is left out is counted in the next",
+        "too small: detail is lost; too large: a storm of events slows the bus",
+        minimum=1,
+    )  # fmt: skip
+    events_queue_max: int = _s(
+        1_000, "events", "events waiting to be published on sira.>",
+        "too small: detail is lost; too large: memory", minimum=1,
+    )  # fmt: skip
+    log_level: str = _s(
+        "info", "", "least severe log line that is written", "debug is slow",
+        choices=("debug", "info", "warning", "error"),
+    )  # fmt: skip
+    log_queue_max: int = _s(
+        10_000, "lines", "log lines waiting for a slow reader of stderr; more are only counted",
+        "too small: lines are lost in bursts; too large: memory", minimum=1,
+    )  # fmt: skip
+    otlp_endpoint: str = _s(
+        "", "", "where OpenTelemetry spans go; empty: OTEL_EXPORTER_OTLP_ENDPOINT, else nowhere",
+        "nobody listens there: spans are dropped",
+    )  # fmt: skip
+
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def data_path(self) -> Path:
+        """The data folder."""
+        return Path(self.data_dir)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port to listen on.
+
+        Raises:
+            BadSetting: `listen` is not HOST:PORT.
+        """
+        host, colon, port = self.listen.rpartition(":")
+        if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+            raise BadSetting(
+                f"listen = {self.listen[:80]!r} is not HOST:PORT",
+                details={"setting": "listen", "origin": self.origins.get("listen", "default")},
+            )
+        return host, int(port)
+
+    def limits(self) -> dict[str, int]:
+        """Return the limits that a client should know, by name; the unit is in the name."""
+        names = (
+            "message_bytes_max", "unary_bytes_max", "grpc_message_bytes_max", "queue_messages_max",
+            "queue_bytes_max", "window_messages", "window_bytes", "transfer_window_bytes",
+            "topics_max", "topics_owned_per_client_max", "streams_per_client_max",
+            "subscriptions_per_client_max", "retry_messages_max", "metadata_bytes_max",
+        )  # fmt: skip
+        seconds = ("publish_block_s", "stall_s", "retry_window_s", "topic_idle_s")
+        return {name: int(getattr(self, name)) for name in names} | {
+            f"{name.removesuffix('_s')}_ms": round(getattr(self, name) * 1e3) for name in seconds
+        }
+
+
+def _schema() -> dict[str, Spec]:
+    kinds: dict[str, type] = {"str": str, "int": int, "float": float}
+    specs = {}
+    for each in dataclasses.fields(Settings):
+        if "spec" in each.metadata:
+            unit, reason, breaks, limits = each.metadata["spec"]
+            kind, default = kinds[str(each.type)], cast("Value", each.default)
+            specs[each.name] = Spec(each.name, kind, default, unit, reason, breaks, **limits)
+    return specs
+
+
+SCHEMA: dict[str, Spec] = _schema()
+
+
+def load(
+    *,
+    flags: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+    file: str | Path | None = None,
+) -> Settings:
+    """Read the settings.
+
+    Args:
+        flags: by setting name; a value of None was not given.
+        environ: the environment; None: the process's own.
+        file: TOML file, which must exist; None: SIRA_CONFIG, else `sira.toml` of the data folder
+            where there is one.
+
+    Raises:
+        BadSetting: unknown name, wrong type, outside the limits, or a file that cannot be read.
+    """
+    environ = os.environ if environ is None else environ
+    flags = {name: value for name, value in (flags or {}).items() if value is not None}
+    values: dict[str, Value] = {}
+    origins = dict.fromkeys(SCHEMA, "default")
+
+    def take(name: str, value: object, origin: str, source: str) -> None:
+        values[name] = _spec(name, source).read(value, source)
+        origins[name] = origin
+
+    path = _file(file, flags, environ)
+    if path is not None:
+        for name, value in _read_toml(path).items():
+            take(name, value, "file", str(path))
+    for name in SCHEMA:
+        variable = ENVIRONMENT_PREFIX + name.upper()
+        if variable in environ:
+            take(name, environ[variable], "environment", variable)
+    for name, value in flags.items():
+        take(name, value, "flag", "--" + name.replace("_", "-"))
+    values["data_dir"] = values.get("data_dir") or environ.get("SIRA_HOME") or _data_dir()
+    values["node_name"] = values.get("node_name") or _node_name()
+    settings = Settings(**values, origins=origins)  # type: ignore[arg-type]  # read() saw to it
+    _ = settings.address  # a bad one is said now, not when the port is opened
+    return settings
+
+
+def _file(
+    file: str | Path | None, flags: Mapping[str, object], environ: Mapping[str, str]
+) -> Path | None:
+    """Return the file to read: one that was named, or that of the data folder if it is there."""
+    named = file or environ.get("SIRA_CONFIG")
+    if named:
+        return Path(named)
+    folder = flags.get("data_dir") or environ.get("SIRA_DATA_DIR") or environ.get("SIRA_HOME")
+    path = Path(str(folder or _data_dir())) / FILE_NAME
+    return path if path.is_file() else None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadSetting(
+            f"settings file {path} cannot be read: {error}", details={"file": str(path)}
+        ) from error
+
+
+def _spec(name: str, source: str) -> Spec:
+    if name in SCHEMA:
+        return SCHEMA[name]
+    near = difflib.get_close_matches(name, SCHEMA, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise BadSetting(
+        f"{source} has no setting {name[:80]!r}{hint}", details={"setting": name, "origin": source}
+    )
