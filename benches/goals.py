@@ -1,0 +1,169 @@
+"""The goals, beside which figures are printed. Information, never an assertion.
+
+A ratio is taken within each repeat, between figures measured minutes apart at most, and the median
+of those ratios is reported: it holds still while the machine's own speed drifts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from benches.harness import Result
+from benches.stats import median
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of one case; `size_mib` picks a case of a sweep."""
+
+    row: str
+    system: str
+    name: str
+    size_mib: int | None = None
+
+    def samples(self, results: Iterable[Result]) -> list[float]:
+        """Its repeats; empty when it was not measured."""
+        for result in results:
+            if (result.row, result.system) != (self.row, self.system):
+                continue
+            if self.size_mib is None or result.params["payload_bytes"] == self.size_mib * MIB:
+                return result.samples.get(self.name, [])
+        return []
+
+
+@dataclass(frozen=True)
+class Goal:
+    """`ours` (divided by `theirs`) is to be at least, or at most, `limit`."""
+
+    title: str
+    ours: Figure
+    theirs: Figure | None
+    limit: float
+    at_least: bool = True
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A goal beside what was measured; `met` is None when something it needs was not."""
+
+    goal: Goal
+    value: float
+    met: bool | None
+
+
+def _rate(system: str) -> Figure:
+    return Figure("rate256", system, "messages_per_s")
+
+
+def _bulk(system: str, size_mib: int) -> Figure:
+    return Figure("sweep", system, "gb_per_s", size_mib)
+
+
+def _rtt(system: str, name: str) -> Figure:
+    return Figure("rtt256", system, f"latency_us_{name}")
+
+
+GOALS = (
+    Goal("rtt p50, of raw grpcio's", _rtt("sira", "p50"), _rtt("grpc", "p50"), 2.5, False),
+    Goal("rtt p99, of raw grpcio's", _rtt("sira", "p99"), _rtt("grpc", "p99"), 3.0, False),
+    Goal("rate, of raw grpcio's", _rate("sira"), _rate("grpc"), 20),
+    Goal("rate, messages/s", _rate("sira"), None, 200_000),
+    Goal("rate, of NATS's", _rate("sira"), _rate("nats"), 1),
+    Goal("rate, of Redis's", _rate("sira"), _rate("redis"), 1),
+    Goal("rate, of pyzmq's", _rate("sira"), _rate("zmq"), 0.6),
+    Goal("fan-out, deliveries/s", Figure("fanout100", "sira", "deliveries_per_s"), None, 300_000),
+    Goal("64 MiB, of raw grpcio's", _bulk("sira", 64), _bulk("grpc", 64), 1.5),
+    Goal("1 MiB, of NATS's", _bulk("sira", 1), _bulk("nats", 1), 1),
+    Goal("1 MiB, of Redis's", _bulk("sira", 1), _bulk("redis", 1), 1),
+    Goal(
+        "1,000 connections, messages/s, of raw grpcio's",
+        Figure("conn1000", "sira", "messages_per_s"),
+        Figure("conn1000", "grpc", "messages_per_s"),
+        0.8,
+    ),
+    Goal(
+        "1,000 connections, p99 at a third, µs",
+        Figure("conn1000", "sira", "third_us_p99"),
+        None,
+        25_000,
+        False,
+    ),
+    Goal(
+        "1,000 connections, KiB each in the node",
+        Figure("conn1000", "sira", "server_kib_per_connection"),
+        None,
+        64,
+        False,
+    ),
+    Goal(
+        "1,000 connections, idle CPU, %",
+        Figure("conn1000", "sira", "idle_cpu_percent"),
+        None,
+        0.5,
+        False,
+    ),
+    Goal("mixed, speed beside alone", Figure("mixed", "sira", "speed_ratio"), None, 0.6),
+    Goal("mixed, p99 beside idle", Figure("mixed", "sira", "p99_ratio"), None, 6, False),
+)
+
+
+def _within_repeats(goal: Goal, results: Sequence[Result]) -> list[float]:
+    """The goal's value in each repeat that has all of it."""
+    ours = goal.ours.samples(results)
+    if goal.theirs is None:
+        return ours
+    return [a / b for a, b in zip(ours, goal.theirs.samples(results), strict=False)]
+
+
+def _judge(goal: Goal, values: Sequence[float]) -> Verdict:
+    value = median(values)
+    if not values:
+        return Verdict(goal, value, None)
+    return Verdict(goal, value, value >= goal.limit if goal.at_least else value <= goal.limit)
+
+
+def _sweep(results: Sequence[Result]) -> list[Verdict]:
+    """Goals over all sizes: each size against raw grpcio's best size, and how flat they are."""
+    medians: dict[str, list[float]] = {}
+    for result in results:
+        if result.row == "sweep" and (samples := result.samples.get("gb_per_s")):
+            medians.setdefault(result.system, []).append(median(samples))
+    ours, theirs = medians.get("sira", []), medians.get("grpc", [])
+    worst = Figure("sweep", "sira", "gb_per_s")
+    best = Goal("worst size, of raw grpcio's best size", worst, worst, 0.45)
+    flat = Goal("worst size, of our best size (flat is 1)", worst, worst, 0.8)
+    return [
+        _judge(best, [min(ours) / max(theirs)] if ours and theirs else []),
+        _judge(flat, [min(ours) / max(ours)] if ours else []),
+    ]
+
+
+def _codec(results: Sequence[Result]) -> list[Verdict]:
+    """Goals of the codec at its worst size."""
+    decode = [median(r.samples["decode_us_p50"]) for r in results if r.row == "codec" and r.samples]
+    figure = Figure("codec", "sira", "decode_us_p50")
+    slowest = Goal("decode at the worst size, µs", figure, None, 2, False)
+    share = Goal("encode at the worst size from 1 MiB, of memcpy", figure, figure, 0.9)
+    large = [
+        median(r.samples["encode_of_memcpy"])
+        for r in results
+        if r.row == "codec" and r.samples and r.params["payload_bytes"] >= MIB
+    ]
+    return [
+        _judge(slowest, [max(decode)] if decode else []),
+        _judge(share, [min(large)] if large else []),
+    ]
+
+
+def verdicts(results: Sequence[Result]) -> list[Verdict]:
+    """Every goal of the rows that were run."""
+    rows = {result.row for result in results}
+    found = [_judge(g, _within_repeats(g, results)) for g in GOALS if g.ours.row in rows]
+    if "sweep" in rows:
+        found += _sweep(results)
+    if "codec" in rows:
+        found += _codec(results)
+    return found

@@ -1,0 +1,20 @@
+"""One module a row: its parameters, its processes, its figures. Read `rtt.py` first.
+
+A row offers `SUMMARY` and `groups(quick)`: lists of cases, each list measured interleaved.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from benches.rows import codec, conn, fanout, mixed, rate, rtt, sweep
+
+ROWS: dict[str, ModuleType] = {
+    "rtt256": rtt,
+    "rate256": rate,
+    "fanout100": fanout,
+    "sweep": sweep,
+    "conn1000": conn,
+    "mixed": mixed,
+    "codec": codec,
+}

@@ -1,0 +1,35 @@
+"""rtt256: request and reply of 256 B, one at a time, on an otherwise idle system."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benches.harness import Case, Figures, Stage
+from benches.systems import GRPC, NATS, REDIS, SIRA, ZMQ, System, case
+
+SUMMARY = "request/reply 256 B, one at a time"
+
+
+def groups(quick: bool) -> list[list[Case]]:
+    """One group: every system."""
+    params = {"message_bytes": 256, "warmup": 500, "calls": 1_000 if quick else 10_000}
+    return [[case("rtt256", s, params, measure) for s in (GRPC, SIRA, ZMQ, NATS, REDIS)]]
+
+
+def measure(system: System, params: dict[str, Any]) -> Figures:
+    """Latencies seen by the asking process, and CPU of all processes together."""
+    with Stage(timeout_s=60) as stage:
+        url, _server = system.listen(stage)
+        answerer = stage.participant(system.entry("echo_server"), {**params, "url": url})
+        stage.hear_all([answerer], "listening")
+        asker = stage.participant(system.entry("asker"), {**params, "url": url})
+        stage.hear_all([asker], "ready")
+        cpu_s = stage.cpu_s()
+        asker.say("go")
+        (done,) = stage.hear_all([asker], "done")
+        cpu_s = stage.cpu_s() - cpu_s
+    names = ("latency_us_p50", "latency_us_p99", "latency_us_max")
+    return {
+        **{name: done[name] for name in names},
+        "cpu_us_per_message": cpu_s * 1e6 / (2 * params["calls"]),
+    }
