@@ -16,4 +16,15 @@ set(SIRA_PURE_SOURCES
 # With Python.h: the extension only.
 set(SIRA_PYTHON_SOURCES
   native/module.c
+  native/options.c
+  native/body.c
+  native/dlpack_in.c
+  native/dlpack.c
+  native/encode.c
+  native/message.c
+  native/message_fields.c
+  native/view.c
+  native/frame_py.c
+  native/receipt.c
+  native/topic_py.c
 )
