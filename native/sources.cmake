@@ -27,4 +27,11 @@ set(SIRA_PYTHON_SOURCES
   native/frame_py.c
   native/receipt.c
   native/topic_py.c
+  native/hub.c
+  native/hub_topic.c
+  native/hub_queue.c
+  native/hub_xfer.c
+  native/hub_ingress.c
+  native/hub_egress.c
+  native/hub_stream.c
 )

@@ -1,0 +1,416 @@
+/* The Hub: all topics, subscriptions and streams of one node, its clockwork and its books. */
+#include "hub.h"
+#include "pyutil.h"
+
+/* ---- helpers that every part calls ------------------------------------------------------------------------------ */
+
+/* Callbacks only set a flag or an event; an exception in one is our bug, shown and not passed on to a stranger. */
+int hub_call(PyObject *callable)
+{
+    if (!callable) return 0;
+    PyObject *type, *value, *trace; /* owned; a callback must not disturb an error on its way */
+    PyErr_Fetch(&type, &value, &trace);
+    PyObject *result = PyObject_CallNoArgs(callable); /* owned */
+    if (!result) PyErr_WriteUnraisable(callable);
+    Py_XDECREF(result);
+    PyErr_Restore(type, value, trace);
+    return 0;
+}
+
+PyObject *hub_error_bytes(Hub *hub)
+{
+    PyObject *type, *value, *trace; /* owned */
+    PyErr_Fetch(&type, &value, &trace);
+    PyErr_NormalizeException(&type, &value, &trace);
+    PyObject *bytes = value ? PyObject_CallOneArg(hub->encode_error, value) : NULL; /* owned */
+    if (bytes && !PyBytes_Check(bytes)) {
+        PyErr_SetString(PyExc_TypeError, "encode_error() must give bytes");
+        Py_CLEAR(bytes);
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(trace);
+    return bytes;
+}
+
+struct sira_env *hub_env_enter(Hub *hub)
+{
+    const uint32_t depth = hub->env_depth;
+    if (depth == sizeof hub->envs / sizeof *hub->envs) {
+        sira_raise("INTERNAL", "a publish inside a publish inside a publish");
+        return NULL;
+    }
+    if (!hub->envs[depth] && !(hub->envs[depth] = PyMem_Malloc(sizeof **hub->envs))) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    hub->env_depth++;
+    return hub->envs[depth];
+}
+
+void hub_env_leave(Hub *hub)
+{
+    assert(hub->env_depth > 0);
+    hub->env_depth--;
+}
+
+/* Room was made at a subscription where publishers wait. Those who find none again say so again. */
+void hub_retry(Hub *hub, uint64_t now_ns)
+{
+    hub->retry = false;
+    if (!hub->parked) return;
+    for (Sub *sub = hub->subs; sub; sub = sub->hub_next) sub->blocked = false;
+    Ingress *in = hub->ingresses;
+    while (in) {
+        Py_INCREF(in);
+        if (in->parked && ingress_retry(in, now_ns) < 0) PyErr_WriteUnraisable((PyObject *)in);
+        Ingress *next = in->hub_next;
+        Py_DECREF(in);
+        in = next;
+    }
+}
+
+/* ---- Python ------------------------------------------------------------------------------------------------------- */
+
+static PyObject *hub_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"encode_error", "message_bytes_max", "queue_messages_max",   "queue_bytes_max",
+                            "stall_ns",     "block_ns",          "transfer_window_bytes", NULL};
+    static const char *const named[R_NAMED] = {"QUEUE_FULL", "EXPIRED", "NO_MATCH", "PEER_LOST",
+                                               "STALLED",    "UNSUBSCRIBED", "OTHER"};
+    PyObject *encode_error; /* borrowed */
+    unsigned long long message_bytes_max = 16ull << 30, queue_bytes_max = 64u << 20, stall_ns = 10000000000u,
+                       block_ns = 5000000000u, transfer_window_bytes = 8u << 20;
+    unsigned int queue_messages_max = 8192;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$OKIKKKK:Hub", names, &encode_error, &message_bytes_max,
+                                     &queue_messages_max, &queue_bytes_max, &stall_ns, &block_ns, &transfer_window_bytes))
+        return NULL;
+    if (!kwargs || !PyDict_GetItemString(kwargs, "encode_error")) {
+        PyErr_SetString(PyExc_TypeError, "Hub() needs encode_error");
+        return NULL;
+    }
+    Hub *hub = (Hub *)type->tp_alloc(type, 0);
+    if (!hub) return NULL;
+    hub->encode_error = Py_NewRef(encode_error);
+    hub->topics = PyDict_New();
+    hub->classes = PyDict_New();
+    hub->picks = PyMem_Malloc((PICKS_MAX + 1) * sizeof *hub->picks);
+    if (!hub->topics || !hub->classes || !hub->picks) {
+        Py_DECREF(hub);
+        return PyErr_NoMemory();
+    }
+    hub->message_bytes_max = message_bytes_max;
+    hub->queue_messages_max = queue_messages_max;
+    hub->queue_bytes_max = queue_bytes_max;
+    hub->stall_ns = stall_ns;
+    hub->block_ns = block_ns;
+    hub->transfer_window_bytes = transfer_window_bytes;
+    for (int i = 0; i < R_NAMED; i++) strncpy(hub->reasons[i], named[i], REASON_BYTES - 1);
+    hub->reason_count = R_NAMED;
+    return (PyObject *)hub;
+}
+
+/* Topics refer to the hub: a node calls this when it stops, so that both can go. */
+static PyObject *hub_close(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    PyDict_Clear(((Hub *)self)->topics);
+    Py_RETURN_NONE;
+}
+
+static void hub_dealloc(PyObject *self)
+{
+    Hub *hub = (Hub *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    Py_CLEAR(hub->topics);
+    if (hub->classes) { /* each class row holds one reference of ours */
+        PyObject *key, *capsule; /* borrowed */
+        Py_ssize_t at = 0;
+        while (PyDict_Next(hub->classes, &at, &key, &capsule)) row_unref(hub, PyCapsule_GetPointer(capsule, "sira.row"));
+    }
+    Py_XDECREF(hub->classes);
+    Py_XDECREF(hub->encode_error);
+    for (uint32_t i = 0; i < sizeof hub->envs / sizeof *hub->envs; i++) PyMem_Free(hub->envs[i]);
+    PyMem_Free(hub->picks);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *hub_topic_py(PyObject *self, PyObject *name)
+{
+    PyObject *topic = PyDict_GetItemWithError(((Hub *)self)->topics, name); /* borrowed */
+    if (!topic && PyErr_Occurred()) return NULL;
+    return Py_NewRef(topic ? topic : Py_None);
+}
+
+static PyObject *hub_declare(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"name", "retain", "contract", "owner", "group", NULL};
+    Hub *hub = (Hub *)self;
+    PyObject *name, *contract = Py_None, *group = NULL; /* borrowed */
+    int retain = -1;
+    unsigned long long owner = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "U|$pOKU:declare", names, &name, &retain, &contract, &owner, &group))
+        return NULL;
+    if (contract != Py_None && !Py_IS_TYPE(contract, &sira_contract_type)) {
+        PyErr_SetString(PyExc_TypeError, "contract must be a Contract or None");
+        return NULL;
+    }
+    HubTopic *topic = (HubTopic *)Py_XNewRef(PyDict_GetItemWithError(hub->topics, name)); /* owned */
+    if (!topic) {
+        if (PyErr_Occurred()) return NULL;
+        const char *class_name = group ? PyUnicode_AsUTF8(group) : "";
+        const char *text = PyUnicode_AsUTF8(name);
+        struct row *class_row = class_name && text ? hub_class_row(hub, *class_name ? class_name : "(default)") : NULL; /* borrowed */
+        if (!class_row) return NULL;
+        topic = (HubTopic *)hub_topic_type->tp_alloc(hub_topic_type, 0);
+        if (!topic) return NULL;
+        topic->row = row_new(hub, text, false, class_row);
+        if (!topic->row) {
+            Py_DECREF(topic);
+            return NULL;
+        }
+        topic->hub = (Hub *)Py_NewRef(hub);
+        topic->name = Py_NewRef(name);
+        topic->group = group ? Py_NewRef(group) : PyUnicode_FromString("");
+        if (!topic->group || PyDict_SetItem(hub->topics, name, (PyObject *)topic) < 0) {
+            Py_DECREF(topic);
+            return NULL;
+        }
+    }
+    if (retain >= 0) topic->retain = retain;
+    if (owner) topic->owner = owner;
+    if (contract != Py_None) Py_XSETREF(topic->contract, Py_NewRef(contract));
+    topic->generation++;
+    return (PyObject *)topic;
+}
+
+static PyObject *hub_drop(PyObject *self, PyObject *name)
+{
+    Hub *hub = (Hub *)self;
+    HubTopic *topic = (HubTopic *)Py_XNewRef(PyDict_GetItemWithError(hub->topics, name)); /* owned */
+    if (!topic) {
+        if (PyErr_Occurred()) return NULL;
+        Py_RETURN_NONE;
+    }
+    topic_drop(topic);
+    const int rc = PyDict_DelItem(hub->topics, name);
+    Py_DECREF(topic);
+    if (rc < 0) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *hub_touch(PyObject *self, PyObject *args)
+{
+    Hub *hub = (Hub *)self;
+    PyObject *name = Py_None; /* borrowed */
+    if (!PyArg_ParseTuple(args, "|O:touch", &name)) return NULL;
+    if (name == Py_None) {
+        hub->generation++;
+        Py_RETURN_NONE;
+    }
+    PyObject *topic = PyDict_GetItemWithError(hub->topics, name); /* borrowed */
+    if (topic) ((HubTopic *)topic)->generation++;
+    else if (PyErr_Occurred()) return NULL;
+    Py_RETURN_NONE;
+}
+
+static int tick_event(PyObject *events, const char *what, Sub *sub)
+{
+    PyObject *pair = Py_BuildValue("(sO)", what, (PyObject *)sub); /* owned */
+    const int rc = pair ? PyList_Append(events, pair) : -1;
+    Py_XDECREF(pair);
+    return rc;
+}
+
+static PyObject *hub_tick(PyObject *self, PyObject *now)
+{
+    Hub *hub = (Hub *)self;
+    const uint64_t now_ns = PyLong_AsUnsignedLongLong(now);
+    if (PyErr_Occurred()) return NULL;
+    hub->now_ns = now_ns;
+    PyObject *events = PyList_New(0); /* owned */
+    if (!events) return NULL;
+    for (Sub *sub = hub->subs; sub; sub = sub->hub_next) {
+        sub_expire(sub, now_ns);
+        const bool full = sub->blocked || sub->pending >= hub->queue_messages_max ||
+                          (sub->pending > 1 && sub->pending_bytes >= hub->queue_bytes_max);
+        if (!sub->stalled && full && sub->in_flight && now_ns > sub->progress_ns &&
+            now_ns - sub->progress_ns >= hub->stall_ns) {
+            sub->stalled = true;
+            sub->told_stalled = true;
+            hub->retry = true; /* it holds nobody up any more */
+            if (tick_event(events, "stalled", sub) < 0) goto fail;
+        } else if (!sub->stalled && sub->told_stalled) {
+            sub->told_stalled = false;
+            if (tick_event(events, "resumed", sub) < 0) goto fail;
+        }
+    }
+    PyObject *name, *object; /* borrowed */
+    for (Py_ssize_t at = 0; hub->retained_ttl && PyDict_Next(hub->topics, &at, &name, &object);) {
+        HubTopic *topic = (HubTopic *)object;
+        struct blob *kept = topic->retained;
+        if (!kept || !kept->deadline_ns || kept->deadline_ns > now_ns) continue;
+        topic_expire_retained(topic);
+    }
+    Ingress *in = hub->ingresses;
+    while (in) {
+        Py_INCREF(in);
+        const int rc = in->parked ? ingress_expire(in, now_ns) : 0;
+        Ingress *next = in->hub_next;
+        Py_DECREF(in);
+        if (rc < 0) goto fail;
+        in = next;
+    }
+    if (hub->retry) hub_retry(hub, now_ns);
+    return events;
+fail:
+    Py_DECREF(events);
+    return NULL;
+}
+
+static PyObject *hub_topics(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    return PyDict_Values(((Hub *)self)->topics);
+}
+
+static int put_u64(PyObject *dict, const char *key, uint64_t value)
+{
+    PyObject *number = PyLong_FromUnsignedLongLong(value); /* owned */
+    const int rc = number ? PyDict_SetItemString(dict, key, number) : -1;
+    Py_XDECREF(number);
+    return rc;
+}
+
+static int put_reasons(const Hub *hub, PyObject *dict, const char *key, const struct reason_counts *counts)
+{
+    PyObject *inner = PyDict_New(); /* owned */
+    if (!inner) return -1;
+    int rc = 0;
+    for (uint16_t i = 0; i < counts->len && rc == 0; i++)
+        if (counts->at[i].n) rc = put_u64(inner, hub->reasons[counts->at[i].reason], counts->at[i].n);
+    if (rc == 0) rc = PyDict_SetItemString(dict, key, inner);
+    Py_DECREF(inner);
+    return rc;
+}
+
+static PyObject *row_dict(const Hub *hub, const struct row *row)
+{
+    PyObject *dict = Py_BuildValue("{s:s,s:O}", "topic", row->name, "class_row", row->is_class ? Py_True : Py_False); /* owned */
+    if (!dict) return NULL;
+    if (put_u64(dict, "published", row->published) < 0 || put_u64(dict, "owed", row->owed) < 0 ||
+        put_u64(dict, "delivered", row->delivered) < 0 || put_u64(dict, "pending", row->pending) < 0 ||
+        put_u64(dict, "retained", row->retained) < 0 || put_u64(dict, "superseded", row->superseded) < 0 ||
+        put_u64(dict, "expired", row->expired) < 0 || put_reasons(hub, dict, "dropped", &row->dropped) < 0 ||
+        put_reasons(hub, dict, "refused", &row->refused) < 0)
+        Py_CLEAR(dict);
+    return dict;
+}
+
+static PyObject *hub_ledger(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    const Hub *hub = (Hub *)self;
+    PyObject *rows = PyList_New(0); /* owned */
+    for (const struct row *row = hub->rows; rows && row; row = row->next) {
+        if (row->folded_into) continue;
+        if (!row->published && !row->owed && !row->refused.len) continue;
+        PyObject *dict = row_dict(hub, row); /* owned */
+        if (!dict || PyList_Append(rows, dict) < 0) Py_CLEAR(rows);
+        Py_XDECREF(dict);
+    }
+    return rows;
+}
+
+static PyObject *hub_histograms(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    const Hub *hub = (Hub *)self;
+    PyObject *result = PyList_New(0); /* owned */
+    for (const struct row *row = hub->rows; result && row; row = row->next) {
+        if (!row->is_class) continue;
+        PyObject *counts = PyList_New(HIST_BUCKETS); /* owned */
+        for (Py_ssize_t i = 0; counts && i < HIST_BUCKETS; i++) {
+            PyObject *n = PyLong_FromUnsignedLongLong(row->hist[i]); /* given to the list */
+            if (!n) Py_CLEAR(counts);
+            else PyList_SET_ITEM(counts, i, n);
+        }
+        PyObject *entry = counts ? Py_BuildValue("(sNK)", row->name, counts, (unsigned long long)row->hist_sum_ns) : NULL; /* owned */
+        if (!entry || PyList_Append(result, entry) < 0) Py_CLEAR(result);
+        Py_XDECREF(entry);
+    }
+    return result;
+}
+
+static PyObject *hub_stats(PyObject *self, void *unused)
+{
+    (void)unused;
+    const Hub *hub = (Hub *)self;
+    PyObject *dict = PyDict_New(); /* owned */
+    const struct { const char *name; uint64_t value; } values[] = {
+        {"frames_in", hub->frames_in},           {"frames_out", hub->frames_out},
+        {"bytes_in", hub->bytes_in},             {"bytes_out", hub->bytes_out},
+        {"messages_in", hub->messages_in},       {"deliveries_out", hub->deliveries_out},
+        {"chunks_in", hub->chunks_in},           {"chunks_out", hub->chunks_out},
+        {"routes_resolved", hub->routes_resolved}, {"messages_held", hub->blob_count},
+        {"message_bytes_held", hub->blob_bytes}, {"chunk_bytes_held", hub->buffered_bytes},
+        {"transfers", hub->xfers},               {"parked", hub->parked},
+        {"topics", (uint64_t)PyDict_GET_SIZE(hub->topics)},
+    };
+    for (size_t i = 0; dict && i < sizeof values / sizeof *values; i++)
+        if (put_u64(dict, values[i].name, values[i].value) < 0) Py_CLEAR(dict);
+    return dict;
+}
+
+static PyMethodDef hub_methods[] = {
+    {"topic", hub_topic_py, METH_O, "The topic of that name, or None."},
+    {"declare", (PyCFunction)(void (*)(void))hub_declare, METH_VARARGS | METH_KEYWORDS, "Create or get a topic."},
+    {"drop", hub_drop, METH_O, "Forget a topic; its row folds into its class."},
+    {"touch", hub_touch, METH_VARARGS, "Routes of this topic (none given: all) are resolved anew."},
+    {"tick", hub_tick, METH_O, "Expire, time out what is blocked, mark stalls; returns events."},
+    {"topics", hub_topics, METH_NOARGS, "All topics."},
+    {"ledger", hub_ledger, METH_NOARGS, "Ledger rows as dictionaries."},
+    {"histograms", hub_histograms, METH_NOARGS, "Time on the node per class: (class, counts, sum_ns)."},
+    {"close", hub_close, METH_NOARGS, "Forget all topics: the node stops."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef hub_getset[] = {
+    {"stats", hub_stats, NULL, "Counters since the start and levels now.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot hub_slots[] = {
+    {Py_tp_new, hub_new},
+    {Py_tp_dealloc, hub_dealloc},
+    {Py_tp_methods, hub_methods},
+    {Py_tp_getset, hub_getset},
+    {Py_tp_doc, "Topics, queues, flow control and the ledger of one node."},
+    {0, NULL},
+};
+
+static PyType_Spec hub_spec = {
+    .name = "sira._native.Hub",
+    .basicsize = sizeof(Hub),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = hub_slots,
+};
+
+PyTypeObject *hub_type;
+
+int sira_add_hub(PyObject *module)
+{
+    hub_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &hub_spec, NULL);
+    if (!hub_type || PyModule_AddType(module, hub_type) < 0) return -1;
+    if (hub_add_topics(module) < 0 || hub_add_queues(module) < 0 || hub_add_streams(module) < 0) return -1;
+    PyObject *bounds = PyTuple_New(HIST_BUCKETS - 1); /* owned */
+    for (Py_ssize_t i = 0; bounds && i < HIST_BUCKETS - 1; i++) {
+        PyObject *bound = PyLong_FromUnsignedLongLong(hub_hist_bounds_ns[i]); /* given to the tuple */
+        if (!bound) Py_CLEAR(bounds);
+        else PyTuple_SET_ITEM(bounds, i, bound);
+    }
+    const int rc = bounds ? PyModule_AddObjectRef(module, "HISTOGRAM_BOUNDS_NS", bounds) : -1;
+    Py_XDECREF(bounds);
+    return rc;
+}

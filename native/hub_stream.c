@@ -1,0 +1,520 @@
+/* Ingress, Egress and History as Python sees them. */
+#include "hub_stream.h"
+#include "pb.h"
+#include "pyutil.h"
+
+/* ---- History ---------------------------------------------------------------------------------------------------- */
+
+void history_add(History *history, const uint8_t *id, uint32_t matched, uint64_t bytes, uint64_t now_ns)
+{
+    if (history->len == history->cap && history->cap < history->max) {
+        uint32_t cap = history->cap ? history->cap * 2 : 16;
+        if (cap > history->max) cap = history->max;
+        struct past *at = PyMem_Malloc(cap * sizeof *at);
+        if (at) { /* without memory the oldest is forgotten, as at the limit */
+            for (uint32_t i = 0; i < history->len; i++) at[i] = history->at[(history->head + i) % history->cap];
+            PyMem_Free(history->at);
+            history->at = at;
+            history->cap = cap;
+            history->head = 0;
+        }
+    }
+    if (!history->cap) return;
+    if (history->len == history->cap) {
+        history->head = (history->head + 1) % history->cap;
+        history->len--;
+    }
+    struct past *past = &history->at[(history->head + history->len++) % history->cap];
+    *past = (struct past){.at_ns = now_ns, .bytes = bytes, .matched = matched};
+    memcpy(past->id, id, SIRA_ID_BYTES);
+}
+
+/* Repeats come in the order of the first time, so the search goes on where it last ended. */
+const struct past *history_find(History *history, const uint8_t *id, uint64_t now_ns)
+{
+    for (uint32_t step = 0; step < history->len; step++) {
+        const uint32_t i = (history->cursor + step) % history->len;
+        const struct past *past = &history->at[(history->head + i) % history->cap];
+        if (memcmp(past->id, id, SIRA_ID_BYTES) != 0) continue;
+        history->cursor = i + 1;
+        return now_ns - past->at_ns <= history->window_ns ? past : NULL;
+    }
+    return NULL;
+}
+
+static PyObject *history_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"messages_max", "window_ns", NULL};
+    unsigned int messages_max = 4096;
+    unsigned long long window_ns = 60000000000u;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$IK:History", names, &messages_max, &window_ns)) return NULL;
+    History *history = (History *)type->tp_alloc(type, 0);
+    if (!history) return NULL;
+    history->max = messages_max;
+    history->window_ns = window_ns;
+    return (PyObject *)history;
+}
+
+static void history_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyMem_Free(((History *)self)->at);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static Py_ssize_t history_len(PyObject *self)
+{
+    return ((History *)self)->len;
+}
+
+/* ---- Ingress: receipts out ------------------------------------------------------------------------------------------ */
+
+enum { RECEIPTS_BYTES = 64 << 10 };
+
+void ingress_credit(Ingress *in, struct xfer *xfer)
+{
+    const size_t body = pb_bytes_size(3, SIRA_ID_BYTES) + pb_uint_size(4, xfer->credit_due);
+    const size_t item = pb_bytes_size(SIRA_ITEM_CREDIT, body);
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)pb_bytes_size(1, item)); /* owned */
+    if (!bytes) {
+        PyErr_Clear(); /* the next one carries it */
+        return;
+    }
+    uint8_t *p = (uint8_t *)PyBytes_AS_STRING(bytes);
+    p = pb_put_varint(pb_put_key(p, 1, PB_LEN), item);
+    p = pb_put_varint(pb_put_key(p, SIRA_ITEM_CREDIT, PB_LEN), body);
+    p = pb_put_bytes(p, 3, xfer->id, SIRA_ID_BYTES);
+    (void)pb_put_uint(p, 4, xfer->credit_due);
+    if (!in->closed && PyList_Append(in->credits, bytes) == 0) {
+        xfer->credit_due = 0;
+        ingress_wake(in);
+    } else {
+        PyErr_Clear();
+    }
+    Py_DECREF(bytes);
+}
+
+static size_t receipt_size(const struct receipt_slot *slot)
+{
+    size_t size = pb_bytes_size(1, SIRA_ID_BYTES);
+    if (slot->state == 2) return size + pb_bytes_size(10, (size_t)PyBytes_GET_SIZE(slot->error));
+    if (slot->matched) size += pb_uint_size(2, slot->matched);
+    size += pb_uint_size(3, 1) + pb_bytes_size(5, 1) + pb_uint_size(6, 1);
+    if (slot->bytes) size += pb_uint_size(7, slot->bytes);
+    return size;
+}
+
+/* Grade accepted, lane grpc, one copy: the client's own, into its frame. The node makes none that it need not. */
+static uint8_t *receipt_write(uint8_t *p, const struct receipt_slot *slot)
+{
+    p = pb_put_bytes(p, 1, slot->id, SIRA_ID_BYTES);
+    if (slot->state == 2) {
+        return pb_put_bytes(p, 10, PyBytes_AS_STRING(slot->error), (size_t)PyBytes_GET_SIZE(slot->error));
+    }
+    if (slot->matched) p = pb_put_uint(p, 2, slot->matched);
+    p = pb_put_uint(p, 3, 1);
+    const uint8_t lane = 1;
+    p = pb_put_bytes(p, 5, &lane, 1);
+    p = pb_put_uint(p, 6, 1);
+    if (slot->bytes) p = pb_put_uint(p, 7, slot->bytes);
+    return p;
+}
+
+PyObject *ingress_next_frame(Ingress *in, uint64_t now_ns)
+{
+    in->hub->now_ns = now_ns;
+    if (PyList_GET_SIZE(in->credits)) {
+        PyObject *empty = PyBytes_FromStringAndSize(NULL, 0); /* owned */
+        PyObject *frame = empty ? PyObject_CallMethod(empty, "join", "O", in->credits) : NULL; /* owned */
+        Py_XDECREF(empty);
+        if (frame && PyList_SetSlice(in->credits, 0, PyList_GET_SIZE(in->credits), NULL) < 0) Py_CLEAR(frame);
+        return frame;
+    }
+    uint32_t count = 0;
+    size_t bytes = 0;
+    for (; count < in->slot_len && bytes < RECEIPTS_BYTES; count++) {
+        const struct receipt_slot *slot = &in->slots[(in->slot_base + count) & (in->slot_cap - 1)];
+        if (slot->state == 0) break;
+        if (slot->state != 3) bytes += pb_bytes_size(1, pb_bytes_size(SIRA_ITEM_RECEIPT, receipt_size(slot)));
+    }
+    PyObject *frame = bytes ? PyBytes_FromStringAndSize(NULL, (Py_ssize_t)bytes) : NULL; /* owned */
+    if (bytes && !frame) return NULL;
+    uint8_t *p = frame ? (uint8_t *)PyBytes_AS_STRING(frame) : NULL;
+    for (uint32_t i = 0; i < count; i++) {
+        struct receipt_slot *slot = &in->slots[in->slot_base & (in->slot_cap - 1)];
+        if (slot->state != 3) {
+            const size_t size = receipt_size(slot);
+            p = pb_put_varint(pb_put_key(p, 1, PB_LEN), pb_bytes_size(SIRA_ITEM_RECEIPT, size));
+            p = pb_put_varint(pb_put_key(p, SIRA_ITEM_RECEIPT, PB_LEN), size);
+            p = receipt_write(p, slot);
+        }
+        Py_CLEAR(slot->error);
+        in->slot_base++;
+        in->slot_len--;
+    }
+    if (frame) return frame;
+    in->idle = true;
+    return NULL;
+}
+
+/* ---- Ingress: Python -------------------------------------------------------------------------------------------------- */
+
+static PyObject *ingress_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"hub",          "client",  "stamp",  "resolve", "wake", "window_messages",
+                            "window_bytes", "history", "resume", NULL};
+    PyObject *hub, *stamp, *resolve, *wake, *history = Py_None; /* borrowed */
+    unsigned long long client, window_bytes = 16u << 20, resume = 0;
+    unsigned int window_messages = 4096;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!$KSOO|IKOK:Ingress", names, hub_type, &hub, &client, &stamp,
+                                     &resolve, &wake, &window_messages, &window_bytes, &history, &resume))
+        return NULL;
+    if (history != Py_None && !Py_IS_TYPE(history, history_type)) {
+        PyErr_SetString(PyExc_TypeError, "history must be a History or None");
+        return NULL;
+    }
+    Ingress *in = (Ingress *)type->tp_alloc(type, 0);
+    if (!in) return NULL;
+    in->closed = true; /* until it is in the hub's list */
+    in->credits = PyList_New(0);
+    if (!in->credits) {
+        Py_DECREF(in);
+        return NULL;
+    }
+    in->hub = (Hub *)Py_NewRef(hub);
+    in->stamp = Py_NewRef(stamp);
+    in->resolve = Py_NewRef(resolve);
+    in->wake = Py_NewRef(wake);
+    in->history = history == Py_None ? NULL : (History *)Py_NewRef(history);
+    if (in->history) in->history->cursor = 0;
+    in->client = client;
+    in->serial = ++in->hub->serial;
+    in->idle = true;
+    in->window_messages = window_messages;
+    in->window_bytes = window_bytes;
+    in->resume = resume;
+    in->hub_next = in->hub->ingresses;
+    if (in->hub_next) in->hub_next->hub_prev = in;
+    in->hub->ingresses = in;
+    in->closed = false;
+    return (PyObject *)in;
+}
+
+static void ingress_dealloc(PyObject *self)
+{
+    Ingress *in = (Ingress *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    if (in->hub) ingress_close(in, in->hub->now_ns);
+    Py_XDECREF(in->credits);
+    Py_XDECREF(in->stamp);
+    Py_XDECREF(in->resolve);
+    Py_XDECREF(in->wake);
+    Py_XDECREF(in->drained);
+    Py_XDECREF(in->history);
+    Py_XDECREF(in->hub);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static bool frame_and_now(PyObject *const *args, Py_ssize_t count, uint64_t *now_ns)
+{
+    if (count != 2 || !PyBytes_CheckExact(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "expected (frame: bytes, now_ns: int)");
+        return false;
+    }
+    *now_ns = PyLong_AsUnsignedLongLong(args[1]);
+    return !PyErr_Occurred();
+}
+
+static PyObject *ingress_feed_py(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    Ingress *in = (Ingress *)self;
+    uint64_t now_ns;
+    if (!frame_and_now(args, count, &now_ns)) return NULL;
+    if (in->closed) return sira_raise("CONNECTION_CLOSED", "this stream is closed");
+    if (ingress_feed(in, args[0], now_ns) < 0) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *ingress_next_frame_py(PyObject *self, PyObject *now)
+{
+    const uint64_t now_ns = PyLong_AsUnsignedLongLong(now);
+    if (PyErr_Occurred()) return NULL;
+    if (((Ingress *)self)->closed) Py_RETURN_NONE;
+    PyObject *frame = ingress_next_frame((Ingress *)self, now_ns); /* owned */
+    return frame || PyErr_Occurred() ? frame : Py_NewRef(Py_None);
+}
+
+static PyObject *ingress_close_py(PyObject *self, PyObject *now)
+{
+    const uint64_t now_ns = PyLong_AsUnsignedLongLong(now);
+    if (PyErr_Occurred()) return NULL;
+    ingress_close((Ingress *)self, now_ns);
+    Py_RETURN_NONE;
+}
+
+static PyObject *ingress_get(PyObject *self, void *which)
+{
+    const Ingress *in = (Ingress *)self;
+    switch ((intptr_t)which) {
+    case 0: return PyBool_FromLong(in->full);
+    case 1: return Py_NewRef(in->drained ? in->drained : Py_None);
+    case 2: return PyLong_FromUnsignedLongLong(in->published);
+    case 3: return PyLong_FromUnsignedLongLong(in->bytes);
+    case 4: return PyLong_FromUnsignedLong(in->parked_count);
+    case 5: return PyLong_FromUnsignedLongLong(in->buffered_bytes + in->parked_bytes);
+    default: return PyLong_FromUnsignedLong(in->slot_len);
+    }
+}
+
+static int ingress_set_drained(PyObject *self, PyObject *value, void *unused)
+{
+    (void)unused;
+    Py_XSETREF(((Ingress *)self)->drained, value && value != Py_None ? Py_NewRef(value) : NULL);
+    return 0;
+}
+
+static PyGetSetDef ingress_getset[] = {
+    {"full", ingress_get, NULL, "Stop reading this stream until `drained` is called.", (void *)0},
+    {"drained", ingress_get, ingress_set_drained, "Called when `full` ends.", (void *)1},
+    {"published", ingress_get, NULL, "Messages accepted.", (void *)2},
+    {"bytes", ingress_get, NULL, "Payload bytes accepted.", (void *)3},
+    {"parked", ingress_get, NULL, "Messages that wait for room at a subscriber.", (void *)4},
+    {"held_bytes", ingress_get, NULL, "Payload bytes that wait here or in transfers.", (void *)5},
+    {"unanswered", ingress_get, NULL, "Messages whose receipt has not been taken.", (void *)6},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMethodDef ingress_methods[] = {
+    {"feed", (PyCFunction)(void (*)(void))ingress_feed_py, METH_FASTCALL, "Take a Frame from the publisher."},
+    {"next_frame", ingress_next_frame_py, METH_O, "Receipts and credits for the publisher, or None."},
+    {"close", ingress_close_py, METH_O, "The stream is gone."},
+    {NULL, NULL, 0, NULL},
+};
+
+/* ---- Egress: Python --------------------------------------------------------------------------------------------------- */
+
+static PyObject *egress_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"hub", "client", "wake", "batch_bytes", NULL};
+    PyObject *hub, *wake; /* borrowed */
+    unsigned long long client;
+    unsigned int batch_bytes = 64u << 10;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!$KO|I:Egress", names, hub_type, &hub, &client, &wake, &batch_bytes))
+        return NULL;
+    Egress *egress = (Egress *)type->tp_alloc(type, 0);
+    if (!egress) return NULL;
+    egress->control = PyList_New(0);
+    if (!egress->control) {
+        Py_DECREF(egress);
+        return NULL;
+    }
+    egress->hub = (Hub *)Py_NewRef(hub);
+    egress->wake = Py_NewRef(wake);
+    egress->client = client;
+    egress->batch_bytes = batch_bytes;
+    egress->idle = true;
+    return (PyObject *)egress;
+}
+
+static void egress_dealloc(PyObject *self)
+{
+    Egress *egress = (Egress *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    if (egress->hub && egress->control) egress_close(egress, R_PEER_LOST, egress->hub->now_ns);
+    Py_XDECREF(egress->control);
+    Py_XDECREF(egress->wake);
+    Py_XDECREF(egress->hub);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *egress_open_py(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"subscription", "pattern", "group", "overflow", "window_messages", "window_bytes", NULL};
+    Egress *egress = (Egress *)self;
+    PyObject *pattern, *group = Py_None; /* borrowed */
+    unsigned int id, window_messages = 1024;
+    int overflow = OVERFLOW_BLOCK;
+    unsigned long long window_bytes = 64u << 20;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I$U|OiIK:open", names, &id, &pattern, &group, &overflow,
+                                     &window_messages, &window_bytes))
+        return NULL;
+    if (egress->closed) return sira_raise("CONNECTION_CLOSED", "this stream is closed");
+    if (egress_find(egress, id)) return sira_raise("BAD_REQUEST", "subscription %u is open already", id);
+    if (overflow < OVERFLOW_BLOCK || overflow > OVERFLOW_LATEST || !window_messages || !window_bytes)
+        return sira_raise("BAD_REQUEST", "overflow is 1, 2 or 3, and windows are not 0");
+    if (group != Py_None && !Py_IS_TYPE(group, group_type)) {
+        PyErr_SetString(PyExc_TypeError, "group must be a Group or None");
+        return NULL;
+    }
+    Sub *sub = (Sub *)sub_type->tp_alloc(sub_type, 0);
+    if (!sub) return NULL;
+    sub->hub = (Hub *)Py_NewRef(egress->hub);
+    sub->pattern = Py_NewRef(pattern);
+    sub->id = id;
+    sub->overflow = (uint8_t)overflow;
+    sub->window_messages = window_messages;
+    sub->window_bytes = window_bytes;
+    if (group != Py_None) {
+        Group *g = (Group *)group;
+        if (g->len == g->cap) {
+            const uint32_t cap = g->cap ? g->cap * 2 : 4;
+            Sub **members = PyMem_Realloc(g->members, cap * sizeof *members);
+            if (!members) {
+                Py_DECREF(sub);
+                return PyErr_NoMemory();
+            }
+            g->members = members;
+            g->cap = cap;
+        }
+        sub->group = (Group *)Py_NewRef(group);
+    }
+    if (egress_insert(egress, sub) < 0) {
+        Py_DECREF(sub);
+        return NULL;
+    }
+    if (sub->group) sub->group->members[sub->group->len++] = sub;
+    sub->egress = egress;
+    sub->hub_next = sub->hub->subs;
+    if (sub->hub_next) sub->hub_next->hub_prev = sub;
+    sub->hub->subs = sub;
+    return Py_NewRef(sub); /* the egress keeps the first reference */
+}
+
+static PyObject *egress_control_py(PyObject *self, PyObject *args)
+{
+    Egress *egress = (Egress *)self;
+    unsigned int kind;
+    Py_buffer body;
+    if (!PyArg_ParseTuple(args, "Iy*:control", &kind, &body)) return NULL;
+    const size_t item = pb_bytes_size(kind, (size_t)body.len);
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)pb_bytes_size(1, item)); /* owned */
+    int rc = -1;
+    if (bytes) {
+        uint8_t *p = pb_put_varint(pb_put_key((uint8_t *)PyBytes_AS_STRING(bytes), 1, PB_LEN), item);
+        (void)pb_put_bytes(p, kind, body.buf, (size_t)body.len);
+        rc = PyList_Append(egress->control, bytes);
+        Py_DECREF(bytes);
+    }
+    PyBuffer_Release(&body);
+    if (rc < 0) return NULL;
+    egress_wake(egress);
+    Py_RETURN_NONE;
+}
+
+static PyObject *egress_feed_py(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    uint64_t now_ns;
+    if (!frame_and_now(args, count, &now_ns)) return NULL;
+    if (((Egress *)self)->closed) return sira_raise("CONNECTION_CLOSED", "this stream is closed");
+    return egress_feed((Egress *)self, args[0], now_ns);
+}
+
+static PyObject *egress_next_frame_py(PyObject *self, PyObject *now)
+{
+    const uint64_t now_ns = PyLong_AsUnsignedLongLong(now);
+    if (PyErr_Occurred()) return NULL;
+    if (((Egress *)self)->closed) Py_RETURN_NONE;
+    PyObject *frame = egress_next_frame((Egress *)self, now_ns); /* owned */
+    return frame || PyErr_Occurred() ? frame : Py_NewRef(Py_None);
+}
+
+static PyObject *egress_close_sub_py(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"sub", "now_ns", "reason", NULL};
+    Egress *egress = (Egress *)self;
+    PyObject *sub; /* borrowed */
+    unsigned long long now_ns;
+    const char *reason = "UNSUBSCRIBED";
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!K|$s:close_sub", names, sub_type, &sub, &now_ns, &reason)) return NULL;
+    egress_close_sub(egress, (Sub *)sub, hub_reason(egress->hub, reason), now_ns);
+    Py_RETURN_NONE;
+}
+
+static PyObject *egress_close_py(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"now_ns", "reason", NULL};
+    Egress *egress = (Egress *)self;
+    unsigned long long now_ns;
+    const char *reason = "PEER_LOST";
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "K|$s:close", names, &now_ns, &reason)) return NULL;
+    egress_close(egress, hub_reason(egress->hub, reason), now_ns);
+    Py_RETURN_NONE;
+}
+
+static PyObject *egress_get(PyObject *self, void *which)
+{
+    const Egress *egress = (Egress *)self;
+    uint64_t pending = 0, in_flight = 0, bytes = 0, delivered = 0;
+    for (uint32_t i = 0; i < egress->sub_len; i++) {
+        pending += egress->subs[i]->pending;
+        in_flight += egress->subs[i]->in_flight;
+        bytes += egress->subs[i]->pending_bytes;
+        delivered += egress->subs[i]->delivered;
+    }
+    switch ((intptr_t)which) {
+    case 0: return PyLong_FromUnsignedLongLong(pending);
+    case 1: return PyLong_FromUnsignedLongLong(in_flight);
+    case 2: return PyLong_FromUnsignedLongLong(bytes);
+    default: return PyLong_FromUnsignedLongLong(delivered);
+    }
+}
+
+static PyGetSetDef egress_getset[] = {
+    {"pending", egress_get, NULL, "Messages waiting to be sent.", (void *)0},
+    {"in_flight", egress_get, NULL, "Messages sent and not confirmed.", (void *)1},
+    {"queued_bytes", egress_get, NULL, "Payload bytes waiting to be sent.", (void *)2},
+    {"delivered", egress_get, NULL, "Messages confirmed, of the subscriptions that are open.", (void *)3},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMethodDef egress_methods[] = {
+    {"open", (PyCFunction)(void (*)(void))egress_open_py, METH_VARARGS | METH_KEYWORDS, "Open a subscription."},
+    {"control", egress_control_py, METH_VARARGS, "Queue one control item, ahead of messages."},
+    {"feed", (PyCFunction)(void (*)(void))egress_feed_py, METH_FASTCALL, "Take a Frame from the subscriber."},
+    {"next_frame", egress_next_frame_py, METH_O, "The next Frame for the subscriber, or None."},
+    {"close_sub", (PyCFunction)(void (*)(void))egress_close_sub_py, METH_VARARGS | METH_KEYWORDS, "End a subscription."},
+    {"close", (PyCFunction)(void (*)(void))egress_close_py, METH_VARARGS | METH_KEYWORDS, "The stream is gone."},
+    {NULL, NULL, 0, NULL},
+};
+
+/* ---- types ---------------------------------------------------------------------------------------------------------------- */
+
+static PyType_Slot history_slots[] = {
+    {Py_tp_new, history_new},
+    {Py_tp_dealloc, history_dealloc},
+    {Py_sq_length, history_len},
+    {Py_tp_doc, "Receipts of a client's last messages, for retries by id."},
+    {0, NULL},
+};
+static PyType_Spec history_spec = {.name = "sira._native.History", .basicsize = sizeof(History),
+                                   .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, .slots = history_slots};
+static PyType_Slot ingress_slots[] = {
+    {Py_tp_new, ingress_new},         {Py_tp_dealloc, ingress_dealloc},
+    {Py_tp_getset, ingress_getset},   {Py_tp_methods, ingress_methods},
+    {Py_tp_doc, "A Publish stream on the node."}, {0, NULL},
+};
+static PyType_Spec ingress_spec = {.name = "sira._native.Ingress", .basicsize = sizeof(Ingress),
+                                   .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, .slots = ingress_slots};
+static PyType_Slot egress_slots[] = {
+    {Py_tp_new, egress_new},          {Py_tp_dealloc, egress_dealloc},
+    {Py_tp_getset, egress_getset},    {Py_tp_methods, egress_methods},
+    {Py_tp_doc, "A Subscribe stream on the node."}, {0, NULL},
+};
+static PyType_Spec egress_spec = {.name = "sira._native.Egress", .basicsize = sizeof(Egress),
+                                  .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, .slots = egress_slots};
+
+PyTypeObject *ingress_type, *egress_type, *history_type;
+
+int hub_add_streams(PyObject *module)
+{
+    history_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &history_spec, NULL);
+    if (!history_type || PyModule_AddType(module, history_type) < 0) return -1;
+    ingress_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &ingress_spec, NULL);
+    if (!ingress_type || PyModule_AddType(module, ingress_type) < 0) return -1;
+    egress_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &egress_spec, NULL);
+    if (!egress_type || PyModule_AddType(module, egress_type) < 0) return -1;
+    return 0;
+}
