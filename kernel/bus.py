@@ -1,0 +1,428 @@
+"""The middle of a node without sockets, threads or clocks: who publishes where, and who gets it.
+
+`Bus` decides; the data plane (`_native.Hub`) remembers and obeys; `edge/` and `node.py` hold the
+sockets and the time. Every call that depends on time takes `now_ns` (CLOCK_MONOTONIC, ns), so that
+a run can be replayed. All of it belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+
+import sira.kernel.binding  # noqa: F401  ties the C core to its errors
+from sira import _native
+from sira.kernel import errors
+from sira.kernel.admit import Admission, Limit
+from sira.kernel.authorize import Allow, Policy, allow_all, authorize, denied
+from sira.kernel.clients import Client, Clients, Hello
+from sira.kernel.errors import ContractMismatch, Denied, NodeDraining, Revoked, SiraError
+from sira.kernel.events import Events
+from sira.kernel.identity import Principal
+from sira.kernel.opening import check_open
+from sira.kernel.settings import Settings
+from sira.kernel.streams import OPENED, PublishStream, SubscribeStream
+from sira.kernel.subscriptions import OVERFLOW_NAMES, Subscription, SubscriptionTable
+from sira.kernel.topic_table import LOST_REPLIES, TopicTable
+from sira.kernel.topics import NODE_PREFIX, REPLY_PREFIX, RESERVED, first_token, is_pattern
+from sira.kernel.topics import check_reply_topic as _check_reply_topic
+from sira.v1 import bus_pb2, message_pb2, tensor_pb2
+
+Admit = Callable[[int, int], None]
+_EPOCH_BYTES = 16
+
+
+class Bus:
+    """Topics, clients, subscriptions and the rules between them, of one node life."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        policy: Policy = allow_all,
+        clock_ns: Callable[[], int] = _native.now_ns,
+        soon: Callable[[Callable[[], None]], object],
+    ) -> None:
+        """Begin empty.
+
+        Args:
+            settings: limits in force.
+            policy: the rules that `authorize` applies.
+            clock_ns: CLOCK_MONOTONIC, ns; for facts and limits. Data-plane calls get `now_ns`.
+            soon: runs a function after the current call has left the data plane
+                (`loop.call_soon`).
+        """
+        self.settings = settings
+        self.epoch = os.urandom(_EPOCH_BYTES)
+        self.draining = False
+        self.policy = policy
+        self._soon, self._clock_ns = soon, clock_ns
+        self.hub = _native.Hub(
+            message_bytes_max=settings.message_bytes_max,
+            queue_messages_max=settings.queue_messages_max,
+            queue_bytes_max=settings.queue_bytes_max,
+            stall_ns=round(settings.stall_s * 1e9),
+            block_ns=round(settings.publish_block_s * 1e9),
+            transfer_window_bytes=settings.transfer_window_bytes,
+            encode_error=errors.encode,
+        )
+        self.clients = Clients(settings)
+        self.subscriptions = SubscriptionTable()
+        self.topics = TopicTable(
+            self.hub,
+            settings,
+            self.subscriptions,
+            lambda: self.events,
+            lambda number: self.clients.numbered(number) is not None,
+        )
+        self.admission = Admission(_limits(settings), clock_ns, self._limit_reached)
+        self.events = Events(
+            listened=self.subscriptions.heard,
+            publish=self._publish_fact,
+            clock_ns=clock_ns,
+            wake=self._flush_soon,
+            per_s_max=settings.events_per_s_max,
+            queue_max=settings.events_queue_max,
+        )
+        self.node = Client(
+            number=0,
+            id="0" * 32,
+            principal=Principal(settings.cluster_name, "default", "node", settings.node_name),
+            peer="",
+            connected_ns=clock_ns(),
+            history=_native.History(messages_max=1),
+        )
+        self._facts = _native.Ingress(
+            self.hub,
+            client=0,
+            stamp=self.node.stamp,
+            resolve=partial(self.resolve, self.node),
+            wake=lambda: None,
+        )
+
+    # ---- clients ---------------------------------------------------------------------------------
+
+    def join(self, hello: Hello, principal: Principal, peer: str, now_ns: int) -> Client:
+        """Return the client of a new stream.
+
+        Raises:
+            NodeDraining: the node takes nothing new.
+            Denied, QuotaExceeded: see `Clients.join`.
+        """
+        if self.draining:
+            raise NodeDraining(retry_after_ms=1_000)
+        client, new = self.clients.join(hello, principal, peer, now_ns)
+        if new:
+            self.events.emit(
+                "sira.client.connected", client=client.id, principal=str(principal), peer=peer
+            )
+        return client
+
+    def open_publish(
+        self, client: Client, *, wake: Callable[[], None], hello: Hello, now_ns: int
+    ) -> PublishStream:
+        """Open a Publish stream.
+
+        Where `hello` says that messages at its start were sent before, the stream that they were
+        sent on is lost: what is left of it is ended, or it could still take them a second time.
+
+        Args:
+            client: as `join` gave it.
+            wake: told when there are receipts.
+            hello: says how many messages at the start were sent before.
+            now_ns: CLOCK_MONOTONIC.
+        """
+        count = hello.resume_messages
+        known = (
+            client.publish_streams > 0
+            and hello.resume_epoch == self.epoch
+            and count <= self.settings.retry_messages_max
+        )
+        if count:
+            for older in list(client.publishes):
+                older.supersede(now_ns)
+        client.publish_streams += 1
+        stream = PublishStream(
+            self,
+            client,
+            wake=wake,
+            resume=count if known else 0,
+            unknown=0 if known else count,
+        )
+        client.publishes[stream] = None
+        return stream
+
+    def open_subscribe(self, client: Client, *, wake: Callable[[], None]) -> SubscribeStream:
+        """Open a Subscribe stream; `wake` is told when there is something to send."""
+        stream = SubscribeStream(self, client, wake=wake)
+        client.subscribes[stream] = None
+        return stream
+
+    def left(self, client: Client, now_ns: int) -> None:
+        """Note that a stream of a client ended; with its last one the client is gone."""
+        if client.stream_count or self.clients.numbered(client.number) is not client:
+            return
+        self.clients.leave(client, now_ns)
+        self.topics.drop_owned(client.number)
+        self.events.emit(
+            "sira.client.gone",
+            client=client.id,
+            principal=str(client.principal),
+            reason="NODE_DRAINING" if self.draining else "PEER_LOST",
+        )
+
+    # ---- publishing ------------------------------------------------------------------------------
+
+    def resolve(self, client: Client, name: str, admit: Admit | None = None) -> _native.Route:
+        """Return where a client's messages on a topic go. Requires: a well-formed name.
+
+        Raises:
+            NodeDraining, Denied, BadRequest, QuotaExceeded: the refusal.
+        """
+        try:
+            return self._route(client, name, admit)
+        except SiraError as error:
+            self.refused(client.principal, "publish", name, error)
+            raise
+
+    def _route(self, client: Client, name: str, admit: Admit | None) -> _native.Route:
+        head = first_token(name)
+        if self.draining and head not in (REPLY_PREFIX, NODE_PREFIX):
+            raise NodeDraining(retry_after_ms=1_000)
+        self.may(client.principal, "publish", name)
+        if head == NODE_PREFIX and client is not self.node:
+            raise Denied(f"only the node publishes under {head}.", details={"topic": name})
+        if head in RESERVED or (head.startswith("_") and head != REPLY_PREFIX):
+            raise Denied(f"names under {head!r} are reserved", details={"topic": name})
+        if head == REPLY_PREFIX:
+            _check_reply_topic(name)
+            if not self.subscriptions.heard(name):
+                return _native.Route(self.topics.lost_replies(), [], admit=admit)
+        topic = self.topics.ensure(name)
+        targets = self.subscriptions.targets(name, partial(self._may_read, topic))
+        limited = self.admission.for_route(client.principal, name) if client.number else None
+        return _native.Route(topic, targets, admit=_both(admit, limited))
+
+    def _may_read(self, topic: _native.HubTopic, subscription: Subscription) -> bool:
+        """Ask for one match: may it be read, and do both sides mean the same tensors?"""
+        principal = subscription.client.principal
+        if not isinstance(authorize(principal, "subscribe", topic.name, policy=self.policy), Allow):
+            return False
+        if topic.contract is None or subscription.contract is None:
+            return True
+        difference = topic.contract.unify(subscription.contract)
+        if difference is None:
+            return True
+        error = ContractMismatch(
+            f"{topic.name!r} and the subscription to {subscription.pattern!r} differ:\n"
+            f"{difference}",
+            details={"topic": topic.name, "pattern": subscription.pattern},
+        )
+        self._soon(partial(self._end, subscription, error))
+        return False
+
+    # ---- subscribing -----------------------------------------------------------------------------
+
+    def open_subscription(
+        self, stream: SubscribeStream, request: bus_pb2.Open, now_ns: int
+    ) -> Subscription:
+        """Make a subscription live: every message taken after this call matches it.
+
+        Raises:
+            SiraError: the refusal; nothing was opened.
+        """
+        client, pattern = stream.client, request.pattern
+        wanted = check_open(self, stream, request)
+        group = (
+            self.subscriptions.group(request.group, pattern, client.principal.tenant)
+            if request.group
+            else None
+        )
+        first_of_group = group is None or not group.members
+        sub = stream.egress.open(
+            request.subscription,
+            pattern=pattern,
+            group=group.native if group else None,
+            overflow=wanted.overflow,
+            window_messages=wanted.window_messages,
+            window_bytes=wanted.window_bytes,
+        )
+        subscription = Subscription(
+            request.subscription, pattern, client, stream, wanted.overflow, sub, group,
+            wanted.contract,
+        )  # fmt: skip
+        for older in wanted.replaced:
+            older.stream.end(older, Revoked("the client subscribed again"), now_ns)
+        stream.subscriptions[subscription.number] = subscription
+        client.subscription_count += 1
+        self.subscriptions.add(subscription)
+        self._touch(pattern)
+        opened = bus_pb2.Opened(subscription=subscription.number)
+        stream.egress.control(OPENED, opened.SerializeToString())
+        if first_of_group:
+            self._deliver_retained(subscription, now_ns)
+        if client is not self.node:
+            self.events.emit(
+                "sira.subscription.opened",
+                client=client.id,
+                pattern=pattern,
+                group=subscription.group_name,
+                overflow=OVERFLOW_NAMES[wanted.overflow],
+            )
+        return subscription
+
+    def close_subscription(self, subscription: Subscription, now_ns: int, *, reason: str) -> None:
+        """Let a subscription match no more; what is unread is dropped with `reason`."""
+        stream, client = subscription.stream, subscription.client
+        del stream.subscriptions[subscription.number]
+        client.subscription_count -= 1
+        client.delivered_before += subscription.sub.delivered
+        self.subscriptions.remove(subscription)
+        self._touch(subscription.pattern)
+        stream.egress.close_sub(subscription.sub, now_ns, reason=reason)
+        if first_token(subscription.pattern) == REPLY_PREFIX:
+            self.topics.forget_reply(subscription.pattern)
+        if client is not self.node:
+            self.events.emit(
+                "sira.subscription.ended",
+                client=client.id,
+                pattern=subscription.pattern,
+                group=subscription.group_name,
+                reason=reason,
+            )
+
+    def _deliver_retained(self, subscription: Subscription, now_ns: int) -> None:
+        pattern = subscription.pattern
+        if is_pattern(pattern):
+            topics = [t for t in self.topics.retained() if _native.topic_match(pattern, t.name)]
+        else:
+            exact = self.hub.topic(pattern)
+            topics = [exact] if exact is not None else []
+        for topic in topics:
+            if topic.has_retained and self._may_read(topic, subscription):
+                subscription.sub.deliver_retained(topic, now_ns)
+
+    def _touch(self, pattern: str) -> None:
+        """Let publishers ask anew where their messages go."""
+        if is_pattern(pattern):
+            self.hub.touch()
+            return
+        self.hub.touch(pattern)
+        if first_token(pattern) == REPLY_PREFIX:
+            self.hub.touch(LOST_REPLIES)
+
+    def _end(self, subscription: Subscription, error: SiraError) -> None:
+        if subscription.stream.subscriptions.get(subscription.number) is subscription:
+            subscription.stream.end(subscription, error, self._clock_ns())
+
+    # ---- rules -----------------------------------------------------------------------------------
+
+    def may(self, principal: Principal, action: str, resource: str) -> None:
+        """Ask the policy.
+
+        Raises:
+            Denied: it says no.
+        """
+        decision = authorize(principal, action, resource, policy=self.policy)
+        if not isinstance(decision, Allow):
+            raise denied(decision, principal, action, resource)
+
+    def set_policy(self, policy: Policy) -> None:
+        """Put other rules in force. Subscriptions that they do not allow end at once."""
+        self.policy = policy
+        for subscription in list(self.subscriptions):
+            try:
+                self.may(subscription.client.principal, "subscribe", subscription.pattern)
+            except SiraError as error:
+                self._end(subscription, Revoked(str(error), details=error.details))
+        self.hub.touch()
+
+    def set_limits(self, limits: tuple[Limit, ...]) -> None:
+        """Put other limits in force."""
+        self.admission.limits = limits
+        self.hub.touch()
+
+    def drain(self) -> None:
+        """Take nothing new from now on; replies to requests under way still pass."""
+        self.events.emit(
+            "sira.node.draining", node=self.settings.node_name, drain_s=self.settings.drain_s
+        )
+        self.draining = True
+        self.hub.touch()
+
+    # ---- time and facts --------------------------------------------------------------------------
+
+    def tick(self, now_ns: int) -> bool:
+        """Let time pass: expire, time out, mark stalls, drop what is idle.
+
+        Returns:
+            Whether there is more to do at once.
+        """
+        for event, sub in self.hub.tick(now_ns):
+            client = self.clients.numbered(sub.client)
+            self.events.emit(
+                "sira.stalled" if event == "stalled" else "sira.resumed",
+                client=client.id if client else "",
+                pattern=sub.pattern,
+                group=sub.group.name if sub.group else "",
+            )
+        self.clients.forget(now_ns)
+        return self.topics.step(now_ns)
+
+    def refused(self, principal: Principal, action: str, resource: str, error: SiraError) -> None:
+        """Tell that something was refused."""
+        self.events.emit(
+            "sira.refused",
+            principal=str(principal),
+            action=action,
+            resource=resource[:255],
+            reason=error.code,
+        )
+
+    def _limit_reached(self, principal: Principal, topic: str, limit: str) -> None:
+        del topic
+        rates = [
+            max(x.messages_per_s, x.bytes_per_s) for x in self.admission.limits if x.name == limit
+        ]
+        self.events.emit("sira.limit", setting=limit, value=rates[0], principal=str(principal))
+
+    def _flush_soon(self) -> None:
+        self._soon(self.events.flush)
+
+    def _publish_fact(self, topic: str, body: bytes) -> None:
+        """Publish one fact. A subscriber without room misses it; the node never waits."""
+        message = message_pb2.Message(
+            id=_native.new_id(),
+            topic=topic,
+            content_type="application/json",
+            time_ns=time.time_ns(),
+            source=self.settings.node_name,
+        )
+        message.tensors.add(dtype=tensor_pb2.DTYPE_UTF8, shape=[len(body)], data=body)
+        item = bus_pb2.Item(message=message, quiet=True, wait_ms=0)
+        now_ns = self._clock_ns()
+        self._facts.feed(bus_pb2.Frame(items=[item]).SerializeToString(), now_ns)
+        while self._facts.next_frame(now_ns) is not None:
+            pass  # a refusal of a fact has nobody to hear it
+
+
+def _both(first: Admit | None, second: Admit | None) -> Admit | None:
+    """Return what asks both, or the one that is there."""
+    if first is None or second is None:
+        return first or second
+
+    def ask(messages: int, bytes_: int) -> None:
+        first(messages, bytes_)
+        second(messages, bytes_)
+
+    return ask
+
+
+def _limits(settings: Settings) -> tuple[Limit, ...]:
+    """Return the limits that the settings ask for; by default none."""
+    messages, bytes_ = settings.principal_messages_per_s_max, settings.principal_bytes_per_s_max
+    if not messages and not bytes_:
+        return ()
+    return (Limit("principal", "principal", messages_per_s=messages, bytes_per_s=bytes_),)

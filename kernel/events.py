@@ -1,0 +1,168 @@
+"""What the node says about itself on `sira.>`: names, schemas, and the way out of the node.
+
+Emitting never blocks and never fails: facts wait in a bounded queue; one kind may say so many a
+second, and what was left out is counted in the next of its kind (`suppressed`). A fact that nobody
+subscribed to costs nothing and stands in no ledger.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+Field = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of fact: its topic, what it means, its fields (name to JSON type and meaning)."""
+
+    topic: str
+    summary: str
+    fields: Mapping[str, tuple[str, str]]
+
+    def json_schema(self) -> str:
+        """Return the JSON Schema of the body."""
+        properties = {
+            name: {"type": kind, "description": text} for name, (kind, text) in self.fields.items()
+        }
+        properties["suppressed"] = {
+            "type": "integer",
+            "description": "facts of this kind left out before this one",
+        }
+        schema = {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": self.topic,
+            "description": self.summary,
+            "type": "object",
+            "properties": properties,
+            "required": list(self.fields),
+        }
+        return json.dumps(schema)
+
+
+def _kind(topic: str, summary: str, /, **fields: tuple[str, str]) -> tuple[str, Kind]:
+    return topic, Kind(topic, summary, fields)
+
+
+_CLIENT = ("string", "id of the client, hex")
+_PRINCIPAL = ("string", "who it speaks for")
+_TOPIC = ("string", "name, or pattern of a class")
+_PATTERN = ("string", "what the subscription asked for")
+_REASON = ("string", "stable code")
+_GROUP = ("string", "queue group, or empty")
+
+KINDS: dict[str, Kind] = dict(
+    [
+        _kind("sira.client.connected", "a client opened its first stream",
+              client=_CLIENT, principal=_PRINCIPAL, peer=("string", "address")),
+        _kind("sira.client.gone", "the last stream of a client ended",
+              client=_CLIENT, principal=_PRINCIPAL, reason=_REASON),
+        _kind("sira.topic.created", "a topic or a class was declared",
+              topic=_TOPIC, kind=("string", "volatile or latest"),
+              owned=("boolean", "dies with its client"), principal=_PRINCIPAL),
+        _kind("sira.topic.dropped", "a declared topic or class is no more",
+              topic=_TOPIC, reason=_REASON),
+        _kind("sira.subscription.opened", "a subscription is live",
+              client=_CLIENT, pattern=_PATTERN, group=_GROUP,
+              overflow=("string", "block, drop or latest")),
+        _kind("sira.subscription.ended", "a subscription is no more",
+              client=_CLIENT, pattern=_PATTERN, group=_GROUP, reason=_REASON),
+        _kind("sira.refused", "the node refused something",
+              principal=_PRINCIPAL, action=("string", "publish, subscribe, call, ..."),
+              resource=("string", "topic, pattern or method"), reason=_REASON),
+        _kind("sira.dropped", "deliveries were dropped since the last such fact",
+              reason=_REASON, count=("integer", "deliveries")),
+        _kind("sira.stalled", "a subscriber takes nothing and is dropped to",
+              client=_CLIENT, pattern=_PATTERN, group=_GROUP),
+        _kind("sira.resumed", "a stalled subscriber takes again",
+              client=_CLIENT, pattern=_PATTERN, group=_GROUP),
+        _kind("sira.limit", "a named limit was reached",
+              setting=("string", "name of the limit"), value=("number", "where it stands"),
+              principal=_PRINCIPAL),
+        _kind("sira.config", "a setting or a policy changed",
+              setting=("string", "name"), value=("string", "new value"), principal=_PRINCIPAL),
+        _kind("sira.node.draining", "the node takes nothing new and ends when its queues are empty",
+              node=("string", "name of the node"), drain_s=("number", "how long it waits")),
+    ]
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Meter:
+    """Token bucket of one kind, a second's worth deep."""
+
+    tokens: float
+    at_ns: int
+    suppressed: int = 0
+
+
+class Events:
+    """The way out. `publish(topic, body)` is called for facts somebody listens to, in order."""
+
+    def __init__(
+        self,
+        *,
+        listened: Callable[[str], bool],
+        publish: Callable[[str, bytes], None],
+        clock_ns: Callable[[], int],
+        wake: Callable[[], None] | None = None,
+        per_s_max: float,
+        queue_max: int,
+    ) -> None:
+        """Make the way out.
+
+        Args:
+            listened: whether any subscription matches a topic.
+            publish: sends one fact; must not be called from inside the data plane, so facts wait
+                in the queue until `flush`.
+            clock_ns: CLOCK_MONOTONIC, ns.
+            wake: told when the queue is no longer empty; None: the owner flushes by itself.
+            per_s_max: facts of one kind a second.
+            queue_max: facts waiting; the newest are left out when it is full.
+        """
+        self._listened, self._publish, self._clock_ns = listened, publish, clock_ns
+        self._wake = wake
+        self._per_s_max, self._queue_max = per_s_max, queue_max
+        self._queue: deque[tuple[str, bytes]] = deque()
+        self._meters: dict[str, _Meter] = {}
+        self.emitted = 0
+        self.suppressed = 0
+
+    def emit(self, topic: str, /, **fields: Field) -> None:
+        """Say one fact of a known kind."""
+        assert topic in KINDS, topic
+        assert fields.keys() == KINDS[topic].fields.keys(), (topic, fields)
+        if not self._listened(topic):
+            return
+        meter = self._meter(topic)
+        if meter.tokens < 1 or len(self._queue) >= self._queue_max:
+            meter.suppressed += 1
+            self.suppressed += 1
+            return
+        meter.tokens -= 1
+        if meter.suppressed:
+            fields["suppressed"] = meter.suppressed
+            meter.suppressed = 0
+        self.emitted += 1
+        self._queue.append((topic, json.dumps(fields).encode()))
+        if len(self._queue) == 1 and self._wake is not None:
+            self._wake()
+
+    def flush(self) -> None:
+        """Publish what waits. Call it from the loop, never from inside the data plane."""
+        for _ in range(len(self._queue)):
+            self._publish(*self._queue.popleft())
+
+    def _meter(self, topic: str) -> _Meter:
+        """Return the bucket of a kind, filled up to now."""
+        now_ns = self._clock_ns()
+        meter = self._meters.get(topic)
+        if meter is None:
+            meter = self._meters[topic] = _Meter(self._per_s_max, now_ns)
+        passed_s = max(0, now_ns - meter.at_ns) / 1e9
+        meter.tokens = min(self._per_s_max, meter.tokens + passed_s * self._per_s_max)
+        meter.at_ns = now_ns
+        return meter

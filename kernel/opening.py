@@ -1,0 +1,147 @@
+"""What a subscription asks for, checked before anything is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sira import _native
+from sira.kernel.errors import (
+    BadRequest,
+    Conflict,
+    ContractMismatch,
+    Denied,
+    QuotaExceeded,
+    Unsupported,
+)
+from sira.kernel.subscriptions import Subscription
+from sira.kernel.topics import (
+    NODE_PREFIX,
+    REPLY_PREFIX,
+    check_reply_topic,
+    first_token,
+    intersects,
+    is_pattern,
+)
+from sira.v1 import bus_pb2
+
+if TYPE_CHECKING:
+    from sira.kernel.bus import Bus
+    from sira.kernel.streams import SubscribeStream
+
+_GROUP_CHARS_MAX = 255
+_WINDOW_MESSAGES_MAX = 1 << 20
+_WINDOW_BYTES_MAX = 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to open: defaults filled in, limits applied."""
+
+    overflow: int
+    window_messages: int
+    window_bytes: int
+    contract: _native.Contract | None
+    replaced: list[Subscription]  # the same client's, on an older stream: it has come back
+
+
+def check_open(bus: Bus, stream: SubscribeStream, request: bus_pb2.Open) -> Wanted:
+    """Check one Open against the rules of the bus; nothing is changed.
+
+    Raises:
+        BadTopic, BadRequest: not well formed.
+        Unsupported: options of durable topics.
+        Conflict: the number is taken in this stream.
+        Denied: not allowed, or another client's private reply topic.
+        ContractMismatch: a topic that it matches declares other tensors.
+        QuotaExceeded: subscriptions_per_client_max.
+    """
+    client, pattern, settings = stream.client, request.pattern, bus.settings
+    if request.subscription == 0:
+        raise BadRequest(
+            "subscription 0 is none: number them from 1", details={"field": "subscription"}
+        )
+    if request.subscription in stream.subscriptions:
+        raise Conflict(f"this stream has a subscription {request.subscription} already")
+    if request.start or request.ack_wait_ms or request.max_deliver:
+        raise Unsupported(
+            "start, ack_wait and max_deliver need a durable topic, and this node has none",
+            details={"feature": "durable"},
+        )
+    _native.check_pattern(pattern)
+    _check_group(request.group)
+    if request.overflow not in bus_pb2.Overflow.values():
+        raise BadRequest(f"{request.overflow} is no overflow rule", details={"field": "overflow"})
+    if client.number and client.subscription_count >= settings.subscriptions_per_client_max:
+        limit = settings.subscriptions_per_client_max
+        bus.events.emit(
+            "sira.limit",
+            setting="subscriptions_per_client_max",
+            value=limit,
+            principal=str(client.principal),
+        )
+        raise QuotaExceeded(
+            f"subscriptions_per_client_max = {limit} is reached",
+            details={"setting": "subscriptions_per_client_max"},
+        )
+    bus.may(client.principal, "subscribe", pattern)
+    replaced = _check_private(bus, stream, pattern)
+    contract = _native.Contract(dict(request.contract)) if request.contract else None
+    if contract is not None:
+        _check_contract(bus, pattern, contract)
+    overflow = request.overflow or bus_pb2.OVERFLOW_BLOCK
+    if first_token(pattern) == NODE_PREFIX and overflow == bus_pb2.OVERFLOW_BLOCK:
+        overflow = bus_pb2.OVERFLOW_DROP  # the node never waits to say what it knows
+    return Wanted(
+        overflow=overflow,
+        window_messages=min(
+            request.window_messages or settings.window_messages, _WINDOW_MESSAGES_MAX
+        ),
+        window_bytes=min(request.window_bytes or settings.window_bytes, _WINDOW_BYTES_MAX),
+        contract=contract,
+        replaced=replaced,
+    )
+
+
+def _check_group(group: str) -> None:
+    if len(group) > _GROUP_CHARS_MAX or not group.isprintable():
+        raise BadRequest(
+            f"a group's name is printable and at most {_GROUP_CHARS_MAX} characters",
+            details={"field": "group"},
+        )
+
+
+def _check_private(bus: Bus, stream: SubscribeStream, pattern: str) -> list[Subscription]:
+    """Refuse a private reply topic of another client; return the older ones of this client."""
+    head = first_token(pattern)
+    if not head.startswith("_"):
+        return []
+    if head != REPLY_PREFIX:
+        raise Denied(f"names under {head!r} are reserved", details={"pattern": pattern})
+    check_reply_topic(pattern)
+    older = bus.subscriptions.of_pattern(pattern)
+    if any(each.client is not stream.client for each in older):
+        raise Denied(f"{pattern!r} is private to another client", details={"pattern": pattern})
+    return older
+
+
+def _check_contract(bus: Bus, pattern: str, contract: _native.Contract) -> None:
+    """Refuse a contract that a declared topic, or class, of the pattern contradicts."""
+    declarations = bus.topics.declarations
+    if is_pattern(pattern):
+        declared = [
+            each
+            for kind in (declarations.topics(), declarations.classes())
+            for each in kind
+            if each.contract is not None and intersects(pattern, each.name)
+        ]
+    else:
+        declared = [declarations.effective(pattern)]
+    for each in declared:
+        difference = each.contract.unify(contract) if each.contract else None
+        if difference is not None:
+            raise ContractMismatch(
+                f"{each.name!r} declares other tensors than this subscription expects:\n"
+                f"{difference}",
+                details={"topic": each.name, "pattern": pattern},
+            )

@@ -1,0 +1,166 @@
+"""Who listens: the open subscriptions of a node, their queue groups, and whom a name reaches."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sira import _native
+from sira.kernel.topics import Trie, is_pattern
+
+if TYPE_CHECKING:
+    from sira.kernel.clients import Client
+    from sira.kernel.streams import SubscribeStream
+
+OVERFLOW_NAMES = {1: "block", 2: "drop", 3: "latest"}
+
+
+@dataclass(slots=True, eq=False)
+class Subscription:
+    """One open subscription.
+
+    Attributes:
+        number: chosen by the client, unique in its stream.
+        overflow: as in `sira.v1.Overflow`, never unspecified.
+        sub: its queue in the data plane.
+    """
+
+    number: int
+    pattern: str
+    client: Client
+    stream: SubscribeStream
+    overflow: int
+    sub: _native.Sub
+    group: QueueGroup | None = None
+    contract: _native.Contract | None = None
+
+    @property
+    def group_name(self) -> str:
+        """Name of the queue group; "": none."""
+        return self.group.name if self.group else ""
+
+
+@dataclass(slots=True, eq=False)
+class QueueGroup:
+    """Members that share the work of one pattern: each message goes to one of them.
+
+    A group is its name, its pattern and its tenant: members with another pattern share work among
+    themselves.
+    """
+
+    name: str
+    pattern: str
+    tenant: str
+    native: _native.Group
+    members: dict[Subscription, None] = field(default_factory=dict)
+
+
+Listener = Subscription | QueueGroup
+
+
+class SubscriptionTable:
+    """All open subscriptions of a node."""
+
+    def __init__(self) -> None:
+        self._trie: Trie[Listener] = Trie()
+        self._groups: dict[tuple[str, str, str], QueueGroup] = {}
+        self._all: dict[Subscription, None] = {}
+        self._contracted: dict[Subscription, None] = {}
+        self._exact: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        """Return how many are open."""
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[Subscription]:
+        """Yield all, oldest first."""
+        return iter(self._all)
+
+    def group(self, name: str, pattern: str, tenant: str) -> QueueGroup:
+        """Return the queue group, made if it is not there; it stays only once it has a member."""
+        found = self._groups.get((tenant, name, pattern))
+        return found or QueueGroup(name, pattern, tenant, _native.Group(name))
+
+    def add(self, subscription: Subscription) -> None:
+        """Make it live: from now on it matches."""
+        self._all[subscription] = None
+        if subscription.contract is not None:
+            self._contracted[subscription] = None
+        if not is_pattern(subscription.pattern):
+            self._exact[subscription.pattern] += 1
+        group = subscription.group
+        if group is None:
+            self._trie.add(subscription.pattern, subscription)
+            return
+        if not group.members:
+            self._groups[group.tenant, group.name, group.pattern] = group
+            self._trie.add(group.pattern, group)
+        group.members[subscription] = None
+
+    def remove(self, subscription: Subscription) -> None:
+        """Let it match no more."""
+        del self._all[subscription]
+        self._contracted.pop(subscription, None)
+        if not is_pattern(subscription.pattern):
+            self._exact[subscription.pattern] -= 1
+            if not self._exact[subscription.pattern]:
+                del self._exact[subscription.pattern]
+        group = subscription.group
+        if group is None:
+            self._trie.remove(subscription.pattern, subscription)
+            return
+        del group.members[subscription]
+        if not group.members:
+            del self._groups[group.tenant, group.name, group.pattern]
+            self._trie.remove(group.pattern, group)
+
+    def match(self, name: str) -> list[Listener]:
+        """Return who listens to a name: subscriptions and queue groups."""
+        return self._trie.match(name)
+
+    def match_each(self, name: str) -> Iterator[Subscription]:
+        """Yield the subscriptions that listen to a name, members of groups one by one."""
+        for listener in self._trie.match(name):
+            if isinstance(listener, QueueGroup):
+                yield from listener.members
+            else:
+                yield listener
+
+    def heard(self, name: str) -> bool:
+        """Whether anybody listens to a name."""
+        return bool(self._all) and bool(self._trie.match(name))
+
+    def of_pattern(self, pattern: str) -> list[Subscription]:
+        """Return the subscriptions that asked for exactly this name."""
+        return [s for s in self.match_each(pattern) if s.pattern == pattern]
+
+    def contracted(self) -> Iterator[Subscription]:
+        """Yield the subscriptions that declared a contract."""
+        return iter(self._contracted)
+
+    def exact_names(self) -> list[str]:
+        """Return the names that somebody listens to without a wildcard."""
+        return list(self._exact)
+
+    def targets(
+        self, name: str, may_read: Callable[[Subscription], bool]
+    ) -> list[_native.Sub | _native.Group]:
+        """Return the queues that a message of this name goes to.
+
+        A group whose members may not all read the name is replaced by one member that may: the data
+        plane chooses freely inside a group, and must not choose one that may not.
+        """
+        found: list[_native.Sub | _native.Group] = []
+        for listener in self._trie.match(name):
+            if isinstance(listener, Subscription):
+                if may_read(listener):
+                    found.append(listener.sub)
+                continue
+            readers = [member for member in listener.members if may_read(member)]
+            if len(readers) == len(listener.members):
+                found.append(listener.native)
+            elif readers:
+                found.append(min(readers, key=lambda member: member.sub.pending).sub)
+        return found

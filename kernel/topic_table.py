@@ -1,0 +1,341 @@
+"""The topics of a node: made when used or declared, dropped when deleted, ownerless or idle."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from sira import _native
+from sira.kernel.errors import (
+    BadRequest,
+    Conflict,
+    ContractMismatch,
+    Denied,
+    NotFound,
+    QuotaExceeded,
+    Unsupported,
+)
+from sira.kernel.events import Events
+from sira.kernel.settings import Settings
+from sira.kernel.subscriptions import SubscriptionTable
+from sira.kernel.topics import (
+    NODE_PREFIX,
+    OTHER_CLASS,
+    REPLY_CLASS,
+    RESERVED,
+    Declaration,
+    Declarations,
+    first_token,
+    intersects,
+    is_pattern,
+)
+from sira.v1 import bus_pb2
+
+# Replies to requesters that are gone all count on this one topic, so that made-up reply names take
+# no memory. Its name is none that a client can use.
+LOST_REPLIES = "_reply.lost"
+_STEP_TOPICS = 200  # dropped or looked at in one step: well under a millisecond of the loop
+
+
+@dataclass(slots=True)
+class _Use:
+    """When a topic that nobody declared was last seen in use."""
+
+    published: int
+    since_ns: int
+
+
+class TopicTable:
+    """All topics of a node, and what holds for each."""
+
+    def __init__(
+        self,
+        hub: _native.Hub,
+        settings: Settings,
+        subscriptions: SubscriptionTable,
+        events: Callable[[], Events],
+        owner_lives: Callable[[int], bool],
+    ) -> None:
+        """Begin empty. `owner_lives` tells whether the client of a number still has a stream."""
+        self.declarations = Declarations()
+        self._hub, self._settings, self._subscriptions = hub, settings, subscriptions
+        self._events, self._owner_lives = events, owner_lives
+        self._implicit: dict[str, _Use] = {}
+        self._retained: dict[str, _native.HubTopic] = {}
+        self._doomed: deque[tuple[str, str]] = deque()
+        self._sweep: deque[str] = deque()
+        self._next_sweep_ns = 0
+
+    def __len__(self) -> int:
+        """Return how many topics there are, declared or in use."""
+        return len(self._implicit) + len(self.declarations)
+
+    # ---- in use ----------------------------------------------------------------------------------
+
+    def ensure(self, name: str, *, reply_owner: int = 0) -> _native.HubTopic:
+        """Return the topic of a checked name, made if it is not there.
+
+        Raises:
+            QuotaExceeded: topics_max.
+        """
+        topic = self._hub.topic(name)
+        if topic is not None:
+            return topic
+        self._check_room("")
+        said = self.declarations.effective(name)
+        topic = self._hub.declare(
+            name,
+            retain=said.retain,
+            contract=said.contract,
+            owner=reply_owner,
+            group=self.declarations.class_row(name),
+        )
+        self._implicit[name] = _Use(0, 0)
+        self._note_retained(topic)
+        return topic
+
+    def lost_replies(self) -> _native.HubTopic:
+        """Return the topic on which replies to nobody are counted."""
+        return self._hub.topic(LOST_REPLIES) or self._hub.declare(LOST_REPLIES, group=REPLY_CLASS)
+
+    def retained(self) -> Iterator[_native.HubTopic]:
+        """Yield the topics that keep their last message."""
+        return iter(list(self._retained.values()))
+
+    def forget_reply(self, name: str) -> None:
+        """Drop a private reply topic with its subscriber."""
+        if self._implicit.pop(name, None) is not None:
+            self._hub.drop(name)
+
+    # ---- declared --------------------------------------------------------------------------------
+
+    def create(self, request: bus_pb2.CreateTopicRequest, *, owner: int, by: str) -> Declaration:
+        """Declare a topic, or a class of topics by a pattern; the same again changes nothing.
+
+        Args:
+            request: as it came.
+            owner: number of the client that it dies with; 0: it stays.
+            by: principal, for the fact on `sira.topic.created`.
+
+        Raises:
+            BadTopic, BadRequest: name or contract not well formed, unknown kind.
+            Denied: a reserved name.
+            Unsupported: kind `durable`, retention.
+            Conflict: declared otherwise, or owned by another client.
+            ContractMismatch: a subscription that is there expects other tensors.
+            QuotaExceeded: topics_max, topics_owned_per_client_max.
+        """
+        name = request.name
+        _check_name(name)
+        declaration = Declaration(
+            name,
+            retain=_retain(request),
+            contract_texts=dict(request.contract),
+            contract=_native.Contract(dict(request.contract)) if request.contract else None,
+            owner=owner,
+        )
+        existing = self.declarations.get(name)
+        if existing is not None and existing.owner and not self._owner_lives(existing.owner):
+            self._drop(name, "PEER_LOST")  # its turn had not come yet
+            existing = None
+        if existing is not None:
+            if existing.same_as(declaration):
+                return existing
+            raise Conflict(f"{name!r} is declared otherwise", details={"topic": name})
+        self._check_contracts(declaration)
+        self._check_owned(owner)
+        if name not in self._implicit:
+            self._check_room(by)
+        self.declarations.add(declaration)
+        self._apply(name)
+        self._events().emit(
+            "sira.topic.created",
+            topic=name,
+            kind="latest" if declaration.retain else "volatile",
+            owned=bool(owner),
+            principal=by,
+        )
+        return declaration
+
+    def delete(self, name: str) -> None:
+        """Forget a declaration or a topic in use; its counts are folded into its class.
+
+        Raises:
+            NotFound: there is no such topic or class.
+        """
+        if not self._drop(name, "DELETED"):
+            raise NotFound(f"there is no topic or class {name!r}", details={"topic": name})
+
+    def drop_owned(self, owner: int) -> None:
+        """Let the topics of a client that is gone be dropped, some at each step."""
+        self._doomed.extend((name, "PEER_LOST") for name in self.declarations.owned_by(owner))
+
+    # ---- time ------------------------------------------------------------------------------------
+
+    def step(self, now_ns: int) -> bool:
+        """Do a little of what waits: drop topics without owner, forget idle ones.
+
+        Returns:
+            Whether there is more to do at once.
+        """
+        for _ in range(min(_STEP_TOPICS, len(self._doomed))):
+            name, reason = self._doomed.popleft()
+            said = self.declarations.get(name)
+            if said is not None and said.owner and not self._owner_lives(said.owner):
+                self._drop(name, reason)
+        if self._doomed:
+            return True
+        idle_ns = round(self._settings.topic_idle_s * 1e9)
+        if not self._sweep and now_ns >= self._next_sweep_ns:
+            self._sweep.extend(self._implicit)
+            self._next_sweep_ns = now_ns + idle_ns // 4
+        for _ in range(min(_STEP_TOPICS, len(self._sweep))):
+            self._look(self._sweep.popleft(), now_ns, idle_ns)
+        return bool(self._sweep)
+
+    # ---- for people ------------------------------------------------------------------------------
+
+    def names(self) -> Iterator[str]:
+        """Yield all names: topics in use, declared topics and classes, names listened to."""
+        yield from self._implicit
+        yield from (each.name for each in self.declarations.topics())
+        yield from (each.name for each in self.declarations.classes())
+        for name in self._subscriptions.exact_names():
+            if name not in self._implicit and self.declarations.get(name) is None:
+                yield name
+
+    def describe(self, name: str) -> bus_pb2.Topic:
+        """Return what is known of one name."""
+        said = self.declarations.get(name)
+        holds = said or self.declarations.effective(name)
+        topic = None if is_pattern(name) else self._hub.topic(name)
+        class_row = "" if is_pattern(name) else self.declarations.class_row(name)
+        return bus_pb2.Topic(
+            name=name,
+            kind=bus_pb2.TOPIC_KIND_LATEST if holds.retain else bus_pb2.TOPIC_KIND_VOLATILE,
+            contract=holds.contract_texts,
+            owned=bool(holds.owner),
+            class_name="" if class_row == OTHER_CLASS else class_row,
+            declared=said is not None,
+            published=topic.published if topic else 0,
+            subscriptions=0 if is_pattern(name) else len(self._subscriptions.match(name)),
+        )
+
+    # ---- inside ----------------------------------------------------------------------------------
+
+    def _apply(self, name: str) -> None:
+        """Bring the data plane in line with what is declared now under a name or a pattern."""
+        if is_pattern(name):
+            for topic in self._hub.topics():
+                if _native.topic_match(name, topic.name):
+                    self._align(topic)
+            return
+        self._implicit.pop(name, None)
+        said = self.declarations.effective(name)
+        topic = self._hub.declare(
+            name,
+            retain=said.retain,
+            contract=said.contract,
+            owner=said.owner,
+            group=self.declarations.class_row(name),
+        )
+        self._align(topic)
+
+    def _align(self, topic: _native.HubTopic) -> None:
+        said = self.declarations.effective(topic.name)
+        topic.retain, topic.contract, topic.owner = said.retain, said.contract, said.owner
+        group = self.declarations.class_row(topic.name)
+        if topic.group != group:
+            topic.group = group
+        self._note_retained(topic)
+        self._hub.touch(topic.name)
+
+    def _note_retained(self, topic: _native.HubTopic) -> None:
+        if topic.retain:
+            self._retained[topic.name] = topic
+        else:
+            self._retained.pop(topic.name, None)
+
+    def _drop(self, name: str, reason: str) -> bool:
+        said = self.declarations.remove(name)
+        if said is not None:
+            self._events().emit("sira.topic.dropped", topic=name, reason=reason)
+        if is_pattern(name):
+            if said is not None:
+                self._apply(name)
+            return said is not None
+        used = self._implicit.pop(name, None)
+        self._retained.pop(name, None)
+        if self._hub.topic(name) is not None:
+            self._hub.drop(name)
+        return said is not None or used is not None
+
+    def _look(self, name: str, now_ns: int, idle_ns: int) -> None:
+        """Forget a topic that nobody declared when it has been idle for so long."""
+        use, topic = self._implicit.get(name), self._hub.topic(name)
+        if use is None or topic is None:
+            return
+        if topic.published != use.published or use.since_ns == 0:
+            use.published, use.since_ns = topic.published, now_ns
+        elif now_ns - use.since_ns >= idle_ns and not topic.has_retained:
+            self._drop(name, "IDLE")
+
+    def _check_room(self, by: str) -> None:
+        if len(self) >= self._settings.topics_max:
+            limit = self._settings.topics_max
+            self._events().emit("sira.limit", setting="topics_max", value=limit, principal=by)
+            raise QuotaExceeded(
+                f"topics_max = {limit} is reached", details={"setting": "topics_max"}
+            )
+
+    def _check_owned(self, owner: int) -> None:
+        limit = self._settings.topics_owned_per_client_max
+        if owner and self.declarations.owned_count(owner) >= limit:
+            raise QuotaExceeded(
+                f"topics_owned_per_client_max = {limit} is reached",
+                details={"setting": "topics_owned_per_client_max"},
+            )
+
+    def _check_contracts(self, declaration: Declaration) -> None:
+        """Refuse a contract that an open subscription contradicts."""
+        if declaration.contract is None:
+            return
+        for subscription in self._subscriptions.contracted():
+            assert subscription.contract is not None
+            if intersects(declaration.name, subscription.pattern):
+                difference = declaration.contract.unify(subscription.contract)
+                if difference is not None:
+                    raise ContractMismatch(
+                        f"a subscription to {subscription.pattern!r} expects other tensors:\n"
+                        f"{difference}",
+                        details={"topic": declaration.name, "pattern": subscription.pattern},
+                    )
+
+
+def _check_name(name: str) -> None:
+    """Refuse names that are not well formed or not for clients to declare."""
+    if is_pattern(name):
+        _native.check_pattern(name)
+    else:
+        _native.check_topic(name)
+    head = first_token(name)
+    if head in (NODE_PREFIX, *RESERVED) or head.startswith("_"):
+        raise Denied(f"names under {head!r} are reserved", details={"topic": name})
+    if name == OTHER_CLASS:
+        raise BadRequest("the class of all topics cannot be declared", details={"field": "name"})
+
+
+def _retain(request: bus_pb2.CreateTopicRequest) -> bool:
+    """Return whether the topic keeps its last message."""
+    if (
+        request.kind == bus_pb2.TOPIC_KIND_DURABLE
+        or request.HasField("keep_s")
+        or request.HasField("keep_bytes")
+    ):
+        raise Unsupported(
+            "durable topics and retention are not in this node", details={"feature": "durable"}
+        )
+    if request.kind not in bus_pb2.TopicKind.values():
+        raise BadRequest(f"{request.kind} is no kind of topic", details={"field": "kind"})
+    return request.kind == bus_pb2.TOPIC_KIND_LATEST
