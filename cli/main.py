@@ -1,16 +1,148 @@
-"""Where the command `sira` starts."""
+"""Where the command `sira` starts: parse, run one verb, turn every end into an exit code.
+
+Nothing heavy is imported before the arguments are known: help and errors are instant, and `sira up`
+can make its supervisor before gRPC starts a thread.
+"""
 
 from __future__ import annotations
 
+import inspect
+import json
+import os
+import signal
 import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from sira import __version__
+if TYPE_CHECKING:
+    import argparse
+
+    from sira.cli.output import CliError, Output, Result
+    from sira.cli.verbs import Verb
 
 
-def main() -> int:
-    """Print the version; the verbs are not here yet."""
-    if sys.argv[1:] not in (["version"], ["--version"]):
-        print("sira: only `sira version` works so far", file=sys.stderr)
-        return 2
-    print(__version__)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `sira` with `argv` (default: the process's own); returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(words)
+    except BrokenPipeError:
+        # The reader has gone, as in `sira sub ">" | head`. Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+
+
+def _main(words: list[str]) -> int:
+    try:
+        from sira.cli.output import CliError, Output, UsageError
+        from sira.cli.parser import build, expand_default
+    except KeyboardInterrupt:
+        return _interrupted_early(words)
+    out = Output("", as_json="--json" in words)
+    try:
+        parser = build()
+        args = parser.parse_args(expand_default(words))
+        if args.version:
+            args = parser.parse_args(["version", *(["--json"] if args.json else [])])
+        if args.emit_spec or args.completion:
+            return _print_table(args)
+        verb: Verb | None = getattr(args, "verb", None)
+        if verb is None:
+            if words and words != ["--json"]:
+                raise UsageError("no verb given", help="see `sira --help`")
+            parser.print_help(sys.stderr if out.as_json else sys.stdout)
+            raise UsageError("no verb given", help="see the list above")
+        out.verb, out.as_json = verb.name, args.json
+        result = _run(verb, args, out)
+        out.result(result.data)
+        return result.exit_code
+    except CliError as error:
+        out.error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return _fail(out, _interrupted())
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        return _fail(out, _translate(error))
+
+
+def _fail(out: Output, error: CliError) -> int:
+    out.error(error)
+    return error.exit_code
+
+
+def _run(verb: Verb, args: argparse.Namespace, out: Output) -> Result:
+    module, _, name = verb.run.partition(":")
+    handler: Any = getattr(import_module(f"sira.cli.{module}"), name)
+    if not inspect.iscoroutinefunction(handler):
+        result: Result = handler(args, out)
+        return result
+    from sira.cli.link import run_async
+
+    return run_async(handler, args, out, endless=verb.endless)
+
+
+def _print_table(args: argparse.Namespace) -> int:
+    from sira.cli.spec import completion, specification
+
+    if args.completion:
+        sys.stdout.write(completion(args.completion))
+    else:
+        json.dump(specification(), sys.stdout, indent=2)
+        sys.stdout.write("\n")
     return 0
+
+
+def _interrupted() -> CliError:
+    from sira.cli.output import EXIT_INTERRUPTED, CliError
+
+    return CliError("INTERRUPTED", "interrupted before it was done", exit_code=EXIT_INTERRUPTED)
+
+
+def _interrupted_early(words: list[str]) -> int:
+    """Keep the promise of one last envelope even when Ctrl-C comes while modules are loaded."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return _fail_early(words)
+
+
+def _fail_early(words: list[str]) -> int:
+    from sira.cli.output import Output
+
+    return _fail(Output("", as_json="--json" in words), _interrupted())
+
+
+def _translate(error: Exception) -> CliError:
+    """Turn what a verb raised into one line; SIRA_TRACE=1 shows the trace of any."""
+    from sira.cli.output import EXIT_REFUSED, EXIT_UNREACHABLE, CliError
+    from sira.kernel.errors import SiraError, Unreachable
+
+    if os.environ.get("SIRA_TRACE"):
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, SiraError):
+        help_text = error.help
+        exit_code = EXIT_REFUSED
+        if isinstance(error, Unreachable):
+            exit_code = EXIT_UNREACHABLE
+            help_text = "start a node with `sira up`, or name one with --url or SIRA_URL"
+        return CliError(
+            error.code,
+            str(error),
+            help=help_text,
+            exit_code=exit_code,
+            retryable=error.retryable,
+            details=error.details,
+        )
+    if isinstance(error, OSError):
+        return CliError(
+            "OS_ERROR", str(error), help="check the path and its rights", exit_code=EXIT_REFUSED
+        )
+    return CliError(
+        "INTERNAL",
+        f"{type(error).__name__}: {error}",
+        help="a fault of this command: SIRA_TRACE=1 shows where",
+        exit_code=EXIT_REFUSED,
+    )

@@ -1,0 +1,144 @@
+"""`sira ledger` and `sira explain`."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping
+from typing import Any
+
+from sira.cli.link import Stop, connected
+from sira.cli.output import EXIT_UNACCOUNTED, Output, Result
+
+_COUNTS = (
+    "published",
+    "owed",
+    "received",
+    "delivered",
+    "forwarded",
+    "pending",
+    "retained",
+    "superseded",
+    "expired",
+    "dead_lettered",
+    "redelivered",
+)
+_REASONS = ("dropped", "unknown", "refused")
+
+
+async def ledger(args: Namespace, out: Output, stop: Stop) -> Result:
+    """Show what became of every message; exit code 1 when one is unexplained."""
+    from rich.table import Table
+
+    out.start(pattern=args.pattern)
+    async with connected(args) as bus:
+        found = await bus.ledger(args.pattern)
+    rows = [ledger_row(row) for row in found.rows]
+    table = Table(
+        "topic", "published", "owed", "delivered", "pending", "kept", "expired", "dropped"
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_column("unknown")
+    table.add_column("refused")
+    table.add_column("")
+    for row in rows:
+        out.item(row)
+        table.add_row(
+            row["topic"],
+            str(row["published"]),
+            str(row["owed"]),
+            str(row["delivered"]),
+            str(row["pending"]),
+            str(row["retained"]),
+            str(row["expired"] + row["superseded"]),
+            *(_reasons(row[name]) for name in _REASONS),
+            "" if row["balanced"] else f"{unexplained(row)} unexplained",
+        )
+    missing = sum(unexplained(row) for row in rows)
+    balanced = bool(found.balanced) and all(row["balanced"] for row in rows)
+    if rows:
+        out.show(table)
+    out.text(
+        f"{len(rows)} rows, balanced: every message is accounted for"
+        if balanced
+        else f"{len(rows)} rows, NOT balanced: {missing} deliveries are unexplained"
+    )
+    data = {"rows": len(rows), "balanced": balanced, "unexplained": missing}
+    return Result(data, 0 if balanced else EXIT_UNACCOUNTED)
+
+
+def ledger_row(row: Any) -> dict[str, Any]:
+    """Return a row as JSON has it, judged here and not only by the node."""
+    found: dict[str, Any] = {
+        "topic": row.topic,
+        "node": row.node,
+        **{name: getattr(row, name) for name in _COUNTS},
+        **{name: dict(getattr(row, name)) for name in _REASONS},
+        "class_row": row.class_row,
+    }
+    found["balanced"] = unexplained(found) == 0 and "" not in found["unknown"]
+    return found
+
+
+def unexplained(row: Mapping[str, Any]) -> int:
+    """Deliveries of `row` that no column explains; counted twice is as unexplained as missing."""
+    explained = sum(
+        row[name]
+        for name in (
+            "delivered",
+            "forwarded",
+            "pending",
+            "retained",
+            "superseded",
+            "expired",
+            "dead_lettered",
+        )
+    )
+    explained += sum(row["dropped"].values())
+    explained += sum(count for reason, count in row["unknown"].items() if reason)
+    return abs(int(row["owed"]) + int(row["received"]) - int(explained))
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    return " ".join(f"{reason}={count}" for reason, count in sorted(counts.items()) if count)
+
+
+async def explain(args: Namespace, out: Output, stop: Stop) -> Result:
+    """Say who gets a topic's messages, by which lane, and why."""
+    from rich.table import Table
+
+    async with connected(args) as bus:
+        found = await bus.explain(args.topic, action=args.action)
+    matches = [
+        {
+            "client": match.client,
+            "pattern": match.pattern,
+            "group": match.group,
+            "lane": match.lane,
+            "lane_reason": match.lane_reason,
+            "pending": match.pending,
+            "state": match.state,
+        }
+        for match in found.matches
+    ]
+    out.text(f"{args.action} {args.topic}: {found.decision}, {found.kind}")
+    for reason in found.reasons:
+        out.text(f"  {reason}")
+    for name, spec in sorted(found.contract.items()):
+        out.text(f"  contract {name}: {spec}")
+    if matches:
+        table = Table("client", "pattern", "group", "lane", "why", "pending", "state")
+        for match in matches:
+            table.add_row(*(str(value) for value in match.values()))
+        out.show(table)
+    else:
+        out.text("  nobody listens")
+    data = {
+        "topic": args.topic,
+        "decision": found.decision,
+        "reasons": list(found.reasons),
+        "kind": found.kind,
+        "contract": dict(found.contract),
+        "matches": matches,
+    }
+    return Result(data, 0 if found.decision == "allow" else EXIT_UNACCOUNTED)

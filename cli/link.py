@@ -1,0 +1,115 @@
+"""What verbs that talk to a node share: the loop, signals, the connection."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from argparse import Namespace
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sira.cli.output import EXIT_INTERRUPTED, CliError, Output, Result
+from sira.client.address import URL_DEFAULT
+
+if TYPE_CHECKING:
+    from sira.client.bus import Bus
+
+T = TypeVar("T")
+Handler = Callable[[Namespace, Output, "Stop"], Awaitable[Result]]
+
+# Long enough for a node that is just starting, short enough to be told that there is none.
+_CONNECT_S = 3.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stop:
+    """Set by the first SIGINT or SIGTERM while an endless verb runs."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self.signal: str | None = None
+
+    def set(self, number: signal.Signals) -> None:
+        """Ask the verb to end."""
+        self.signal = number.name
+        self._event.set()
+
+    @property
+    def asked(self) -> bool:
+        """Whether it was asked to end."""
+        return self._event.is_set()
+
+    async def sleep(self, seconds: float) -> bool:
+        """Wait for `seconds`, or less when asked to end; true when asked."""
+        try:
+            await asyncio.wait_for(self._event.wait(), max(seconds, 0.0))
+        except TimeoutError:
+            return False
+        return True
+
+    async def race(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Run `work` to its end, or until asked to end: then it is cancelled, and None returned."""
+        task = asyncio.ensure_future(work)
+        stopped = asyncio.ensure_future(self._event.wait())
+        try:
+            await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            return None
+        finally:
+            for future in (task, stopped):
+                if not future.done():
+                    future.cancel()
+                    await asyncio.gather(future, return_exceptions=True)
+
+
+def run_async(handler: Handler, args: Namespace, out: Output, *, endless: bool) -> Result:
+    """Run an asynchronous verb on a loop of its own.
+
+    Raises:
+        CliError: INTERRUPTED, when a signal came and the verb is not one that signals end well, or
+            came twice.
+    """
+    import uvloop
+
+    async def guarded() -> Result:
+        loop, stop = asyncio.get_running_loop(), Stop()
+        task = asyncio.ensure_future(handler(args, out, stop))
+
+        def on_signal(number: signal.Signals) -> None:
+            if endless and not stop.asked:
+                stop.set(number)
+            else:
+                task.cancel()
+
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, on_signal, number)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            raise CliError(
+                "INTERRUPTED", "interrupted before it was done", exit_code=EXIT_INTERRUPTED
+            ) from None
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(guarded())
+
+
+def url_of(args: Namespace) -> str:
+    """--url, else SIRA_URL, else the default address."""
+    return str(args.url or os.environ.get("SIRA_URL") or URL_DEFAULT)
+
+
+@asynccontextmanager
+async def connected(args: Namespace, *, timeout_s: float = _CONNECT_S) -> AsyncIterator[Bus]:
+    """Connect to the node that the arguments name.
+
+    Raises:
+        Unreachable: it does not answer within `timeout_s`.
+    """
+    from sira.client.bus import connect
+
+    async with connect(url_of(args), name="sira-cli", timeout_s=timeout_s) as bus:
+        yield bus

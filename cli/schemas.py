@@ -1,0 +1,243 @@
+"""JSON Schemas of what verbs put into `item` and `result`. Keys carry their unit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Schema = dict[str, Any]
+
+STRING: Schema = {"type": "string"}
+INTEGER: Schema = {"type": "integer"}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+NUMBER: Schema = {"type": ["number", "string"], "description": "nan, inf and -inf are text"}
+BOOLEAN: Schema = {"type": "boolean"}
+COUNTS: Schema = {"type": "object", "additionalProperties": COUNT}
+STRINGS: Schema = {"type": "object", "additionalProperties": STRING}
+NUMBERS: Schema = {"type": "object", "additionalProperties": NUMBER}
+
+
+def maybe(schema: Schema) -> Schema:
+    """`schema`, or null."""
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def listed(schema: Schema) -> Schema:
+    """A list of `schema`."""
+    return {"type": "array", "items": schema}
+
+
+def one_of(*words: str) -> Schema:
+    """One of `words`."""
+    return {"enum": list(words)}
+
+
+def record(**properties: Schema) -> Schema:
+    """An object in which all these are present."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+COUNTED = record(count=COUNT)
+UP = record(node=STRING, address=STRING, data_dir=STRING, signal=maybe(STRING))
+STATUS = record(
+    url=STRING,
+    node=STRING,
+    version=STRING,
+    uptime_ns=COUNT,
+    principal=STRING,
+    tenant=STRING,
+    lanes=listed(STRING),
+    features=COUNTS,
+    clients=COUNT,
+    subscriptions=COUNT,
+    topics=COUNT,
+    balanced=BOOLEAN,
+    values=NUMBERS,
+)
+TOPIC = record(
+    name=STRING,
+    kind=one_of("volatile", "latest", "durable"),
+    contract=STRINGS,
+    owned=BOOLEAN,
+    class_name=STRING,
+    declared=BOOLEAN,
+    published=COUNT,
+    subscriptions=COUNT,
+)
+DELETED = record(name=STRING)
+_TOP_TOPIC = record(
+    name=STRING, published=COUNT, rate=NUMBER, delivered=COUNT, pending=COUNT, lost=COUNT
+)
+_TOP_CLIENT = record(
+    id=STRING,
+    principal=STRING,
+    peer=STRING,
+    published=COUNT,
+    delivered=COUNT,
+    publish_rate=NUMBER,
+    deliver_rate=NUMBER,
+    queued_bytes=COUNT,
+)
+_TOP_SUBSCRIPTION = record(
+    client=STRING,
+    pattern=STRING,
+    group=STRING,
+    overflow=STRING,
+    rate=NUMBER,
+    pending=COUNT,
+    in_flight=COUNT,
+    delivered=COUNT,
+    dropped=COUNT,
+    stalled=BOOLEAN,
+)
+TOP = record(
+    node=STRING,
+    uptime_ns=COUNT,
+    interval_s=NUMBER,
+    topics=listed(_TOP_TOPIC),
+    clients=listed(_TOP_CLIENT),
+    subscriptions=listed(_TOP_SUBSCRIPTION),
+)
+TOP_RESULT = record(pictures=COUNT)
+RECEIPT = record(
+    id=STRING,
+    matched=COUNT,
+    grade=STRING,
+    lanes=listed(STRING),
+    copies=COUNT,
+    bytes=COUNT,
+    nodes=COUNT,
+    spooled=BOOLEAN,
+    offset=maybe(COUNT),
+)
+PUB_RESULT = record(
+    topic=STRING,
+    accepted=COUNT,
+    refused=COUNT,
+    unknown=COUNT,
+    matched=COUNT,
+    bytes=COUNT,
+    seconds=NUMBER,
+)
+TENSOR = record(
+    dtype=STRING,
+    shape=listed(COUNT),
+    bytes=COUNT,
+    min=maybe(NUMBER),
+    mean=maybe(NUMBER),
+    max=maybe(NUMBER),
+    nan_count=COUNT,
+)
+MESSAGE = record(
+    topic=STRING,
+    id=STRING,
+    source=STRING,
+    time_ns=COUNT,
+    headers=STRINGS,
+    content_type=STRING,
+    priority=COUNT,
+    payload_bytes=COUNT,
+    tensors={"type": "object", "additionalProperties": TENSOR},
+    text=maybe(STRING),
+    saved=maybe(STRING),
+)
+SUB_RESULT = record(pattern=STRING, messages=COUNT, payload_bytes=COUNT, seconds=NUMBER)
+REQUEST_RESULT = record(topic=STRING, replies=COUNT, round_trip_ns=COUNT)
+LEDGER_ROW = record(
+    topic=STRING,
+    node=STRING,
+    published=COUNT,
+    owed=COUNT,
+    received=COUNT,
+    delivered=COUNT,
+    forwarded=COUNT,
+    pending=COUNT,
+    retained=COUNT,
+    superseded=COUNT,
+    expired=COUNT,
+    dropped=COUNTS,
+    dead_lettered=COUNT,
+    unknown=COUNTS,
+    redelivered=COUNT,
+    refused=COUNTS,
+    class_row=BOOLEAN,
+    balanced=BOOLEAN,
+)
+LEDGER_RESULT = record(rows=COUNT, balanced=BOOLEAN, unexplained=COUNT)
+_EXPLAIN_MATCH = record(
+    client=STRING,
+    pattern=STRING,
+    group=STRING,
+    lane=STRING,
+    lane_reason=STRING,
+    pending=COUNT,
+    state=STRING,
+)
+EXPLAIN = record(
+    topic=STRING,
+    decision=one_of("allow", "deny"),
+    reasons=listed(STRING),
+    kind=STRING,
+    contract=STRINGS,
+    matches=listed(_EXPLAIN_MATCH),
+)
+_VERDICTS = ("no baseline", "same", "faster", "slower", "not comparable")
+BENCH = record(
+    machine=record(cpu=STRING, cores=COUNT, memory_bytes=COUNT, kernel=STRING, python=STRING),
+    pattern=one_of("pub", "request"),
+    lane=STRING,
+    payload=record(dtype=STRING, shape=listed(COUNT), bytes=COUNT),
+    rate_target=maybe(NUMBER),
+    rate_achieved=NUMBER,
+    messages=COUNT,
+    seconds=NUMBER,
+    latency_us=record(p50=NUMBER, p90=NUMBER, p99=NUMBER, p99_9=NUMBER, max=NUMBER),
+    gb_per_s=NUMBER,
+    copies=COUNT,
+    time_us=NUMBERS,
+    cpu_s=NUMBERS,
+    lost=INTEGER,
+    broken=COUNT,
+    ledger=record(published=COUNT, delivered=COUNT, unexplained=COUNT, balanced=BOOLEAN),
+    verdict=record(state=one_of(*_VERDICTS), reasons=listed(STRING)),
+)
+CHECK = record(
+    name=STRING, state=one_of("ok", "warning", "failed"), found=STRING, why=STRING, help=STRING
+)
+DOCTOR_RESULT = record(ok=COUNT, warnings=COUNT, failed=COUNT)
+SETTING = record(
+    name=STRING,
+    value=STRING,
+    unit=STRING,
+    origin=STRING,
+    reason=STRING,
+    schema={"type": "object"},
+)
+VERSION = record(
+    sira=STRING, native=STRING, protocol=COUNT, python=STRING, grpcio=STRING, numpy=STRING
+)
+ERROR = record(
+    code=STRING,
+    message=STRING,
+    retryable=BOOLEAN,
+    details=STRINGS,
+    help=STRING,
+    exit_code=COUNT,
+)
+WARNING = record(message=STRING)
+PROGRESS = record(message=STRING, done=maybe(NUMBER))
+
+
+def envelope(kind: str, data: Schema) -> Schema:
+    """An envelope of type `kind` that carries `data`."""
+    return {
+        "type": "object",
+        "properties": {
+            "v": {"const": 1},
+            "type": {"const": kind},
+            "seq": COUNT,
+            "time": {"type": "number", "description": "Unix time, seconds"},
+            "data": data,
+        },
+        "required": ["v", "type", "seq", "time", "data"],
+        "additionalProperties": False,
+    }

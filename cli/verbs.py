@@ -1,0 +1,421 @@
+"""The table of verbs: parser, help, completion and `sira --emit-spec` are made from it alone.
+
+A verb of two words ("topics create") is a verb of its own; `default` marks the one that runs when
+only the first word is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sira.cli import schemas as s
+from sira.cli.output import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_REFUSED,
+    EXIT_UNACCOUNTED,
+    EXIT_UNREACHABLE,
+    EXIT_USAGE,
+)
+from sira.client.address import URL_DEFAULT
+from sira.kernel.settings import SCHEMA
+
+Kind = Literal["string", "integer", "number", "boolean", "path"]
+Effects = Literal["read", "idempotent", "once"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Argument:
+    """One argument. A name with dashes is an option, else its place counts."""
+
+    name: str
+    help: str
+    kind: Kind = "string"
+    default: Any = None
+    choices: tuple[str, ...] = ()
+    metavar: str = ""
+    many: bool = False
+    required: bool = False
+    minimum: float | None = None
+
+    @property
+    def positional(self) -> bool:
+        """Whether it is told by its place."""
+        return not self.name.startswith("-")
+
+    @property
+    def key(self) -> str:
+        """Its name in the parsed arguments and in the specification."""
+        return self.name.lstrip("-").replace("-", "_")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """One verb: what it takes, does, gives, and how it may end."""
+
+    name: str
+    summary: str
+    run: str
+    """`module:function` of sira.cli; loaded when the verb runs."""
+    arguments: tuple[Argument, ...] = ()
+    effects: Effects = "read"
+    result: Mapping[str, Any] = field(default_factory=dict)
+    item: Mapping[str, Any] | None = None
+    exits: Mapping[int, str] = field(default_factory=dict)
+    endless: bool = False
+    """Ctrl-C is the usual way to end it: then it ends with a result, not with INTERRUPTED."""
+    connects: bool = True
+    default: bool = False
+
+    @property
+    def exit_codes(self) -> dict[int, str]:
+        """Exit code -> meaning, the common ones included."""
+        common = {EXIT_OK: "done, and all is accounted for", EXIT_USAGE: "the arguments are wrong"}
+        if self.connects:
+            common[EXIT_REFUSED] = "the node refused, or the request failed"
+            common[EXIT_UNREACHABLE] = "no node answers at the address"
+        common[EXIT_INTERRUPTED] = "interrupted before it was done"
+        return dict(sorted({**common, **self.exits}.items()))
+
+
+JSON = Argument(
+    name="--json", kind="boolean", help="print one JSON envelope a line, and nothing else"
+)
+URL = Argument(
+    name="--url",
+    metavar="URL",
+    help=f"the node; several are joined by commas (default: SIRA_URL, else {URL_DEFAULT})",
+)
+COMMON = (JSON, URL)
+
+_TOPIC = Argument(name="topic", help="dotted name of the topic")
+_BODY = Argument(
+    name="body",
+    help="text, JSON, - for standard input, or @FILE (.npy, .npz and .json are understood)",
+)
+_TENSOR = Argument(
+    name="--tensor",
+    many=True,
+    metavar="NAME=DTYPE[DIMS]:FILL",
+    help="a tensor made here, as x=f32[1024]:random; FILL is random, range, or a number",
+)
+_HEADER = Argument(name="--header", many=True, metavar="KEY=VALUE", help="a header of the message")
+_PRIORITY = Argument(
+    name="--priority", kind="integer", default=0, minimum=0, help="0 to 7, higher first"
+)
+_ONCE = Argument(name="--once", kind="boolean", help="one picture, then end")
+_SETTINGS = (
+    Argument(
+        name="--config", kind="path", metavar="FILE", help="settings in TOML, flags come before it"
+    ),
+    *(
+        Argument(
+            name=f"--{name.replace('_', '-')}",
+            metavar={"listen": "HOST:PORT", "data_dir": "DIR"}.get(
+                name, spec.unit.upper() or "TEXT"
+            ),
+            help=f"{spec.reason} ({spec.default or 'none'})",
+        )
+        for name, spec in SCHEMA.items()
+    ),
+)
+
+VERBS: tuple[Verb, ...] = (
+    Verb(
+        name="up",
+        summary="run a node until SIGTERM, which drains it",
+        run="node:up",
+        arguments=_SETTINGS,
+        effects="once",
+        result=s.UP,
+        exits={EXIT_UNACCOUNTED: "it could not start, or ended by itself"},
+        endless=True,
+        connects=False,
+    ),
+    Verb(
+        name="status",
+        summary="say whether the node is up, what it carries and whether its ledger balances",
+        run="status:status",
+        arguments=(
+            Argument(
+                name="--prometheus", kind="boolean", help="all metrics in Prometheus' text format"
+            ),
+        ),
+        result=s.STATUS,
+        exits={EXIT_UNACCOUNTED: "the ledger does not balance"},
+    ),
+    Verb(
+        name="top",
+        summary="watch topics, clients, subscriptions and their rates",
+        run="top:top",
+        arguments=(
+            _ONCE,
+            Argument(
+                name="--interval",
+                kind="number",
+                default=1.0,
+                minimum=0.05,
+                metavar="SECONDS",
+                help="time between pictures (1)",
+            ),
+            Argument(name="--pattern", default=">", help="only topics that match"),
+        ),
+        result=s.TOP_RESULT,
+        item=s.TOP,
+        endless=True,
+    ),
+    Verb(
+        name="pub",
+        summary="publish messages and show their receipts",
+        run="publish:pub",
+        arguments=(
+            _TOPIC,
+            _BODY,
+            _TENSOR,
+            _HEADER,
+            Argument(
+                name="--count", kind="integer", minimum=1, help="how many (1; with --rate endless)"
+            ),
+            Argument(name="--rate", kind="number", minimum=0.001, help="messages a second"),
+            _PRIORITY,
+            Argument(
+                name="--ttl",
+                kind="number",
+                minimum=0.000001,
+                metavar="SECONDS",
+                help="expire what is not delivered by then",
+            ),
+            Argument(
+                name="--timeout",
+                kind="number",
+                minimum=0.0,
+                metavar="SECONDS",
+                help="how long to wait for room (the node's publish_block_s)",
+            ),
+            Argument(name="--content-type", metavar="TYPE", help="what the body is"),
+        ),
+        effects="once",
+        result=s.PUB_RESULT,
+        item=s.RECEIPT,
+        exits={EXIT_UNACCOUNTED: "some messages were refused, or their fate is unknown"},
+        endless=True,
+    ),
+    Verb(
+        name="sub",
+        summary="show the messages that match a pattern, or save their tensors",
+        run="subscribe:sub",
+        arguments=(
+            Argument(name="pattern", required=True, help="* matches one token, a last > the rest"),
+            Argument(name="--count", kind="integer", minimum=1, help="end after so many"),
+            Argument(name="--group", default="", help="share the messages with this queue group"),
+            Argument(
+                name="--overflow",
+                choices=("block", "drop", "latest"),
+                default="block",
+                help="what happens when this reader is too slow (block)",
+            ),
+            Argument(
+                name="--save",
+                kind="path",
+                metavar="PATH",
+                help="save tensors: one file (.npz, with --count 1), else a folder",
+            ),
+            Argument(
+                name="--timeout",
+                kind="number",
+                minimum=0.0,
+                metavar="SECONDS",
+                help="end when nothing came for so long; fails when --count was not reached",
+            ),
+            Argument(name="--full", kind="boolean", help="print whole texts, not their beginning"),
+        ),
+        result=s.SUB_RESULT,
+        item=s.MESSAGE,
+        exits={EXIT_UNACCOUNTED: "fewer messages than --count came"},
+        endless=True,
+    ),
+    Verb(
+        name="request",
+        summary="ask, and show the answer",
+        run="publish:request",
+        arguments=(
+            _TOPIC,
+            _BODY,
+            _TENSOR,
+            _HEADER,
+            _PRIORITY,
+            Argument(
+                name="--timeout",
+                kind="number",
+                default=5.0,
+                minimum=0.0,
+                metavar="SECONDS",
+                help="how long to wait for the answer (5)",
+            ),
+            Argument(name="--stream", kind="boolean", help="take many replies, until the end"),
+            Argument(
+                name="--save", kind="path", metavar="PATH", help="save the reply's tensors (.npz)"
+            ),
+            Argument(name="--content-type", metavar="TYPE", help="what the body is"),
+            Argument(name="--full", kind="boolean", help="print whole texts, not their beginning"),
+        ),
+        effects="once",
+        result=s.REQUEST_RESULT,
+        item=s.MESSAGE,
+    ),
+    Verb(
+        name="topics list",
+        summary="list topics, declared and in use",
+        run="topics:list_topics",
+        arguments=(Argument(name="pattern", default=">", help="only those that match"),),
+        result=s.COUNTED,
+        item=s.TOPIC,
+        default=True,
+    ),
+    Verb(
+        name="topics create",
+        summary="declare a topic, or a class of topics by a pattern",
+        run="topics:create",
+        arguments=(
+            Argument(name="topic", required=True, help="dotted name, or a pattern"),
+            Argument(
+                name="--kind",
+                choices=("volatile", "latest", "durable"),
+                default="volatile",
+                help="what is kept (volatile: nothing)",
+            ),
+            Argument(
+                name="--contract",
+                many=True,
+                metavar="NAME=SPEC",
+                help='tensors that messages carry, as "x=f32[N<=1024]"',
+            ),
+        ),
+        effects="idempotent",
+        result=s.TOPIC,
+    ),
+    Verb(
+        name="topics delete",
+        summary="delete a topic",
+        run="topics:delete",
+        arguments=(Argument(name="topic", required=True, help="its name"),),
+        effects="idempotent",
+        result=s.DELETED,
+    ),
+    Verb(
+        name="ledger",
+        summary="show what became of every message; fails when one is unexplained",
+        run="ledger:ledger",
+        arguments=(Argument(name="pattern", default=">", help="only topics that match"),),
+        result=s.LEDGER_RESULT,
+        item=s.LEDGER_ROW,
+        exits={EXIT_UNACCOUNTED: "a message is unexplained"},
+    ),
+    Verb(
+        name="explain",
+        summary="say who gets a topic's messages, by which lane, and why",
+        run="ledger:explain",
+        arguments=(
+            Argument(name="topic", required=True, help="its name"),
+            Argument(
+                name="--action",
+                choices=("publish", "subscribe"),
+                default="publish",
+                help="what to judge (publish)",
+            ),
+        ),
+        result=s.EXPLAIN,
+        exits={EXIT_UNACCOUNTED: "the action is denied"},
+    ),
+    Verb(
+        name="bench",
+        summary="measure the bus between two processes, and count every message",
+        run="bench:bench",
+        arguments=(
+            Argument(
+                name="--pattern",
+                choices=("pub", "request"),
+                default="pub",
+                help="one-way messages, or requests and their replies (pub)",
+            ),
+            Argument(
+                name="--size",
+                default="1MiB",
+                metavar="BYTES",
+                help="payload, as 256 or 1MiB (1MiB)",
+            ),
+            Argument(
+                name="--rate",
+                kind="number",
+                minimum=0.001,
+                help="target, messages a second (none: as fast as it goes)",
+            ),
+            Argument(
+                name="--seconds",
+                kind="number",
+                default=3.0,
+                minimum=0.1,
+                help="length of the measurement (3)",
+            ),
+            Argument(
+                name="--in-flight",
+                kind="integer",
+                default=1,
+                minimum=1,
+                help="requests on the way at once (1)",
+            ),
+            Argument(name="--save", kind="path", metavar="FILE", help="save this as a baseline"),
+            Argument(
+                name="--baseline", kind="path", metavar="FILE", help="judge against this baseline"
+            ),
+            Argument(
+                name="--plot", kind="path", metavar="FILE", help="draw latencies (.png or .svg)"
+            ),
+        ),
+        effects="once",
+        result=s.BENCH,
+        exits={EXIT_UNACCOUNTED: "messages are unexplained, or slower than the baseline"},
+    ),
+    Verb(
+        name="doctor",
+        summary="check this machine, this installation and the way to the node",
+        run="doctor:doctor",
+        arguments=_SETTINGS,
+        result=s.DOCTOR_RESULT,
+        item=s.CHECK,
+        exits={EXIT_UNACCOUNTED: "a check failed"},
+    ),
+    Verb(
+        name="config show",
+        summary="show every setting, its value, where it comes from, and why it is there",
+        run="node:config_show",
+        arguments=(
+            *_SETTINGS,
+            Argument(
+                name="--running",
+                kind="boolean",
+                help="those of the node at --url, not those a node would start with here",
+            ),
+        ),
+        result=s.COUNTED,
+        item=s.SETTING,
+        default=True,
+    ),
+    Verb(
+        name="version",
+        summary="show the version of this command and what it was built with",
+        run="node:version",
+        result=s.VERSION,
+        connects=False,
+    ),
+)
+
+
+def groups() -> dict[str, list[Verb]]:
+    """First word -> its verbs, in the order of the table."""
+    found: dict[str, list[Verb]] = {}
+    for verb in VERBS:
+        found.setdefault(verb.name.split()[0], []).append(verb)
+    return found
