@@ -10,7 +10,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 # cmake and ninja of the venv come first, so that none need be installed on the machine.
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
-FUZZ_S ?= 60
+FUZZ_S ?= 600
 ISSUE ?=
 # REDIS=skip leaves out the tests that need redis-server, and the summary says so.
 REDIS ?=
@@ -135,7 +135,7 @@ fuzz: $(DEV) ## each fuzzer for FUZZ_S seconds; needs clang
 	  -DPython_EXECUTABLE="$(CURDIR)/$(PY)" >/dev/null
 	$(IN_VENV) cmake --build build/fuzz --target fuzzers
 	@for fuzzer in build/fuzz/*_fuzz; do [[ -x $$fuzzer ]] || { echo "no fuzzers yet"; break; }; \
-	  name=$$(basename $$fuzzer); mkdir -p build/corpus/$$name; echo "== $$name, $(FUZZ_S) s"; \
+	  name=$$(basename $$fuzzer _fuzz); mkdir -p build/corpus/$$name; echo "== $$name, $(FUZZ_S) s"; \
 	  $$fuzzer -max_total_time=$(FUZZ_S) -print_final_stats=1 -artifact_prefix=build/corpus/ \
 	    build/corpus/$$name $$([[ ! -d native/fuzz/corpus/$$name ]] || echo native/fuzz/corpus/$$name); done
 

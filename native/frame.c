@@ -169,6 +169,7 @@ static enum sira_status put_field(struct pb_reader *r, uint32_t wire, const stru
 
 static inline enum sira_status parse_fields(struct sira_slice body, const struct field *fields, size_t count)
 {
+    if (body.len == 0) return SIRA_OK; /* body.data may be NULL: no arithmetic on it */
     struct pb_reader r = {body.data, body.data + body.len};
     while (r.at != r.end) {
         const uint8_t *start = r.at;

@@ -193,6 +193,18 @@ static void test_credits(void)
     free(b);
 }
 
+/* An item of a kind of a later version has no body: whoever parses it all the same gets an empty message. */
+static void test_no_body_is_an_empty_one(void)
+{
+    const struct sira_slice none = {NULL, 0};
+    struct sira_chunk chunk;
+    struct sira_credit credit;
+    struct sira_receipt receipt;
+    CHECK_EQUAL(sira_chunk_parse(none, &chunk), SIRA_BAD_ID);
+    CHECK_EQUAL(sira_credit_parse(none, &credit), SIRA_OK);
+    CHECK_EQUAL(sira_receipt_parse(none, &receipt), SIRA_OK);
+}
+
 static void test_receipts(void)
 {
     struct buf *b = buf_new();
@@ -231,6 +243,7 @@ int main(void)
     test_the_last_of_a_oneof_and_of_a_scalar_counts();
     test_chunks();
     test_credits();
+    test_no_body_is_an_empty_one();
     test_receipts();
     return 0;
 }
