@@ -79,6 +79,7 @@ struct xfer {
     Ingress *ingress; /* borrowed; NULL once the stream is gone */
     struct xfer *prev, *next; /* in the ingress */
     struct blob *head; /* borrowed: the head's blob holds a reference to us; NULL once it is gone */
+    struct blob *keep_head; /* owned: for a `latest` topic, until it is whole or given up */
     uint32_t tensor_count, tensor_at; /* next expected chunk: tensor_at, offset_at */
     uint64_t offset_at, received, total, buffered, credit_due;
     uint64_t *tensor_bytes; /* owned */

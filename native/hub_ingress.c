@@ -215,7 +215,11 @@ static int post(Ingress *in, Route *route, struct blob *blob, uint64_t slot, boo
     topic->used_ns = now_ns;
     in->published++;
     in->bytes += blob->payload_bytes;
-    if (xfer) xfer->keep = topic->retain;
+    if (xfer && topic->retain) {
+        xfer->keep = true;
+        xfer->keep_head = blob;
+        blob_ref(blob);
+    }
     for (uint32_t i = 0; i < route->len; i++) {
         PyObject *target = route->targets[i]; /* borrowed */
         Sub *sub = Py_IS_TYPE(target, group_type) ? group_pick((Group *)target, blob, true) : (Sub *)target; /* borrowed */

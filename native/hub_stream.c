@@ -164,12 +164,16 @@ static PyObject *ingress_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
 {
     static char *names[] = {"hub",          "client",  "stamp",  "resolve", "wake", "window_messages",
                             "window_bytes", "history", "resume", NULL};
-    PyObject *hub, *stamp, *resolve, *wake, *history = Py_None; /* borrowed */
-    unsigned long long client, window_bytes = 16u << 20, resume = 0;
+    PyObject *hub, *stamp = NULL, *resolve = NULL, *wake = NULL, *history = Py_None; /* borrowed */
+    unsigned long long client = 0, window_bytes = 16u << 20, resume = 0;
     unsigned int window_messages = 4096;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!$KSOO|IKOK:Ingress", names, hub_type, &hub, &client, &stamp,
-                                     &resolve, &wake, &window_messages, &window_bytes, &history, &resume))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$KO!OOIKOK:Ingress", names, hub_type, &hub, &client, &PyBytes_Type,
+                                     &stamp, &resolve, &wake, &window_messages, &window_bytes, &history, &resume))
         return NULL;
+    if (!stamp || !resolve || !wake) {
+        PyErr_SetString(PyExc_TypeError, "Ingress() needs stamp, resolve and wake");
+        return NULL;
+    }
     if (history != Py_None && !Py_IS_TYPE(history, history_type)) {
         PyErr_SetString(PyExc_TypeError, "history must be a History or None");
         return NULL;
@@ -298,11 +302,15 @@ static PyMethodDef ingress_methods[] = {
 static PyObject *egress_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"hub", "client", "wake", "batch_bytes", NULL};
-    PyObject *hub, *wake; /* borrowed */
-    unsigned long long client;
+    PyObject *hub, *wake = NULL; /* borrowed */
+    unsigned long long client = 0;
     unsigned int batch_bytes = 64u << 10;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!$KO|I:Egress", names, hub_type, &hub, &client, &wake, &batch_bytes))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$KOI:Egress", names, hub_type, &hub, &client, &wake, &batch_bytes))
         return NULL;
+    if (!wake) {
+        PyErr_SetString(PyExc_TypeError, "Egress() needs wake");
+        return NULL;
+    }
     Egress *egress = (Egress *)type->tp_alloc(type, 0);
     if (!egress) return NULL;
     egress->control = PyList_New(0);
@@ -334,13 +342,17 @@ static PyObject *egress_open_py(PyObject *self, PyObject *args, PyObject *kwargs
 {
     static char *names[] = {"subscription", "pattern", "group", "overflow", "window_messages", "window_bytes", NULL};
     Egress *egress = (Egress *)self;
-    PyObject *pattern, *group = Py_None; /* borrowed */
+    PyObject *pattern = NULL, *group = Py_None; /* borrowed */
     unsigned int id, window_messages = 1024;
     int overflow = OVERFLOW_BLOCK;
     unsigned long long window_bytes = 64u << 20;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I$U|OiIK:open", names, &id, &pattern, &group, &overflow,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I|$UOiIK:open", names, &id, &pattern, &group, &overflow,
                                      &window_messages, &window_bytes))
         return NULL;
+    if (!pattern) {
+        PyErr_SetString(PyExc_TypeError, "open() needs pattern");
+        return NULL;
+    }
     if (egress->closed) return sira_raise("CONNECTION_CLOSED", "this stream is closed");
     if (egress_find(egress, id)) return sira_raise("BAD_REQUEST", "subscription %u is open already", id);
     if (overflow < OVERFLOW_BLOCK || overflow > OVERFLOW_LATEST || !window_messages || !window_bytes)

@@ -207,13 +207,19 @@ void xfer_complete(Hub *hub, struct xfer *xfer)
         ingress_settle(xfer->ingress, xfer->slot, 1, xfer->matched, xfer->total, NULL);
         xfer->slot = UINT64_MAX;
     }
-    HubTopic *topic = xfer->head ? (HubTopic *)xfer->head->topic : NULL;
-    if (topic && xfer->keep && !xfer->parked && !topic->dropped) {
-        blob_ref(xfer->head);
-        row_live(topic->row)->owed++;
-        topic_retain(topic, xfer->head);
+    struct blob *head = xfer->keep_head; /* owned: goes to the topic */
+    xfer->keep_head = NULL;
+    if (head) {
+        HubTopic *topic = (HubTopic *)head->topic;
+        if (topic->dropped) {
+            xfer->keep = false;
+            xfer_release_held(hub, xfer);
+            blob_unref(hub, head);
+        } else {
+            row_live(topic->row)->owed++;
+            topic_retain(topic, head);
+        }
     }
-    (void)hub;
     if (!xfer->parked) xfer_unlink(xfer);
 }
 
@@ -284,6 +290,11 @@ void xfer_abort(Hub *hub, struct xfer *xfer, uint16_t reason, uint64_t now_ns)
         if (active) out_free(hub, out);
     }
     xfer_release_held(hub, xfer);
+    if (xfer->keep_head) {
+        struct blob *head = xfer->keep_head;
+        xfer->keep_head = NULL;
+        blob_unref(hub, head);
+    }
     xfer_unlink(xfer);
     xfer_unref(hub, xfer);
 }
