@@ -34,4 +34,15 @@ set(SIRA_PYTHON_SOURCES
   native/hub_ingress.c
   native/hub_egress.c
   native/hub_stream.c
+  native/client.c
+  native/pool.c
+  native/mailbox.c
+  native/inbox.c
+  native/inbox_order.c
+  native/inbox_transfer.c
+  native/outbox.c
+  native/outbox_batch.c
+  native/outbox_upload.c
+  native/outbox_feed.c
+  native/outbox_lost.c
 )

@@ -1,0 +1,336 @@
+/* The client's data plane. Read client.c first, then the way of a message: outbox.c (queue and batches),
+ * outbox_upload.c (large messages), outbox_feed.c (answers, lost connections); inbox.c (split, reassemble),
+ * inbox_order.c (what waits for what), mailbox.c (one subscription), pool.c (memory of large messages).
+ *
+ * Everything is guarded by the GIL. It is released around copies of SIRA_UNLOCKED_COPY_BYTES and more, and may
+ * be lost in any call into Python (a body's DLPack methods, a callback, the end of an object); so state is made
+ * consistent before such a call and looked up again after it. */
+#ifndef SIRA_CLIENT_H
+#define SIRA_CLIENT_H
+
+#include "pyutil.h"
+
+enum {
+    /* A copy of this size takes longer (about 20 us) than handing the GIL over and back. */
+    SIRA_UNLOCKED_COPY_BYTES = 256 << 10,
+};
+
+/* memcpy, without the GIL when it is long. Requires: the GIL; the caller keeps both sides alive. */
+static inline void sira_copy_bytes(uint8_t *to, const uint8_t *from, size_t len)
+{
+    if (len < SIRA_UNLOCKED_COPY_BYTES) {
+        memcpy(to, from, len);
+        return;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    memcpy(to, from, len);
+    Py_END_ALLOW_THREADS
+}
+
+/* Call `callable` (borrowed; NULL or None: nothing). What it raises is reported as unraisable: a callback is
+ * no part of the operation that set it off. May run anything. */
+void sira_callback(PyObject *callable);
+
+/* ---- Ready (client.c) ---------------------------------------------------------------------------------- */
+extern PyTypeObject sira_ready_type;
+/* An awaitable that is done: `await` gives `value` without suspending. Steals `value`; new reference. */
+PyObject *sira_ready_new(PyObject *value);
+
+/* ---- warm memory (pool.c) -------------------------------------------------------------------------------- */
+/* Buffers for reassembly. A buffer is a Python object; when its last reference goes, its memory returns to the
+ * pool, which outlives whoever made it by as long as one buffer does. */
+struct sira_pool;
+extern PyTypeObject sira_buffer_type;
+struct sira_pool *sira_pool_new(uint64_t warm_bytes_max); /* NULL: memory, no exception set */
+void sira_pool_release(struct sira_pool *pool);           /* the owner's hold; NULL is allowed */
+uint64_t sira_pool_warm_bytes(const struct sira_pool *pool);
+uint64_t sira_pool_mapped_count(const struct sira_pool *pool); /* buffers made so far, not reused ones */
+/* Room for `bytes` (> 0), at a page boundary; address space only until it is written. New reference, or NULL
+ * with MemoryError. */
+PyObject *sira_buffer_new(struct sira_pool *pool, uint64_t bytes);
+uint8_t *sira_buffer_data(PyObject *buffer);
+/* The first `end` bytes are about to be written, the last `len` of them now. */
+void sira_buffer_touch(PyObject *buffer, uint64_t end, uint64_t len);
+
+/* ---- mailboxes (mailbox.c) -------------------------------------------------------------------------------- */
+struct mailbox_entry {
+    PyObject *message; /* owned */
+    uint64_t place;    /* number of the arrival */
+    uint64_t bytes;
+};
+struct mailbox_queue { /* ring */
+    struct mailbox_entry *at;
+    uint32_t room; /* power of two, or 0 */
+    uint32_t head, len;
+};
+typedef struct Mailbox {
+    PyObject_HEAD
+    PyTypeObject *message_type; /* owned */
+    PyObject *context;          /* owned */
+    PyObject *wake, *on_credit; /* owned, NULL: none */
+    struct mailbox_queue queues[SIRA_PRIORITIES];
+    uint32_t mask; /* bit p: queue p holds something */
+    bool armed, noted;
+    struct Mailbox *noted_next;
+    uint64_t depth, held_bytes;
+    /* Places [base, next) are not confirmed; taken[place & (room - 1)] says which of them were taken. */
+    uint64_t base, next;
+    uint8_t *taken;
+    uint64_t taken_room;
+    uint64_t confirmed;              /* places that left at `base` since the last take_credit */
+    uint64_t credit_every, credit_at; /* 0: on_credit is never called */
+} Mailbox;
+extern PyTypeObject sira_mailbox_type;
+
+/* A place in the order of arrival, for a message that is here or announced. -1: MemoryError. */
+int mailbox_reserve(Mailbox *mailbox, uint64_t *place);
+/* Room for one more message of this priority, so that mailbox_put cannot fail. -1: MemoryError. */
+int mailbox_room(Mailbox *mailbox, uint32_t priority);
+/* Steals `message`. Requires: mailbox_room since the last put. No Python code is run. */
+void mailbox_put(Mailbox *mailbox, uint32_t priority, PyObject *message, uint64_t place, uint64_t bytes);
+/* That place will stay empty: it counts as taken. */
+void mailbox_skip(Mailbox *mailbox, uint64_t place);
+/* A new subscription or connection: what is here stays, but is not confirmed to anybody. */
+void mailbox_forget(Mailbox *mailbox);
+static inline bool mailbox_calls(const Mailbox *mailbox)
+{
+    return (mailbox->armed && mailbox->mask) || mailbox->confirmed >= mailbox->credit_at;
+}
+void mailbox_call(Mailbox *mailbox); /* wake() and on_credit() where due. May run anything. */
+
+/* ---- inbox (inbox.c, inbox_order.c) -------------------------------------------------------------------------- */
+struct port;
+
+/* A message that has its place in a mailbox and waits: for itself (announced) or for one before it. */
+struct waiting {
+    struct waiting *next; /* in its lane */
+    struct lane *lane;
+    struct port *port;
+    PyObject *message; /* owned; NULL: not complete */
+    uint64_t place, bytes;
+    bool dead; /* will not come */
+};
+
+/* All that waits of one (source, topic, priority) in one subscription. Exists while an announced message of it
+ * is unfinished; its front is unfinished whenever no call is running. */
+struct lane {
+    struct lane *next;
+    struct waiting *first, *last;
+    uint64_t hash;
+    uint32_t priority;
+    uint32_t source_len, topic_len;
+    uint8_t key[]; /* source, then topic */
+};
+
+/* An attached subscription. */
+struct port {
+    uint32_t subscription;
+    Mailbox *mailbox; /* owned */
+    struct lane *lanes;
+};
+
+struct lane_key {
+    struct sira_slice source, topic;
+    uint32_t priority;
+};
+
+struct lane *lane_find(const struct port *port, const struct lane_key *key);
+/* To be completed, at the end of the lane of `key`, which is made if need be. NULL: MemoryError, and nothing
+ * changed. The caller sets message, or dead, and then calls lane_advance. */
+struct waiting *lane_append(struct port *port, const struct lane_key *key, uint64_t place);
+/* Deliver what no longer waits; a lane left empty is freed. -1: MemoryError, the rest still waits. */
+int lane_advance(struct port *port, struct lane *lane);
+void port_clear(struct port *port); /* drop all lanes: their messages go, their places count as taken */
+
+/* A message announced to a subscription. */
+struct target {
+    uint32_t subscription;
+    struct waiting *waiting; /* owned by its lane; NULL: the subscription is gone */
+};
+
+/* A large message that is arriving. The same id may arrive several times at once, for different subscriptions;
+ * the items of all but the first then name one. */
+struct transfer {
+    struct transfer *next, *prev;
+    uint8_t id[SIRA_ID_BYTES];
+    PyObject *head;       /* owned bytes: the Message without its data */
+    PyObject *buffer;     /* owned; NULL: nobody wants it, or nothing to come */
+    uint32_t tensor_count, tensor; /* of the next chunk */
+    uint64_t offset;      /* of the next chunk, in its tensor */
+    uint64_t total;       /* payload bytes */
+    uint64_t *bytes, *starts; /* of each tensor; starts: in the buffer, 64-byte aligned. Owned, one allocation */
+    uint32_t target_count;
+    struct target *targets; /* owned */
+    uint32_t busy;        /* calls that use it while others may run */
+    bool dropped;         /* unlinked while busy: the last user frees it */
+};
+
+typedef struct Inbox {
+    PyObject_HEAD
+    struct sira_pool *pool; /* owned */
+    uint64_t message_bytes_max;
+    struct port **ports;    /* open addressing by subscription; NULL: empty */
+    uint32_t port_count, ports_room; /* room: power of two, or 0 */
+    struct transfer *transfers; /* unfinished */
+    uint64_t transfer_count, aborted, stray;
+    Mailbox *noted;         /* owned references: to be called when the frame is done */
+    bool feeding;
+} Inbox;
+
+enum {
+    /* A message of this length or more never has its bytes copied out of its frame. Below, it is copied when it
+     * is a small part of a frame that is not small: inbox.c, message_of(). */
+    INBOX_SHARE_BYTES = 8 << 10,
+    INBOX_SMALL_FRAME_BYTES = 4 << 10,
+    INBOX_SHARE_PART = 8,
+    INBOX_TRANSFERS_MAX = 4096, /* unfinished at once; past it the node does not keep to its windows */
+    INBOX_ALIGN_BYTES = 64,
+};
+
+/* inbox.c */
+struct port *inbox_port(const Inbox *self, uint32_t subscription); /* NULL: not attached */
+void inbox_note(Inbox *self, Mailbox *mailbox); /* call it at the end of the frame, if something is due */
+
+/* inbox_transfer.c. All: 0, or -1 with an exception; the inbox is consistent either way. */
+int inbox_head(Inbox *self, const struct sira_item *item);
+int inbox_chunk(Inbox *self, PyObject *frame, const struct sira_item *item);
+int inbox_abort(Inbox *self, const struct sira_item *item);
+int inbox_drop(Inbox *self, struct transfer *transfer); /* it will not come: counted, what waited goes on */
+void inbox_forget_port(Inbox *self, const struct port *port); /* transfers go on without it */
+void transfer_release(Inbox *self, struct transfer *transfer); /* unlink, free when nobody uses it */
+
+/* ---- outbox (outbox*.c) ----------------------------------------------------------------------------------- */
+struct upload;
+
+enum { RECORD_OPEN, RECORD_DONE };
+
+/* One message in a batch. */
+struct record {
+    uint8_t id[SIRA_ID_BYTES];
+    PyObject *ticket;      /* owned, NULL: none */
+    struct upload *upload; /* the head of this; NULL: a whole message. Borrowed */
+    uint64_t written_ns;   /* when the ttl in the bytes was right; only with ttl_at */
+    uint32_t start, len;   /* the Item in the frame, with its tag */
+    uint32_t ttl_at;       /* offset in the frame of the ttl; 0: none */
+    uint8_t state;
+    bool quiet;
+};
+
+/* Messages that leave in one Frame: being filled, or sent and not all answered. */
+struct batch {
+    struct batch *next, *prev;
+    PyObject *frame;  /* owned bytes; while filling nobody else has a reference and `room` is its size */
+    uint32_t used, room;
+    uint32_t count, records_room;
+    uint32_t at;      /* sent: records before it are answered, or heads */
+    uint32_t live;    /* sent: records that a lost connection would have to send again */
+    uint8_t priority;
+    bool has_ttl;
+    struct record *records; /* owned */
+};
+struct batches {
+    struct batch *first, *last;
+};
+
+enum upload_state { UPLOAD_QUEUED, UPLOAD_ACTIVE, UPLOAD_SENT };
+
+/* A large message on its way. */
+struct upload {
+    struct upload *next, *prev;
+    uint8_t id[SIRA_ID_BYTES];
+    PyObject *ticket;     /* owned, NULL: none */
+    struct sira_body body; /* the caller's memory, until the last chunk is taken */
+    struct batch *batch;  /* with the head; NULL once it need not be kept */
+    uint64_t deadline_ns; /* UINT64_MAX: none */
+    uint64_t served;      /* turn of its last chunk */
+    uint64_t taken, credited; /* bytes of this connection */
+    uint64_t offset;      /* next chunk: in tensor */
+    uint32_t tensor;
+    uint32_t head_len;    /* as counted in unanswered_bytes */
+    uint8_t priority;
+    enum upload_state state;
+    bool quiet;
+    uint32_t busy;        /* copies without the GIL going on */
+    bool dropped;         /* unlinked while busy: whoever copies frees it */
+};
+
+enum { OUTBOX_FORGOTTEN_MAX = 64, OUTBOX_SPARE_BATCHES_MAX = 8 };
+
+typedef struct Outbox {
+    PyObject_HEAD
+    PyObject *source; /* owned str */
+    PyObject *wake;   /* owned, NULL: none */
+    uint64_t window_messages, window_bytes, transfer_window_bytes;
+    uint32_t batch_bytes, inline_bytes_max, chunk_bytes, chunk_bytes_busy;
+    struct batches queues[SIRA_PRIORITIES]; /* to be sent */
+    struct batches again;                   /* sent on a lost connection, to be sent first */
+    struct batches sent;                    /* in the order of sending */
+    struct batch *cursor;                   /* the batch in `sent` that the next receipt is expected from */
+    struct batch *spare;
+    uint32_t spare_count;
+    uint32_t mask;        /* bit p: queues[p] holds something */
+    uint32_t room_hint;   /* bytes of the last frame, for the next one's first allocation */
+    struct upload *uploads; /* all not answered or not sent */
+    uint64_t turn;
+    uint64_t unanswered, unanswered_bytes; /* not quiet; bytes as encoded, of uploads the head */
+    uint64_t quiet_queued, quiet_queued_bytes;
+    uint64_t quiet_sent;  /* records of quiet messages in `sent` */
+    uint64_t upload_bytes; /* payload not taken yet */
+    uint64_t accepted, refused;
+    uint64_t small_ns;    /* when a whole message last left; 0: never */
+    bool small_last;      /* the last frame held small messages */
+    bool signalled;       /* wake was called, or is not needed, until take() returns None */
+    bool quiet_forgotten; /* a refusal may name a message that is no longer known */
+    PyObject *broken;     /* owned exception: raised by the next feed(), after outcomes that came before it */
+    /* Transfers that ended before they were answered: an answer may still come. */
+    uint8_t forgotten[OUTBOX_FORGOTTEN_MAX][SIRA_ID_BYTES];
+    uint32_t forgotten_len, forgotten_at;
+} Outbox;
+extern PyTypeObject sira_outbox_type;
+
+/* outbox.c */
+void outbox_signal(Outbox *self); /* wake(), if the writer waits and something is ready. May run anything */
+bool outbox_ready(const Outbox *self);
+void outbox_sent(Outbox *self, struct batch *batch, uint64_t now_ns); /* its records' bookkeeping, as it leaves */
+
+/* outbox_batch.c */
+void batches_append(struct batches *list, struct batch *batch);
+void batches_remove(struct batches *list, struct batch *batch);
+/* A batch of that priority with room for an Item of `len` bytes and one record, at the end of `list`.
+ * NULL: MemoryError, nothing changed. */
+struct batch *batch_for(Outbox *self, struct batches *list, uint32_t priority, size_t len);
+/* The Item of `len` bytes just written at `used`. Takes over `ticket`. Requires: batch_for. */
+struct record *batch_record(struct batch *batch, const uint8_t *id, PyObject *ticket, size_t len);
+PyObject *batch_seal(struct batch *batch); /* the Frame, borrowed; NULL: MemoryError, nothing changed */
+void batch_remove_record(struct batch *batch, uint32_t index); /* with its bytes. Requires: not sealed */
+void batch_free(Outbox *self, struct batch *batch); /* may run anything: unlink it first */
+void batch_settle(Outbox *self, struct batch *batch); /* of `sent`: let go what is not wanted any more */
+void batch_find_ttl(struct record *record, const uint8_t *frame, const uint8_t *message, size_t len);
+void batch_age(struct batch *batch, uint64_t now_ns); /* write what is left of each ttl. Requires: not shared */
+
+/* outbox_upload.c */
+struct upload *upload_find(const Outbox *self, const uint8_t *id);
+void upload_link(Outbox *self, struct upload *upload);
+/* Unlink and uncount it, release its batch. Its ticket goes to the caller (owned, may be NULL), its memory goes
+ * now or when nobody copies from it. May run anything. */
+PyObject *upload_end(Outbox *self, struct upload *upload);
+void upload_restart(Outbox *self, struct upload *upload); /* from its head, on a new connection */
+struct upload *upload_next(const Outbox *self);  /* whose turn it is; NULL: none may send */
+PyObject *upload_chunk(Outbox *self, struct upload *upload, uint64_t now_ns); /* a Frame; NULL: MemoryError */
+int upload_abort_item(Outbox *self, const struct upload *upload); /* queue an Abort. -1: MemoryError */
+void outbox_forget(Outbox *self, const uint8_t *id);    /* an answer may still come: it will be ignored */
+bool outbox_forgotten(Outbox *self, const uint8_t *id); /* true once for each outbox_forget */
+
+/* outbox_feed.c */
+PyObject *outbox_feed(Outbox *self, PyObject *frame);
+void outbox_forget_quiet(Outbox *self); /* keep the newest window_messages records of quiet messages */
+
+/* outbox_lost.c */
+PyObject *outbox_rewind(Outbox *self, PyObject *ignored);
+PyObject *outbox_cancel(Outbox *self, PyObject *ticket);
+PyObject *outbox_clear(Outbox *self, PyObject *ignored);
+
+/* inbox.c, client.c */
+extern PyTypeObject sira_inbox_type;
+
+#endif

@@ -1,0 +1,262 @@
+/* Mailbox: the messages of one subscription that wait for the application.
+ *
+ * Two orders live here. Messages leave by priority. But the node counts what it sent in the order of sending, and
+ * a credit confirms "the n oldest"; so every arrival takes a place, and only places taken without a gap from the
+ * oldest on are confirmed. A low-priority message passed over holds back the credit of those taken after it, which
+ * is right: it still occupies the window. A head takes its place when it arrives; the place of a transfer that
+ * breaks off counts as taken then. */
+#include "client.h"
+
+#include <structmember.h>
+
+/* ---- places ----------------------------------------------------------------------------------------------- */
+int mailbox_reserve(Mailbox *self, uint64_t *place)
+{
+    const uint64_t used = self->next - self->base;
+    if (used == self->taken_room) {
+        const uint64_t room = self->taken_room ? self->taken_room * 2 : 64;
+        uint8_t *taken = PyMem_Calloc(room, 1);
+        if (!taken) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        for (uint64_t i = self->base; i != self->next; i++)
+            taken[i & (room - 1)] = self->taken[i & (self->taken_room - 1)];
+        PyMem_Free(self->taken);
+        self->taken = taken;
+        self->taken_room = room;
+    }
+    *place = self->next++;
+    self->taken[*place & (self->taken_room - 1)] = 0;
+    return 0;
+}
+
+void mailbox_skip(Mailbox *self, uint64_t place)
+{
+    if (place < self->base) return; /* of a connection that is gone */
+    const uint64_t mask = self->taken_room - 1;
+    self->taken[place & mask] = 1;
+    while (self->base != self->next && self->taken[self->base & mask]) {
+        self->base++;
+        self->confirmed++;
+    }
+}
+
+void mailbox_forget(Mailbox *self)
+{
+    self->base = self->next;
+    self->confirmed = 0;
+    self->credit_at = self->credit_every ? self->credit_every : UINT64_MAX;
+}
+
+/* ---- messages --------------------------------------------------------------------------------------------- */
+int mailbox_room(Mailbox *self, uint32_t priority)
+{
+    struct mailbox_queue *queue = &self->queues[priority];
+    if (queue->len < queue->room) return 0;
+    if (queue->room >= UINT32_C(1) << 30) goto no_memory;
+    const uint32_t room = queue->room ? queue->room * 2 : 16;
+    struct mailbox_entry *at = PyMem_New(struct mailbox_entry, (size_t)room);
+    if (!at) goto no_memory;
+    for (uint32_t i = 0; i < queue->len; i++) at[i] = queue->at[(queue->head + i) & (queue->room - 1)];
+    PyMem_Free(queue->at);
+    queue->at = at;
+    queue->room = room;
+    queue->head = 0;
+    return 0;
+no_memory:
+    PyErr_NoMemory();
+    return -1;
+}
+
+void mailbox_put(Mailbox *self, uint32_t priority, PyObject *message, uint64_t place, uint64_t bytes)
+{
+    assert(priority < SIRA_PRIORITIES);
+    struct mailbox_queue *queue = &self->queues[priority];
+    assert(queue->len < queue->room);
+    queue->at[(queue->head + queue->len) & (queue->room - 1)] = (struct mailbox_entry){message, place, bytes};
+    queue->len++;
+    self->mask |= 1u << priority;
+    self->depth++;
+    self->held_bytes += bytes;
+}
+
+void mailbox_call(Mailbox *self)
+{
+    if (self->armed && self->mask) {
+        self->armed = false;
+        sira_callback(self->wake);
+    }
+    if (self->confirmed >= self->credit_at) {
+        self->credit_at += self->credit_every;
+        sira_callback(self->on_credit);
+    }
+}
+
+/* The next message; NULL without an exception: none. May run Python code after the message has left. */
+static PyObject *take_next(Mailbox *self)
+{
+    if (!self->mask) return NULL;
+    const uint32_t priority = 31 - (uint32_t)__builtin_clz(self->mask);
+    struct mailbox_queue *queue = &self->queues[priority];
+    const struct mailbox_entry entry = queue->at[queue->head];
+    queue->head = (queue->head + 1) & (queue->room - 1);
+    if (--queue->len == 0) self->mask &= ~(1u << priority);
+    self->depth--;
+    self->held_bytes -= entry.bytes;
+    mailbox_skip(self, entry.place);
+    if (self->confirmed >= self->credit_at) mailbox_call(self);
+    return entry.message;
+}
+
+static PyObject *mailbox_pop(Mailbox *self, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *message = take_next(self); /* owned */
+    if (message) return message;
+    Py_RETURN_NONE;
+}
+
+static PyObject *mailbox_anext(Mailbox *self)
+{
+    PyObject *message = take_next(self); /* owned */
+    if (message) return sira_ready_new(message);
+    static PyObject *wait_name; /* owned, for ever */
+    if (!wait_name && !(wait_name = PyUnicode_InternFromString("_wait"))) return NULL;
+    return PyObject_CallMethodNoArgs((PyObject *)self, wait_name);
+}
+
+static PyObject *mailbox_arm(Mailbox *self, PyObject *Py_UNUSED(ignored))
+{
+    self->armed = true;
+    mailbox_call(self); /* another thread may have fed between the caller's pop() and here */
+    Py_RETURN_NONE;
+}
+
+static PyObject *mailbox_take_credit(Mailbox *self, PyObject *Py_UNUSED(ignored))
+{
+    const uint64_t confirmed = self->confirmed;
+    self->confirmed = 0;
+    self->credit_at = self->credit_every ? self->credit_every : UINT64_MAX;
+    return PyLong_FromUnsignedLongLong(confirmed);
+}
+
+static PyObject *mailbox_configure(Mailbox *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"message_type", "context", "credit_every", "wake", "on_credit", NULL};
+    PyObject *type, *context, *wake, *on_credit; /* borrowed */
+    long long every;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$OOLOO:configure", names, &type, &context, &every, &wake,
+                                     &on_credit))
+        return NULL;
+    if (!PyType_Check(type) || !PyType_IsSubtype((PyTypeObject *)type, &sira_message_type)) {
+        PyErr_SetString(PyExc_TypeError, "message_type must be Message or a subclass");
+        return NULL;
+    }
+    if (every < 0) {
+        PyErr_SetString(PyExc_ValueError, "credit_every must not be negative");
+        return NULL;
+    }
+    self->credit_every = (uint64_t)every;
+    self->credit_at = every ? self->confirmed + self->credit_every : UINT64_MAX;
+    Py_XSETREF(self->message_type, (PyTypeObject *)Py_NewRef(type));
+    Py_XSETREF(self->context, Py_NewRef(context));
+    Py_XSETREF(self->wake, wake == Py_None ? NULL : Py_NewRef(wake));
+    Py_XSETREF(self->on_credit, on_credit == Py_None ? NULL : Py_NewRef(on_credit));
+    Py_RETURN_NONE;
+}
+
+/* ---- the type --------------------------------------------------------------------------------------------- */
+static PyObject *mailbox_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    Mailbox *self = (Mailbox *)type->tp_alloc(type, 0); /* owned */
+    if (!self) return NULL;
+    self->message_type = (PyTypeObject *)Py_NewRef(&sira_message_type);
+    self->context = Py_NewRef(Py_None);
+    self->credit_at = UINT64_MAX;
+    return (PyObject *)self;
+}
+
+static int mailbox_traverse(Mailbox *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->message_type);
+    Py_VISIT(self->context);
+    Py_VISIT(self->wake);
+    Py_VISIT(self->on_credit);
+    for (uint32_t p = 0; p < SIRA_PRIORITIES; p++) {
+        const struct mailbox_queue *queue = &self->queues[p];
+        for (uint32_t i = 0; i < queue->len; i++) Py_VISIT(queue->at[(queue->head + i) & (queue->room - 1)].message);
+    }
+    return 0;
+}
+
+static int mailbox_clear(Mailbox *self)
+{
+    for (uint32_t p = 0; p < SIRA_PRIORITIES; p++) {
+        struct mailbox_queue queue = self->queues[p];
+        self->queues[p] = (struct mailbox_queue){0};
+        self->mask &= ~(1u << p);
+        self->depth -= queue.len;
+        for (uint32_t i = 0; i < queue.len; i++) {
+            const struct mailbox_entry *entry = &queue.at[(queue.head + i) & (queue.room - 1)];
+            self->held_bytes -= entry->bytes;
+            mailbox_skip(self, entry->place);
+            Py_DECREF(entry->message);
+        }
+        PyMem_Free(queue.at);
+    }
+    Py_CLEAR(self->wake);
+    Py_CLEAR(self->on_credit);
+    PyObject *none = Py_NewRef(Py_None);
+    Py_XSETREF(self->context, none);
+    return 0;
+}
+
+static void mailbox_dealloc(Mailbox *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    mailbox_clear(self);
+    Py_CLEAR(self->context);
+    Py_CLEAR(self->message_type);
+    PyMem_Free(self->taken);
+    type->tp_free(self);
+}
+
+static PyMethodDef mailbox_methods[] = {
+    {"configure", (PyCFunction)(void (*)(void))mailbox_configure, METH_VARARGS | METH_KEYWORDS,
+     "configure(*, message_type, context, credit_every, wake, on_credit)"},
+    {"pop", (PyCFunction)mailbox_pop, METH_NOARGS, "pop() -> Message | None: highest priority first."},
+    {"arm", (PyCFunction)mailbox_arm, METH_NOARGS,
+     "arm(): the next arrival calls wake() once; at once if a message is here already."},
+    {"take_credit", (PyCFunction)mailbox_take_credit, METH_NOARGS,
+     "take_credit() -> int: oldest messages taken without a gap since the last call."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef mailbox_members[] = {
+    {"message_type", T_OBJECT_EX, offsetof(Mailbox, message_type), READONLY, NULL},
+    {"context", T_OBJECT_EX, offsetof(Mailbox, context), 0, "becomes Message.context"},
+    {"depth", T_ULONGLONG, offsetof(Mailbox, depth), READONLY, "messages here"},
+    {"held_bytes", T_ULONGLONG, offsetof(Mailbox, held_bytes), READONLY, "bytes of the messages here"},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyAsyncMethods mailbox_async = {
+    .am_aiter = PyObject_SelfIter,
+    .am_anext = (unaryfunc)mailbox_anext,
+};
+
+PyTypeObject sira_mailbox_type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "sira._native.Mailbox",
+    .tp_basicsize = sizeof(Mailbox),
+    .tp_new = mailbox_new,
+    .tp_dealloc = (destructor)mailbox_dealloc,
+    .tp_traverse = (traverseproc)mailbox_traverse,
+    .tp_clear = (inquiry)mailbox_clear,
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .tp_as_async = &mailbox_async,
+    .tp_methods = mailbox_methods,
+    .tp_members = mailbox_members,
+    .tp_doc = "Messages of one subscription, waiting for the application.",
+};
