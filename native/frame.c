@@ -121,6 +121,7 @@ bool sira_subs_next(const struct sira_slice *subs, size_t *at, uint32_t *subscri
 
 enum { SHAPE_U32 = 1, SHAPE_U64, SHAPE_BOOL, SHAPE_SLICE, SHAPE_ID, SHAPE_BITS };
 
+/* Where the value of one field goes. */
 struct field {
     uint32_t number;
     uint32_t shape;
@@ -202,6 +203,18 @@ enum sira_status sira_chunk_parse(struct sira_slice body, struct sira_chunk *chu
     const enum sira_status status = parse_fields(body, fields, COUNT_OF(fields));
     if (status) return status;
     return chunk->id.len ? SIRA_OK : SIRA_BAD_ID; /* of which message? */
+}
+
+enum sira_status sira_abort_parse(struct sira_slice body, struct sira_abort *abort)
+{
+    *abort = (struct sira_abort){{NULL, 0}, {NULL, 0}};
+    const struct field fields[] = {
+        {1, SHAPE_ID, &abort->id, NULL},
+        {2, SHAPE_SLICE, &abort->error, NULL},
+    };
+    const enum sira_status status = parse_fields(body, fields, COUNT_OF(fields));
+    if (status) return status;
+    return abort->id.len ? SIRA_OK : SIRA_BAD_ID;
 }
 
 enum sira_status sira_credit_parse(struct sira_slice body, struct sira_credit *credit)

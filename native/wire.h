@@ -149,6 +149,9 @@ bool sira_subs_next(const struct sira_slice *subs, size_t *at, uint32_t *subscri
 
 struct sira_chunk { struct sira_slice id; uint32_t tensor; uint64_t offset; struct sira_slice data; };
 enum sira_status sira_chunk_parse(struct sira_slice body, struct sira_chunk *chunk);
+/* An Abort has an Error where a Chunk has a number: sira_chunk_parse cannot read it. */
+struct sira_abort { struct sira_slice id, error; };
+enum sira_status sira_abort_parse(struct sira_slice body, struct sira_abort *abort);
 struct sira_credit { uint32_t subscription; uint64_t taken; struct sira_slice id; uint64_t bytes; };
 enum sira_status sira_credit_parse(struct sira_slice body, struct sira_credit *credit);
 struct sira_receipt { struct sira_slice id, error; uint32_t matched, grade, copies, nodes, lane_bits; bool has_offset, spooled;

@@ -176,6 +176,22 @@ static void test_chunks(void)
     free(b);
 }
 
+static void test_aborts(void)
+{
+    struct buf *b = buf_new();
+    struct sira_abort abort;
+    put_bytes(b, 1, ID, 16);
+    CHECK_EQUAL(sira_abort_parse((struct sira_slice){b->bytes, b->len}, &abort), SIRA_OK);
+    CHECK(!memcmp(abort.id.data, ID, 16) && !abort.error.data);
+    put_text(b, 2, "an Error");
+    CHECK_EQUAL(sira_abort_parse((struct sira_slice){b->bytes, b->len}, &abort), SIRA_OK);
+    CHECK(abort.error.len == 8 && !memcmp(abort.error.data, "an Error", 8));
+    for (size_t cut = 19; cut < b->len; cut++)
+        CHECK_EQUAL(sira_abort_parse((struct sira_slice){b->bytes, cut}, &abort), SIRA_TRUNCATED);
+    CHECK_EQUAL(sira_abort_parse((struct sira_slice){b->bytes, 0}, &abort), SIRA_BAD_ID);
+    free(b);
+}
+
 static void test_credits(void)
 {
     struct buf *b = buf_new();
@@ -242,6 +258,7 @@ int main(void)
     test_subscriptions_are_read_packed_or_one_by_itself();
     test_the_last_of_a_oneof_and_of_a_scalar_counts();
     test_chunks();
+    test_aborts();
     test_credits();
     test_no_body_is_an_empty_one();
     test_receipts();
