@@ -8,14 +8,119 @@ Refuses to know how any of them works. Read `_PUBLIC` first.
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sira._native import Receipt
+    from sira.client.agent import Agent
+    from sira.client.bus import Bus, connect
+    from sira.client.info import Explanation, Ledger, LedgerRow, Topic
+    from sira.client.later import Capability
+    from sira.client.message import Message, SyncMessage
+    from sira.client.publisher import Publisher
+    from sira.client.requests import ReplyStream
+    from sira.client.retry import Retry
+    from sira.client.subscription import Subscription
+    from sira.client.sync import SyncBus, SyncPublisher, SyncReplyStream, connect_sync
+    from sira.client.sync_subscription import SyncSubscription
+    from sira.kernel.errors import (
+        BadRequest,
+        BadTopic,
+        Conflict,
+        ContractMismatch,
+        Denied,
+        HandlerFailed,
+        NoMatch,
+        NotFound,
+        OutcomeUnknown,
+        QueueFull,
+        SiraError,
+        StreamTruncated,
+        Timeout,
+        Unreachable,
+        Unsupported,
+    )
 
 __version__ = "0.1.0"
 
 # Public name -> the module that defines it. For type checkers the same names are imported from the
-# same modules under `if TYPE_CHECKING:`.
-_PUBLIC: dict[str, str] = {}
+# same modules above.
+_PUBLIC: dict[str, str] = {
+    "Agent": "sira.client.agent",
+    "BadRequest": "sira.kernel.errors",
+    "BadTopic": "sira.kernel.errors",
+    "Bus": "sira.client.bus",
+    "Capability": "sira.client.later",
+    "Conflict": "sira.kernel.errors",
+    "ContractMismatch": "sira.kernel.errors",
+    "Denied": "sira.kernel.errors",
+    "Explanation": "sira.client.info",
+    "HandlerFailed": "sira.kernel.errors",
+    "Ledger": "sira.client.info",
+    "LedgerRow": "sira.client.info",
+    "Message": "sira.client.message",
+    "NoMatch": "sira.kernel.errors",
+    "NotFound": "sira.kernel.errors",
+    "OutcomeUnknown": "sira.kernel.errors",
+    "Publisher": "sira.client.publisher",
+    "QueueFull": "sira.kernel.errors",
+    "Receipt": "sira._native",
+    "ReplyStream": "sira.client.requests",
+    "Retry": "sira.client.retry",
+    "SiraError": "sira.kernel.errors",
+    "StreamTruncated": "sira.kernel.errors",
+    "Subscription": "sira.client.subscription",
+    "SyncBus": "sira.client.sync",
+    "SyncMessage": "sira.client.message",
+    "SyncPublisher": "sira.client.sync",
+    "SyncReplyStream": "sira.client.sync",
+    "SyncSubscription": "sira.client.sync_subscription",
+    "Timeout": "sira.kernel.errors",
+    "Topic": "sira.client.info",
+    "Unreachable": "sira.kernel.errors",
+    "Unsupported": "sira.kernel.errors",
+    "connect": "sira.client.bus",
+    "connect_sync": "sira.client.sync",
+}
 
-__all__ = ["__version__"]
+__all__ = [
+    "Agent",
+    "BadRequest",
+    "BadTopic",
+    "Bus",
+    "Capability",
+    "Conflict",
+    "ContractMismatch",
+    "Denied",
+    "Explanation",
+    "HandlerFailed",
+    "Ledger",
+    "LedgerRow",
+    "Message",
+    "NoMatch",
+    "NotFound",
+    "OutcomeUnknown",
+    "Publisher",
+    "QueueFull",
+    "Receipt",
+    "ReplyStream",
+    "Retry",
+    "SiraError",
+    "StreamTruncated",
+    "Subscription",
+    "SyncBus",
+    "SyncMessage",
+    "SyncPublisher",
+    "SyncReplyStream",
+    "SyncSubscription",
+    "Timeout",
+    "Topic",
+    "Unreachable",
+    "Unsupported",
+    "__version__",
+    "connect",
+    "connect_sync",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -6,7 +6,7 @@ Errors are raised through the factory given to `bind`: `factory(code, message, d
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, final
+from typing import Any, Final, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -221,6 +221,10 @@ class Outbox:
         """Queue one message; returns its id. `ticket` (any object) comes back from `feed` with the outcome;
         None: outcomes are only counted. Calls `wake` when the outbox was idle."""
     room: bool  # False: window or batch buffer full, the caller should wait until `feed`/`take` makes room
+    transfer_room: bool  # False: window_bytes of large messages wait to be taken; wait until `take` makes room.
+    # Apart from `room`, so that a 1 GiB tensor on its way keeps no small message waiting. Past 2 x window_bytes
+    # `push` of a large message raises QUEUE_FULL: a sender of large ones looks at it after each push.
+    transfer_bytes: int  # bytes of large messages that wait to be taken
     ready: bool  # take() would return a frame now
     unanswered: (
         int  # messages sent or queued whose receipt has not come (quiet ones are not counted)
@@ -248,7 +252,7 @@ class Mailbox:
 
     message_type: type[Message]
     context: Any  # becomes Message.context
-    def __new__(cls, *args: Any, **kwargs: Any) -> Mailbox: ...
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
     def configure(
         self,
         *,
@@ -263,7 +267,7 @@ class Mailbox:
     def pop(
         self,
     ) -> Message | None: ...  # highest priority first; order holds per (source, topic, priority)
-    def arm(self) -> None: ...  # the next arrival calls wake() once
+    def arm(self) -> None: ...  # the next arrival calls wake() once; now, if a message is here already
     def take_credit(
         self,
     ) -> int: ...  # messages to confirm: contiguous oldest ones taken; resets the count
@@ -285,7 +289,11 @@ class Inbox:
     def reset(self) -> None: ...  # connection lost: unfinished transfers are dropped
     transfers: int  # unfinished
     aborted: int
+    stray: int  # messages for subscriptions that are not attached
+    warm_bytes: int  # memory kept for the next large messages
+    buffers_mapped: int  # reassembly buffers made so far, reused ones not counted
 
+def ready(value: Any) -> Awaitable[Any]: ...  # awaiting it gives `value` without suspending; once
 def credit_frame(credits: Sequence[tuple[int, int]]) -> bytes: ...  # (subscription, taken) -> Frame
 
 # ---- node data plane (native/hub*.c) ----------------------------------------------------------------------
@@ -330,7 +338,7 @@ class Hub:
     ) -> list[
         tuple[str, list[int], int]
     ]: ...  # (class, counts per bucket, sum_ns); bounds: HISTOGRAM_BOUNDS_NS
-    stats: dict[str, int]
+    stats: dict[str, int]  # at least: topics, subscriptions, pending, pending_bytes, in_flight, parked, transfers
 
 HISTOGRAM_BOUNDS_NS: tuple[int, ...]
 
@@ -384,6 +392,7 @@ class Ingress:
     def next_frame(self, now_ns: int) -> bytes | None: ...  # receipts and chunk credits
     full: bool  # stop reading this stream until `drained` fires
     drained: Callable[[], None] | None
+    unanswered: int  # messages whose receipt next_frame() has not given out yet (quiet ones too, until settled)
     def close(self, now_ns: int) -> None: ...  # unfinished transfers are aborted (PEER_LOST)
     published: int
     bytes: int

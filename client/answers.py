@@ -1,0 +1,143 @@
+"""Answering: what `message.reply` does.
+
+An answer is a publish to the private topic of whoever asked. It names the request twice: as the
+stream it answers (`stream_id`) and as its cause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Coroutine
+from typing import Any
+
+from sira import _native
+from sira.client.connection import Connection
+from sira.client.deadline import Deadline
+from sira.client.lineage import lineage
+from sira.client.outgoing import Ticket, as_error
+from sira.kernel.errors import BadRequest, SiraError, Unsupported
+from sira.v1 import message_pb2
+
+FINAL = message_pb2.REPLY_KIND_FINAL
+PARTIAL = message_pb2.REPLY_KIND_PARTIAL
+PROGRESS = message_pb2.REPLY_KIND_PROGRESS
+ERROR = message_pb2.REPLY_KIND_ERROR
+# The end of a stream that is no answer itself: a generator that has finished.
+TYPE_STREAM_END = "sira.stream.end"
+# Requests that are being answered in parts at the same time; of older ones the count is forgotten.
+_STREAMS_MAX = 10_000
+
+
+class Answers:
+    """The way back of one connection (`message.context`)."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._next_seq: OrderedDict[bytes, int] = OrderedDict()
+
+    def push(
+        self,
+        message: _native.Message,
+        body: _native.Body,
+        *,
+        kind: int,
+        seq: int = 0,
+        end: bool = True,
+        priority: int | None = None,
+        error: bytes = b"",
+        type: str = "",  # noqa: A002  the envelope's own name
+        ticket: Ticket | None = None,
+    ) -> bytes:
+        """Queue one answer; with a ticket its receipt is wanted. From any thread.
+
+        Raises:
+            BadRequest: the message did not ask for an answer, or the body cannot be sent.
+        """
+        if not message.reply_to:
+            raise BadRequest(
+                f"message {message.id} on {message.topic} asks for no answer",
+                help="only messages sent by request() have a reply_to",
+            )
+        options = _native.Options(
+            reply_kind=kind,
+            stream_id=message.id_bytes,
+            stream_seq=seq,
+            stream_end=end,
+            priority=message.priority if priority is None else priority,
+            error=error,
+            type=type,
+            quiet=ticket is None,
+            **lineage(message),
+        )
+        return self._connection.push(message.reply_to, body, options, ticket)
+
+    async def reply(
+        self, message: _native.Message, body: _native.Body, *, end: bool, priority: int | None
+    ) -> None:
+        """Publish one answer; a part of a stream waits for its receipt, and cannot run ahead."""
+        self._connection.check()
+        deadline = Deadline(self._connection.publish_block_s, self._connection.loop)
+        if not self._connection.outgoing.outbox.room:
+            await self._connection.outgoing.room(deadline)
+        seq = self._take_seq(message.id_bytes, end)
+        if end:
+            self.push(message, body, kind=FINAL, seq=seq, priority=priority)
+            return
+        settled: asyncio.Future[SiraError | None] = self._connection.loop.create_future()
+
+        def ticket(outcome: _native.Receipt | bytes | SiraError) -> None:
+            if not settled.done():
+                settled.set_result(refusal(outcome))
+
+        self.push(message, body, kind=PARTIAL, seq=seq, end=False, priority=priority, ticket=ticket)
+        error = await settled
+        if error is not None:
+            raise error
+
+    def reply_blocking(
+        self, message: _native.Message, body: _native.Body, *, end: bool, priority: int | None
+    ) -> None:
+        """As `reply`, from a thread that is not the loop's."""
+        self._connection.check()
+        if end and self._connection.outgoing.outbox.room:
+            seq = self._take_seq(message.id_bytes, end)
+            self.push(message, body, kind=FINAL, seq=seq, priority=priority)
+            return
+        blocking(self._connection, self.reply(message, body, end=end, priority=priority))
+
+    def _take_seq(self, request: bytes, end: bool) -> int:
+        if end:
+            return self._next_seq.pop(request, 0)
+        seq = self._next_seq.get(request, 0)
+        self._next_seq[request] = seq + 1
+        if len(self._next_seq) > _STREAMS_MAX:
+            self._next_seq.popitem(last=False)
+        return seq
+
+    async def acknowledge(
+        self, message: _native.Message, *, negative: bool, delay_s: float
+    ) -> None:
+        """Refuse: without a log there is nothing to confirm."""
+        self.acknowledge_blocking(message, negative=negative, delay_s=delay_s)
+
+    def acknowledge_blocking(
+        self, message: _native.Message, *, negative: bool, delay_s: float
+    ) -> None:
+        """Refuse: without a log there is nothing to confirm."""
+        verb = "nack" if negative else "ack"
+        raise Unsupported(
+            f"{verb}: {message.topic} is not a durable topic",
+            details={"feature": "durable topics", "topic": message.topic},
+            help="messages of volatile topics are confirmed by being taken",
+        )
+
+
+def refusal(outcome: _native.Receipt | bytes | SiraError) -> SiraError | None:
+    """Return the error of an outcome; None for a receipt."""
+    return None if isinstance(outcome, _native.Receipt) else as_error(outcome)
+
+
+def blocking(connection: Connection, coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine on the connection's loop and wait for it in this thread."""
+    asyncio.run_coroutine_threadsafe(coroutine, connection.loop).result()

@@ -1,0 +1,462 @@
+"""The bus, as an application holds it: publish, subscribe, ask, look.
+
+`Bus` only translates: waiting for receipts is connection.py's, for replies requests.py's, messages
+come through subscription.py. What later features bring is refused in later.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Generator, Iterable, Mapping
+from typing import Any, Self, Unpack
+
+from sira import _native
+from sira.client.address import addresses
+from sira.client.answers import Answers
+from sira.client.connection import Connection
+from sira.client.deadline import Deadline
+from sira.client.envelope import Envelope, envelope
+from sira.client.info import Explanation, Ledger
+from sira.client.later import Later
+from sira.client.lineage import lineage
+from sira.client.message import Body, Message
+from sira.client.publisher import Batch, Publisher
+from sira.client.requests import ReplyStream, Requests
+from sira.client.retry import Retry
+from sira.client.subscription import Subscription
+from sira.client.topics import Topics
+from sira.client.transport import GrpcTransport, Transport
+from sira.kernel.errors import NodeDraining, RateLimited, Unreachable
+from sira.v1 import kernel_pb2
+
+CONNECT_S = 5.0
+REQUEST_S = 10.0
+CALL_S = 5.0
+# The node answers QUEUE_FULL by itself; we wait a little longer than it does, so that this is what
+# the caller hears.
+_NODE_LEAD_S = 2.0
+_WAIT_PART = 0.9
+
+
+def connect(
+    url: str | None = None,
+    *,
+    name: str = "",
+    retry: Retry | None = None,
+    timeout_s: float | None = CONNECT_S,
+) -> Bus:
+    """Return the bus; `await` it or enter it with `async with` to connect.
+
+    Args:
+        url: "sira://host:7700", several joined by commas; None: `SIRA_URL`, else the local node.
+        name: `source` of what is published; for people, not for rights.
+        retry: what is tried again; None: connects, publishes by id, idempotent requests.
+        timeout_s: how long the first connection may take.
+    Raises:
+        BadRequest: the URL is none.
+    """
+    return Bus(url, name=name, retry=retry, timeout_s=timeout_s)
+
+
+class Bus(Later):
+    """A connection to a node and all that is done over it. Belongs to one event loop.
+
+    Attributes:
+        url: as given; the addresses are in it.
+        topics: create, list and delete topics.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        name: str = "",
+        retry: Retry | None = None,
+        timeout_s: float | None = CONNECT_S,
+        dial: Callable[[str], Transport] = GrpcTransport,
+        message_type: type[_native.Message] = Message,
+    ) -> None:
+        """Prepare; see `connect`.
+
+        Args:
+            dial: makes the way to an address, gRPC by default.
+            message_type: of replies; the synchronous twin has its own.
+        """
+        self._nodes = addresses(url)
+        self.url = url or ",".join(f"sira://{node}" for node in self._nodes)
+        self.topics = Topics(lambda: self.connection)
+        self._name = name
+        self._retry = retry or Retry()
+        self._timeout_s = timeout_s
+        self._dial = dial
+        self._message_type = message_type
+        self._live: Connection | None = None
+        self._answers: Answers | None = None
+        self._requests: Requests | None = None
+
+    async def _open(self) -> Self:
+        if self._live is None:
+            connection = Connection(
+                list(self._nodes), name=self._name, retry=self._retry, dial=self._dial
+            )
+            await connection.open(self._timeout_s)
+            self._answers = Answers(connection)
+            self._requests = Requests(connection, self._answers, self._message_type)
+            self.topics.use(connection, self._requests)
+            self._live = connection
+        return self
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        """Connect. Raises Unreachable."""
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Self:
+        """Connect. Raises Unreachable."""
+        return await self._open()
+
+    async def __aexit__(self, *_error: object) -> None:
+        """Close."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Send what is queued, confirm what was taken, disconnect. Twice is once."""
+        if self._live is not None:
+            await self._live.close()
+
+    @property
+    def connection(self) -> Connection:
+        """The connection under the bus.
+
+        Raises:
+            Unreachable: not connected yet, closed, or made by the parent of this process.
+        """
+        if self._live is None:
+            raise Unreachable(
+                "this bus is not connected",
+                retryable=False,
+                help="write `async with sira.connect() as bus:` or `bus = await sira.connect()`",
+            )
+        self._live.check()
+        return self._live
+
+    @property
+    def node(self) -> kernel_pb2.NegotiateResponse:
+        """What the node said when we connected: name, version, limits, who it takes us for."""
+        return self.connection.node
+
+    # ---- publishing ------------------------------------------------------------------------------
+
+    async def publish(
+        self,
+        topic: str,
+        body: Body = None,
+        *,
+        grade: str | None = None,
+        dedupe_key: str = "",
+        key: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
+        ttl_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        **further: Unpack[Envelope],
+    ) -> _native.Receipt:
+        """Publish one message and return its receipt, when its grade is reached.
+
+        Args:
+            topic: a name without wildcards.
+            body: tensors by name (NumPy, DLPack producers, buffers, numbers, lists), bytes, text,
+                or a received message, whose body is passed on without decoding. Arrays keep their
+                shape and dtype; their memory must not change until this returns.
+            grade: accepted (default), disk, replicated, consumed; above `accepted` needs a durable
+                topic.
+            dedupe_key, key: for durable topics.
+            priority: 0 to 7, higher first.
+            timeout_s: how long to wait for room and for the grade, in s; None: the node's
+                `publish_block_s`.
+            ttl_s: an undelivered message expires after so long, in s; None: never.
+            headers: text to text, at most 64.
+            further: type, content_type, schema, reply_to.
+        Raises:
+            QueueFull: no room in time; nobody got it. BadTopic, BadRequest, ContractMismatch,
+            Denied, Unsupported: refused; nobody got it.
+            Timeout, Unreachable, OutcomeUnknown: no answer; the details say what is known.
+        """
+        connection = self.connection
+        deadline = Deadline(self._publish_s(timeout_s), connection.loop)
+        fields = envelope(
+            grade=grade,
+            dedupe_key=dedupe_key,
+            key=key,
+            priority=priority,
+            wait_s=None if timeout_s is None else timeout_s * _WAIT_PART,
+            ttl_s=ttl_s,
+            headers=headers,
+            further=further,
+        )
+        fields.update(lineage())
+        options = _native.Options(**fields) if fields else None
+        try:
+            return await connection.publish(topic, body, options, deadline)
+        except (RateLimited, NodeDraining) as error:
+            if not self._retry.publishes:
+                raise
+            refused = error
+        delays_s = self._retry.delays_s(random.Random())
+        while True:  # refused for the moment: nobody got it, so it may be sent again
+            delay_s = max(next(delays_s), refused.retry_after_ms / 1e3)
+            if deadline.left_s() <= delay_s:
+                raise refused
+            await asyncio.sleep(delay_s)
+            try:
+                return await connection.publish(topic, body, options, deadline)
+            except (RateLimited, NodeDraining) as error:
+                refused = error
+
+    def _publish_s(self, timeout_s: float | None) -> float:
+        return self.connection.publish_block_s + _NODE_LEAD_S if timeout_s is None else timeout_s
+
+    async def publish_many(
+        self,
+        topic: str,
+        bodies: Iterable[Body],
+        *,
+        grade: str | None = None,
+        key: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
+        ttl_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        **further: Unpack[Envelope],
+    ) -> list[_native.Receipt]:
+        """Publish several messages on one topic; return their receipts in order.
+
+        Raises:
+            SiraError: the first refusal; its details say the `index` of the message and how many
+                were `accepted` (others than the refused ones have been delivered).
+            Timeout: not all were answered in time.
+        """
+        connection = self.connection
+        outgoing = connection.outgoing
+        deadline = Deadline(self._publish_s(timeout_s), connection.loop)
+        fields = envelope(
+            grade=grade,
+            key=key,
+            priority=priority,
+            wait_s=None if timeout_s is None else timeout_s * _WAIT_PART,
+            ttl_s=ttl_s,
+            headers=headers,
+            further=further,
+        )
+        fields.update(lineage())
+        options = _native.Options(**fields) if fields else None
+        outbox, batch, count = outgoing.outbox, Batch(connection.loop), 0
+        try:
+            for body in bodies:
+                if not outbox.room:
+                    await outgoing.room(deadline)
+                outbox.push(topic, body, options, batch)
+                count += 1
+            await batch.wait(count, deadline)
+        except TimeoutError as error:
+            while outbox.cancel(batch):
+                pass
+            raise connection.late(
+                deadline, f"publish_many to {topic}", accepted=str(len(batch.receipts))
+            ) from error
+        except BaseException:
+            while outbox.cancel(batch):
+                pass
+            raise
+        if batch.error is not None:
+            batch.error.details["accepted"] = str(len(batch.receipts))
+            batch.error.details["refused"] = str(batch.refused)
+            raise batch.error
+        return batch.receipts
+
+    def publisher(
+        self,
+        topic: str,
+        *,
+        grade: str | None = None,
+        key: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
+        ttl_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        **further: Unpack[Envelope],
+    ) -> Publisher:
+        """Return a pipelined publisher for one topic; use it with `async with`.
+
+        Args: as `publish`; `timeout_s` also limits how long one `send` waits for room here.
+        """
+        fields = envelope(
+            grade=grade,
+            key=key,
+            priority=priority,
+            wait_s=timeout_s,
+            ttl_s=ttl_s,
+            headers=headers,
+            further=further,
+        )
+        return Publisher(self.connection, topic, fields=fields, timeout_s=timeout_s)
+
+    # ---- subscribing and asking ------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        pattern: str,
+        *,
+        group: str = "",
+        overflow: str = "block",
+        window_messages: int | None = None,
+        window_bytes: int = 0,
+        contract: Mapping[str, str] | None = None,
+        start: str | int = "",
+        ack_wait_s: float = 0.0,
+        max_deliver: int = 0,
+    ) -> Subscription:
+        """Return the messages of a topic or pattern; enter it, then iterate.
+
+        Args:
+            pattern: `*` matches one token, a last `>` the rest.
+            group: members of one queue group share the messages.
+            overflow: what happens to a publish when this subscription does not keep up: `block`
+                makes the publisher wait, `drop` drops the new message, `latest` keeps the newest
+                of each publisher and topic.
+            window_messages: sent and not yet taken, at most; None: 1,024, with `latest` 1.
+            window_bytes: the same in bytes; 0: the node's default.
+            contract: tensor name -> contract; refused when the topic's cannot meet it.
+            start, ack_wait_s, max_deliver: for durable topics.
+        Raises:
+            BadTopic, BadRequest: the pattern or a setting is wrong.
+        """
+        connection = self.connection
+        assert self._answers is not None, "connected"
+        return Subscription(
+            connection,
+            pattern,
+            responder=self._answers,
+            group=group,
+            overflow=overflow,
+            window_messages=window_messages,
+            window_bytes=window_bytes,
+            contract=contract,
+            start=str(start),
+            ack_wait_s=ack_wait_s,
+            max_deliver=max_deliver,
+        )
+
+    async def request(
+        self,
+        topic: str,
+        body: Body = None,
+        *,
+        timeout_s: float | None = REQUEST_S,
+        priority: int = 0,
+        key: str = "",
+        headers: Mapping[str, str] | None = None,
+        idempotent: bool = False,
+        **further: Unpack[Envelope],
+    ) -> Message:
+        """Publish a request and return its reply.
+
+        Args:
+            timeout_s: how long to wait for the reply, in s; the request expires with it.
+            idempotent: doing it twice does no harm: sent again when the connection is lost.
+        Raises:
+            NoMatch: nobody listens. HandlerFailed: the handler raised. Timeout: no reply in time.
+            OutcomeUnknown: the connection was lost before the reply came.
+            SiraError: what the handler or the node refused with.
+        """
+        connection = self.connection
+        assert self._requests is not None, "connected"
+        fields = envelope(priority=priority, key=key, headers=headers, further=further)
+        return await self._requests.request(
+            topic,
+            body,
+            deadline=Deadline(timeout_s, connection.loop),
+            idempotent=idempotent,
+            fields=fields,
+        )
+
+    def request_stream(
+        self,
+        topic: str,
+        body: Body = None,
+        *,
+        timeout_s: float | None = REQUEST_S,
+        priority: int = 0,
+        key: str = "",
+        headers: Mapping[str, str] | None = None,
+        **further: Unpack[Envelope],
+    ) -> ReplyStream:
+        """Publish a request and return its replies: an async iterator that ends when they do.
+
+        Args:
+            timeout_s: how long the whole stream may take, in s.
+        Raises (while iterating):
+            StreamTruncated: a reply is missing, or the connection was lost midway.
+            NoMatch, HandlerFailed, Timeout, SiraError
+        """
+        self.connection.check()
+        assert self._requests is not None, "connected"
+        fields = envelope(priority=priority, key=key, headers=headers, further=further)
+        return self._requests.stream(topic, body, timeout_s=timeout_s, fields=fields)
+
+    # ---- looking ---------------------------------------------------------------------------------
+
+    async def ledger(self, pattern: str = "", *, timeout_s: float | None = CALL_S) -> Ledger:
+        """Return the deliveries owed on the topics of `pattern` ("": all), and their fate."""
+        self.connection.incoming.flush_credits()
+        answer = await self.connection.unary(
+            "/sira.v1.Kernel/Ledger",
+            kernel_pb2.LedgerRequest(pattern=pattern),
+            kernel_pb2.LedgerResponse,
+            timeout_s=timeout_s,
+        )
+        return Ledger.from_proto(answer)
+
+    async def explain(
+        self,
+        topic: str,
+        *,
+        principal: str = "",
+        action: str = "",
+        timeout_s: float | None = CALL_S,
+    ) -> Explanation:
+        """Return where a message on `topic` would go, and why.
+
+        Args:
+            principal: who would act; "": this client.
+            action: "": publish.
+        """
+        answer = await self.connection.unary(
+            "/sira.v1.Kernel/Explain",
+            kernel_pb2.ExplainRequest(topic=topic, principal=principal, action=action),
+            kernel_pb2.ExplainResponse,
+            timeout_s=timeout_s,
+        )
+        return Explanation.from_proto(topic, answer)
+
+    async def stats(
+        self, *, prometheus: bool = False, timeout_s: float | None = CALL_S
+    ) -> kernel_pb2.StatsResponse:
+        """Return the node's counts, by metric name with the unit in it."""
+        return await self.connection.unary(
+            "/sira.v1.Kernel/Stats",
+            kernel_pb2.StatsRequest(prometheus=prometheus),
+            kernel_pb2.StatsResponse,
+            timeout_s=timeout_s,
+        )
+
+    async def introspect(
+        self, service: str = "", *, timeout_s: float | None = CALL_S
+    ) -> kernel_pb2.IntrospectResponse:
+        """Return the node's services, methods, settings and topic classes."""
+        return await self.connection.unary(
+            "/sira.v1.Kernel/Introspect",
+            kernel_pb2.IntrospectRequest(service=service),
+            kernel_pb2.IntrospectResponse,
+            timeout_s=timeout_s,
+        )

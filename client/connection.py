@@ -1,0 +1,398 @@
+"""One client and the node it is connected to: finding it, losing it, coming back.
+
+Owns the transport, the two streams and the epoch of the node that the unanswered messages were sent
+to. Refuses to know what is published or who listens.
+
+A client has a random id of its own, which all its calls carry: the node ties its streams together
+by it, and finds in it the messages that a lost stream had brought (`sira-resume`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message as ProtoMessage
+
+import sira.kernel.binding  # noqa: F401  ties the C core to its errors and dtypes
+from sira import __version__, _native
+from sira.client.deadline import Deadline
+from sira.client.incoming import Incoming
+from sira.client.lineage import check_fork, forks
+from sira.client.outgoing import Answer, Outgoing, Ticket
+from sira.client.retry import Retry
+from sira.client.transport import GrpcTransport, Stream, Transport
+from sira.kernel.errors import (
+    NodeDraining,
+    OutcomeUnknown,
+    SiraError,
+    Timeout,
+    Unreachable,
+)
+from sira.v1 import kernel_pb2
+
+_log = logging.getLogger("sira.client")
+_Response = TypeVar("_Response", bound=ProtoMessage)
+
+PROTOCOL = 1
+# One try of one address; a host that swallows packets must not use up the caller's whole time.
+_DIAL_S = 3.0
+_CLOSE_S = 2.0
+_MESSAGE_BYTES_MAX = 16 << 30
+_PUBLISH_BLOCK_MS = 5_000
+# These mean that the connection is gone, not that what was sent is wrong.
+_TRANSIENT = frozenset(
+    {"UNREACHABLE", "NODE_DRAINING", "CANCELLED", "TIMEOUT", "INTERNAL", "PEER_LOST"}
+)
+
+
+class Connection:
+    """A client of one of several nodes. Belongs to the event loop it was opened on."""
+
+    def __init__(
+        self,
+        nodes: list[str],
+        *,
+        name: str,
+        retry: Retry,
+        dial: Callable[[str], Transport] = GrpcTransport,
+    ) -> None:
+        """Prepare; `open` connects.
+
+        Args:
+            nodes: `host:port` of each, tried in order.
+            name: `source` of what is published; for people, not for rights.
+            dial: makes the transport to one address.
+        """
+        self.loop = asyncio.get_running_loop()
+        self.retry = retry
+        self.client_id = secrets.token_hex(16)
+        self.node = kernel_pb2.NegotiateResponse()
+        self.outgoing = Outgoing(self, source=name)
+        self.incoming = Incoming(self, message_bytes_max=_MESSAGE_BYTES_MAX)
+        self.on_lost: list[Callable[[], None]] = []  # called at each loss, and at the end
+        # Started as tasks whenever a node is connected.
+        self.on_back: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._nodes = nodes
+        self._dial = dial
+        self._forks = forks()
+        self.rng = random.Random(self.client_id)
+        self._transport: Transport | None = None
+        self._is_up = asyncio.Event()
+        self._last_error: SiraError = Unreachable("not connected yet")
+        self._ended: SiraError | None = None  # closed, or refused for good
+        self._reconnecting: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._publish_wanted = False
+        self._repeats = 0  # first messages of the next Publish stream that were sent before
+        self._epoch_sent_to = b""  # of the node that got them
+
+    # ---- connecting ------------------------------------------------------------------------------
+
+    async def open(self, timeout_s: float | None) -> None:
+        """Connect to the first node that answers.
+
+        Raises:
+            Unreachable: none did within `timeout_s`.
+            SiraError: one did, and refused this client.
+        """
+        deadline = Deadline(timeout_s, self.loop)
+        delays_s = self.retry.delays_s(self.rng)
+        while not await self._try_nodes(deadline):
+            if self._ended is not None:
+                raise self._ended
+            delay_s = next(delays_s)
+            if not self.retry.connects or deadline.left_s() <= delay_s:
+                raise self._unreachable()
+            await asyncio.sleep(delay_s)
+
+    async def _try_nodes(self, deadline: Deadline) -> bool:
+        for node in list(self._nodes):
+            transport = self._dial(node)
+            request = kernel_pb2.NegotiateRequest(
+                client=f"sira-python/{__version__}",
+                protocol_min=PROTOCOL,
+                protocol_max=PROTOCOL,
+                lanes=["grpc"],
+            )
+            try:
+                answer = await transport.unary(
+                    "/sira.v1.Kernel/Negotiate",
+                    request.SerializeToString(),
+                    metadata=self.metadata(),
+                    timeout_s=min(_DIAL_S, max(0.05, deadline.left_s())),
+                )
+            except SiraError as error:
+                self._last_error = error
+                await transport.close()
+                if error.code not in _TRANSIENT:
+                    self._ended = error
+                    return False
+                continue
+            except BaseException:
+                await transport.close()
+                raise
+            # The next loss begins with the node that answered last.
+            self._nodes.remove(node)
+            self._nodes.insert(0, node)
+            self._connected(transport, kernel_pb2.NegotiateResponse.FromString(answer))
+            return True
+        return False
+
+    def _connected(self, transport: Transport, node: kernel_pb2.NegotiateResponse) -> None:
+        if self._ended is not None:  # closed while it connected
+            self._drop(transport)
+            return
+        self._transport, self.node = transport, node
+        self._is_up.set()
+        if self.incoming.receivers:
+            self.want_subscribe()
+        if self._publish_wanted:
+            self.want_publish()
+        for call in self.on_back:
+            self._start_task(call(), "sira-on-back")
+
+    def _unreachable(self) -> SiraError:
+        if isinstance(self._last_error, Unreachable):
+            return self._last_error
+        nodes = ", ".join(self._nodes)
+        return Unreachable(f"no node at {nodes}: {self._last_error}", details={"nodes": nodes})
+
+    def metadata(self) -> list[tuple[str, str]]:
+        """Return what every call carries."""
+        return [("sira-client", self.client_id)]
+
+    @property
+    def is_up(self) -> bool:
+        """Whether a node is connected at this moment."""
+        return self._is_up.is_set()
+
+    @property
+    def publish_block_s(self) -> float:
+        """How long the node lets a publish wait for room where the publish does not say, in s."""
+        return self.node.limits.get("publish_block_ms", _PUBLISH_BLOCK_MS) / 1e3
+
+    def check(self) -> None:
+        """Refuse use after the end and in a forked child.
+
+        Raises:
+            Unreachable: closed, or made by the parent process.
+            SiraError: the node refused this client for good.
+        """
+        check_fork(self._forks)
+        if self._ended is not None:
+            raise self._ended
+
+    async def up(self, deadline: Deadline) -> Transport:
+        """Return the way to the node, waiting for it to come back if need be.
+
+        Raises:
+            Unreachable: it did not within the deadline.
+        """
+        while True:
+            self.check()
+            if self._transport is not None:
+                return self._transport
+            try:
+                async with asyncio.timeout(deadline.timer_s()):
+                    await self._is_up.wait()
+            except TimeoutError:
+                raise self._unreachable() from None
+
+    # ---- streams ---------------------------------------------------------------------------------
+
+    def want_publish(self) -> None:
+        """Open the Publish stream when there is none, now or when connected again."""
+        self._publish_wanted = True
+        if self._transport is None or self.outgoing.stream is not None:
+            return
+        metadata = self.metadata()
+        if self._repeats:
+            metadata.append(("sira-resume", f"{self._epoch_sent_to.hex()}:{self._repeats}"))
+        self._epoch_sent_to = self.node.epoch
+        self.outgoing.start(self._transport.stream("/sira.v1.Bus/Publish", metadata=metadata))
+
+    def want_subscribe(self) -> None:
+        """Open the Subscribe stream when there is none, now or when connected again."""
+        if self._transport is None or self.incoming.stream is not None:
+            return
+        stream = self._transport.stream("/sira.v1.Bus/Subscribe", metadata=self.metadata())
+        self.incoming.start(stream)
+
+    def stream_lost(self, stream: Stream, error: SiraError | None) -> None:
+        """Begin to come back: one of the two streams has ended, which nobody here asked for."""
+        if self._transport is None or self._ended is not None:
+            return
+        self._last_error = error or NodeDraining("the node ended the stream")
+        _log.warning("connection to %s lost: %s", self._nodes[0], self._last_error)
+        publish_refused = stream is self.outgoing.stream and (
+            error is not None and error.code not in _TRANSIENT
+        )
+        transport, self._transport = self._transport, None
+        self._is_up.clear()
+        self.outgoing.stop()
+        self.incoming.stop()
+        self._drop(transport)
+        if publish_refused and error is not None:
+            # The node cannot read what we send: sending it again would end the next stream too.
+            self.outgoing.give_up(error)
+        if self.retry.publishes:
+            self._repeats = self.outgoing.rewind()
+        else:
+            self._repeats = 0
+            self.outgoing.give_up(
+                OutcomeUnknown("the connection was lost before the node had answered")
+            )
+        self.incoming.interrupt()
+        for call in self.on_lost:
+            call()
+        if self.retry.connects:
+            self._reconnecting = self.loop.create_task(self._come_back(), name="sira-reconnect")
+        else:
+            self._end(self._unreachable())
+
+    async def _come_back(self) -> None:
+        delays_s: Iterator[float] = self.retry.delays_s(self.rng)
+        while not await self._try_nodes(Deadline(_DIAL_S * len(self._nodes), self.loop)):
+            if self._ended is not None:
+                self._end(self._ended)
+                return
+            await asyncio.sleep(next(delays_s))
+        _log.info("connected to %s again", self._nodes[0])
+
+    # ---- the end ---------------------------------------------------------------------------------
+
+    def _end(self, error: SiraError) -> None:
+        self._ended = error
+        self._is_up.set()  # whoever waits finds `_ended`
+        self.outgoing.stop()
+        self.incoming.stop()
+        self.outgoing.give_up(error)
+        self.incoming.end(error)
+        for call in self.on_lost:
+            call()
+
+    def _drop(self, transport: Transport) -> None:
+        self._start_task(transport.close(), "sira-close")
+
+    def _start_task(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = self.loop.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Send what is queued, confirm what was taken, and leave. A second call does nothing."""
+        if self._ended is not None and self._transport is None:
+            return
+        check_fork(self._forks)
+        deadline = Deadline(_CLOSE_S, self.loop)
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+        if self._transport is not None:
+            await self.outgoing.finish(deadline)
+            await self.incoming.finish(deadline)
+        transport, self._transport = self._transport, None
+        closed = Unreachable("this connection was closed", retryable=False, help="connect again")
+        self._ended = closed
+        self._is_up.set()
+        self.outgoing.stop()
+        self.incoming.stop()
+        self.outgoing.give_up(closed)
+        self.incoming.end(None)
+        for call in self.on_lost:
+            call()
+        if transport is not None:
+            await transport.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_CLOSE_S)
+
+    # ---- calls and messages ----------------------------------------------------------------------
+
+    async def unary(
+        self,
+        method: str,
+        request: ProtoMessage,
+        response_type: type[_Response],
+        *,
+        timeout_s: float | None,
+        repeatable: bool = True,
+    ) -> _Response:
+        """Call a method of the node, again while it cannot be reached and `repeatable`.
+
+        Raises:
+            Timeout, Unreachable, SiraError
+        """
+        deadline = Deadline(timeout_s, self.loop)
+        delays_s = self.retry.delays_s(self.rng)
+        while True:
+            transport = await self.up(deadline)
+            try:
+                answer = await transport.unary(
+                    method,
+                    request.SerializeToString(),
+                    metadata=self.metadata(),
+                    timeout_s=max(0.001, min(deadline.left_s(), 1e6)),
+                )
+                return response_type.FromString(answer)
+            except Timeout as error:
+                error.details.setdefault("method", method)
+                raise
+            except (Unreachable, NodeDraining):
+                delay_s = next(delays_s)
+                if not (repeatable and self.retry.connects and deadline.left_s() > delay_s):
+                    raise
+                await asyncio.sleep(delay_s)
+
+    def push(
+        self, topic: str, body: _native.Body, options: _native.Options | None, ticket: Ticket | None
+    ) -> bytes:
+        """Queue one message; returns its id. Raises for a topic or body that cannot be sent."""
+        return self.outgoing.outbox.push(topic, body, options, ticket)
+
+    async def publish(
+        self, topic: str, body: _native.Body, options: _native.Options | None, deadline: Deadline
+    ) -> _native.Receipt:
+        """Publish one message and wait for its receipt.
+
+        Raises:
+            Timeout, Unreachable: no answer before the deadline; the details say the outcome.
+            SiraError: refused by the node; nobody got it.
+        """
+        outgoing = self.outgoing
+        if not outgoing.outbox.room:
+            await outgoing.room(deadline)
+        answer = Answer(self.loop)
+        message_id = outgoing.outbox.push(topic, body, options, answer)
+        timer = None
+        if deadline.timeout_s is not None:
+            timer = self.loop.call_at(
+                deadline.at_s, self._expire, answer, deadline, topic, message_id
+            )
+        try:
+            return await answer.future
+        except asyncio.CancelledError:
+            outgoing.outbox.cancel(answer)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _expire(self, answer: Answer, deadline: Deadline, topic: str, message_id: bytes) -> None:
+        if answer.future.done():
+            return
+        self.outgoing.outbox.cancel(answer)
+        answer(self.late(deadline, f"publish to {topic}", id=message_id.hex(), outcome="unknown"))
+
+    def late(self, deadline: Deadline, what: str, **details: str) -> SiraError:
+        """Return the error of a caller whose time is up: who did not answer."""
+        if self.is_up:
+            return deadline.error(what, **details)
+        error = self._unreachable()
+        return Unreachable(
+            f"{what}: not connected for {deadline.timeout_s:g} s: {error}",
+            details={**error.details, **details},
+        )

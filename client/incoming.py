@@ -1,0 +1,251 @@
+"""What comes to a client: the Inbox, the Subscribe stream, and the credits that go back.
+
+Refuses to know what a subscription does with its messages. Credits say what the application took;
+they are returned late on purpose (at half a window, else within `CREDIT_DELAY_S`), so that a
+request and its reply cost no message beyond their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from sira import _native
+from sira.client.deadline import Deadline
+from sira.client.outgoing import Owner
+from sira.client.transport import Stream
+from sira.kernel.errors import SiraError, from_proto
+from sira.v1 import bus_pb2
+
+CREDIT_DELAY_S = 0.05
+# A subscription whose messages nobody takes is looked at less and less often.
+_CREDIT_DELAY_S_MAX = 1.0
+# Frames are at most 2 MiB; control items are joined up to this.
+_JOIN_BYTES_MAX = 256 << 10
+
+_OPEN = bus_pb2.Item.OPEN_FIELD_NUMBER
+_OPENED = bus_pb2.Item.OPENED_FIELD_NUMBER
+_CLOSE = bus_pb2.Item.CLOSE_FIELD_NUMBER
+_ENDED = bus_pb2.Item.ENDED_FIELD_NUMBER
+
+
+class Receiver(Protocol):
+    """A subscription, as far as this file needs it."""
+
+    number: int
+
+    @property
+    def mailbox(self) -> _native.Mailbox:
+        """Return where messages are put."""
+
+    def open_item(self) -> bus_pb2.Open:
+        """Return what the node is asked for."""
+
+    def opened(self, cut: list[str]) -> None:
+        """Take note that the subscription is live."""
+
+    def ended(self, error: SiraError | None) -> None:
+        """Take note that nothing more comes."""
+
+    def interrupted(self) -> None:
+        """Take note that the connection was lost; `open_item` will be sent again."""
+
+
+class Incoming:
+    """The inbox of one connection and the stream under it. Belongs to the connection's loop."""
+
+    def __init__(self, owner: Owner, *, message_bytes_max: int) -> None:
+        self._owner = owner
+        self._thread = threading.get_ident()
+        self.inbox = _native.Inbox(message_bytes_max=message_bytes_max)
+        self.receivers: dict[int, Receiver] = {}
+        # Called after each frame: replies are handed out without another turn of the loop.
+        self.after_frame: Callable[[], None] | None = None
+        self._last_number = 0
+        self._control: deque[bytes] = deque()
+        self._sleeping: asyncio.Future[None] | None = None
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+        self.stream: Stream | None = None
+        self._credit_soon = False
+        self._credit_timer: asyncio.TimerHandle | None = None
+        self._credit_delay_s = CREDIT_DELAY_S
+
+    # ---- subscriptions ---------------------------------------------------------------------------
+
+    def add(self, receiver: Receiver) -> None:
+        """Number `receiver` and ask the node for its messages, now or when there is a stream."""
+        self._last_number += 1
+        receiver.number = self._last_number
+        self.receivers[receiver.number] = receiver
+        self.inbox.attach(receiver.number, receiver.mailbox)
+        if self.stream is not None:
+            self._send_open(receiver)
+
+    def remove(self, receiver: Receiver) -> None:
+        """Ask the node to end the subscription; `receiver.ended` says when it has."""
+        if self.stream is None:
+            self._ended(receiver.number, None)
+            return
+        self.flush_credits()
+        body = bus_pb2.Close(subscription=receiver.number).SerializeToString()
+        self._send(_native.control_frame(_CLOSE, body))
+
+    def _send_open(self, receiver: Receiver) -> None:
+        item = receiver.open_item()
+        item.subscription = receiver.number
+        self._send(_native.control_frame(_OPEN, item.SerializeToString()))
+
+    def _ended(self, number: int, error: SiraError | None) -> None:
+        receiver = self.receivers.pop(number, None)
+        if receiver is not None:
+            self.inbox.detach(number)
+            receiver.ended(error)
+
+    # ---- credits ---------------------------------------------------------------------------------
+
+    def credit_due(self) -> None:
+        """Half a window was taken: say so soon. From any thread."""
+        if self._credit_soon:
+            return
+        self._credit_soon = True
+        if threading.get_ident() == self._thread:
+            self._owner.loop.call_soon(self.flush_credits)
+        else:
+            self._owner.loop.call_soon_threadsafe(self.flush_credits)
+
+    def flush_credits(self) -> bool:
+        """Tell the node what was taken since the last time; False: nothing was."""
+        self._credit_soon = False
+        given_back = [
+            (number, taken)
+            for number, receiver in self.receivers.items()
+            if (taken := receiver.mailbox.take_credit())
+        ]
+        if given_back and self.stream is not None:
+            self._send(_native.credit_frame(given_back))
+        return bool(given_back)
+
+    def _credit_tick(self) -> None:
+        self._credit_timer = None
+        if self.flush_credits():
+            self._credit_delay_s = CREDIT_DELAY_S
+        elif any(receiver.mailbox.depth for receiver in self.receivers.values()):
+            self._credit_delay_s = min(self._credit_delay_s * 2, _CREDIT_DELAY_S_MAX)
+        else:
+            return  # all was taken and told; the next frame starts the timer again
+        self._start_credit_timer()
+
+    def _start_credit_timer(self) -> None:
+        self._credit_timer = self._owner.loop.call_later(self._credit_delay_s, self._credit_tick)
+
+    # ---- the stream ------------------------------------------------------------------------------
+
+    def start(self, stream: Stream) -> None:
+        """Drive `stream`, asking for every subscription there is."""
+        assert self.stream is None, "one Subscribe stream at a time"
+        self.stream = stream
+        self._control.clear()
+        for receiver in self.receivers.values():
+            self._send_open(receiver)
+        self._tasks = (
+            self._owner.loop.create_task(
+                self._run(self._write, stream), name="sira-subscribe-write"
+            ),
+            self._owner.loop.create_task(self._run(self._read, stream), name="sira-subscribe-read"),
+        )
+
+    def stop(self) -> None:
+        """Give the stream up. Messages nobody took are dropped: the node counts them as lost."""
+        stream, self.stream = self.stream, None
+        tasks, self._tasks = self._tasks, ()
+        for task in tasks:
+            task.cancel()
+        if stream is not None:
+            stream.cancel()
+        if self._credit_timer is not None:
+            self._credit_timer.cancel()
+            self._credit_timer = None
+        self.inbox.reset()
+
+    def interrupt(self) -> None:
+        """Tell every subscription that the connection was lost."""
+        for receiver in list(self.receivers.values()):
+            receiver.interrupted()
+
+    def end(self, error: SiraError | None) -> None:
+        """End every subscription."""
+        for number in list(self.receivers):
+            self._ended(number, error)
+
+    async def finish(self, deadline: Deadline) -> None:
+        """Confirm what was taken, end the subscriptions, and end the stream in order."""
+        for receiver in list(self.receivers.values()):
+            self.remove(receiver)
+        while self.stream is not None and (self._control or self._sleeping is None):
+            if deadline.left_s() <= 0:
+                return
+            await asyncio.sleep(0.001)
+        stream, self.stream = self.stream, None
+        if stream is None:
+            return
+        await stream.done_writing()
+        await asyncio.wait(self._tasks[1:], timeout=deadline.left_s())
+        self._tasks[0].cancel()
+
+    def _send(self, frame: bytes) -> None:
+        self._control.append(frame)
+        if self._sleeping is not None and not self._sleeping.done():
+            self._sleeping.set_result(None)
+
+    async def _run(self, step: Callable[[Stream], Any], stream: Stream) -> None:
+        error: SiraError | None = None
+        try:
+            await step(stream)
+        except SiraError as caught:
+            error = caught
+        if self.stream is stream:
+            self._owner.stream_lost(stream, error)
+
+    async def _write(self, stream: Stream) -> None:
+        control = self._control
+        while True:
+            if control:
+                frame = control.popleft()
+                # Frames are repeated items: two joined are one.
+                while control and len(frame) + len(control[0]) <= _JOIN_BYTES_MAX:
+                    frame += control.popleft()
+                await stream.write(frame)
+                continue
+            self._sleeping = self._owner.loop.create_future()
+            try:
+                await self._sleeping
+            finally:
+                self._sleeping = None
+
+    async def _read(self, stream: Stream) -> None:
+        feed = self.inbox.feed
+        while (frame := await stream.read()) is not None:
+            items = feed(frame)
+            if self.after_frame is not None:
+                self.after_frame()
+            if items is not None:
+                for kind, body in items:
+                    self._take_control(kind, body)
+            if self._credit_timer is None:
+                self._credit_delay_s = CREDIT_DELAY_S
+                self._start_credit_timer()
+
+    def _take_control(self, kind: int, body: bytes) -> None:
+        if kind == _OPENED:
+            opened = bus_pb2.Opened.FromString(body)
+            receiver = self.receivers.get(opened.subscription)
+            if receiver is not None:
+                receiver.opened(list(opened.cut))
+        elif kind == _ENDED:
+            ended = bus_pb2.Ended.FromString(body)
+            error = from_proto(ended.error) if ended.HasField("error") else None
+            self._ended(ended.subscription, error)
+        # Kinds of a later version are none of our business.

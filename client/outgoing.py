@@ -1,0 +1,224 @@
+"""What a client publishes, on its way: the Outbox and the Publish stream that it drives.
+
+Refuses to know what a message says. A writer task takes frames from the outbox as the stream takes
+them, so what is pending while one is on its way leaves together in the next; a message that is
+alone leaves at once. A reader task feeds receipts and chunk credits back.
+
+Tickets are callables: `ticket(outcome)` with a Receipt, an encoded Error, or a SiraError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Generator
+from typing import Any, Protocol
+
+from sira import _native
+from sira.client.deadline import Deadline
+from sira.client.transport import Stream
+from sira.kernel.errors import OutcomeUnknown, SiraError, decode
+
+Outcome = _native.Receipt | bytes | SiraError
+Ticket = Callable[[Outcome], None]
+
+
+class Owner(Protocol):
+    """The connection, as far as this file needs it."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def want_publish(self) -> None:
+        """Open a Publish stream when there is none."""
+
+    def stream_lost(self, stream: Stream, error: SiraError | None) -> None:
+        """Take note that a stream is over."""
+
+
+class Answer:
+    """A ticket that somebody waits for."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.future: asyncio.Future[_native.Receipt] = loop.create_future()
+
+    def __call__(self, outcome: Outcome) -> None:
+        """Settle; an answer nobody waits for any more is let go."""
+        if self.future.done():
+            return
+        if isinstance(outcome, _native.Receipt):
+            self.future.set_result(outcome)
+        else:
+            self.future.set_exception(as_error(outcome))
+
+
+def as_error(outcome: bytes | SiraError) -> SiraError:
+    """Return the error of an outcome that is no receipt."""
+    return outcome if isinstance(outcome, SiraError) else decode(outcome)
+
+
+class _Now:
+    """Awaiting it never suspends."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Any:
+        return iter(())
+
+
+class _NextTurn:
+    """Awaiting it lets the event loop run once."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
+NOW = _Now()
+NEXT_TURN = _NextTurn()
+
+
+class Outgoing:
+    """The outbox of one connection and the stream under it. Belongs to the connection's loop.
+
+    `outbox.push` alone may be called from another thread, which `wake` provides for.
+    """
+
+    def __init__(self, owner: Owner, *, source: str) -> None:
+        self._owner = owner
+        self._thread = threading.get_ident()
+        self.outbox = _native.Outbox(source=source, wake=self._wake)
+        # The writer was idle when a message was pushed: the pusher should let it run.
+        self.woke = False
+        self._sleeping: asyncio.Future[None] | None = None
+        self._wants_room: list[asyncio.Future[None]] = []
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+        self.stream: Stream | None = None
+
+    def _wake(self) -> None:
+        """Called by the outbox when it was idle and has something now."""
+        if threading.get_ident() == self._thread:
+            self.woke = True
+            self._rouse()
+        else:
+            self._owner.loop.call_soon_threadsafe(self._rouse)
+
+    def _rouse(self) -> None:
+        if self._sleeping is not None:
+            if not self._sleeping.done():
+                self._sleeping.set_result(None)
+        elif self.stream is None:
+            self._owner.want_publish()
+
+    async def room(self, deadline: Deadline) -> None:
+        """Return when the outbox takes another message.
+
+        Raises:
+            Timeout: no room before the deadline.
+        """
+        self._rouse()
+        while not self.outbox.room:
+            waiter: asyncio.Future[None] = self._owner.loop.create_future()
+            self._wants_room.append(waiter)
+            try:
+                async with asyncio.timeout(deadline.timer_s()):
+                    await waiter
+            except TimeoutError:
+                raise deadline.error("no room to publish") from None
+
+    def _made_room(self) -> None:
+        waiting, self._wants_room = self._wants_room, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # ---- the stream ------------------------------------------------------------------------------
+
+    def start(self, stream: Stream) -> None:
+        """Drive `stream` until it is lost or stopped."""
+        assert self.stream is None, "one Publish stream at a time"
+        self.stream = stream
+        self._tasks = (
+            self._owner.loop.create_task(self._run(self._write, stream), name="sira-publish-write"),
+            self._owner.loop.create_task(self._run(self._read, stream), name="sira-publish-read"),
+        )
+
+    def stop(self) -> None:
+        """Give the stream up; what is unanswered stays in the outbox."""
+        stream, self.stream = self.stream, None
+        tasks, self._tasks = self._tasks, ()
+        for task in tasks:
+            task.cancel()
+        if stream is not None:
+            stream.cancel()
+
+    async def _run(self, step: Callable[[Stream], Any], stream: Stream) -> None:
+        error: SiraError | None = None
+        try:
+            await step(stream)
+        except SiraError as caught:
+            error = caught
+        if self.stream is stream:
+            self._owner.stream_lost(stream, error)
+
+    async def _write(self, stream: Stream) -> None:
+        outbox, now_ns, write = self.outbox, _native.now_ns, stream.write
+        while True:
+            frame = outbox.take(now_ns())
+            if self._wants_room and outbox.room:
+                self._made_room()
+            if frame is not None:
+                await write(frame)
+                continue
+            self._sleeping = self._owner.loop.create_future()
+            try:
+                await self._sleeping
+            finally:
+                self._sleeping = None
+
+    async def _read(self, stream: Stream) -> None:
+        outbox = self.outbox
+        while (frame := await stream.read()) is not None:
+            for ticket, outcome in outbox.feed(frame):
+                ticket(outcome)
+            if self._wants_room and outbox.room:
+                self._made_room()
+            if self._sleeping is not None and outbox.ready:
+                self._rouse()
+
+    # ---- losing the connection, and the end ------------------------------------------------------
+
+    def rewind(self) -> int:
+        """Queue what is unanswered again; what cannot be sent twice is told so.
+
+        Returns:
+            How many messages the next stream repeats first.
+        """
+        repeats, unrepeatable = self.outbox.rewind()
+        for ticket in unrepeatable:
+            if ticket is not None:
+                ticket(OutcomeUnknown("the connection was lost while the message was on its way"))
+        return repeats
+
+    def give_up(self, error: SiraError) -> None:
+        """Drop all that waits; each ticket is told `error`."""
+        for ticket in self.outbox.clear():
+            if ticket is not None:
+                ticket(error)
+        self._made_room()
+
+    async def finish(self, deadline: Deadline) -> None:
+        """Send what is queued, wait for its receipts, end the stream in order."""
+        outbox = self.outbox
+        while self.stream is not None and (outbox.unanswered or outbox.ready):
+            if deadline.left_s() <= 0:
+                return
+            await asyncio.sleep(0.001)
+        stream, self.stream = self.stream, None
+        if stream is None or self._sleeping is None:
+            return
+        await stream.done_writing()
+        await asyncio.wait(self._tasks[1:], timeout=deadline.left_s())
+        self._tasks[0].cancel()

@@ -1,0 +1,226 @@
+"""A publisher: many messages on one topic, sent without waiting for each receipt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from typing import Any, Self
+
+from sira import _native
+from sira.client.connection import Connection
+from sira.client.deadline import Deadline
+from sira.client.lineage import handling, lineage
+from sira.client.message import Body
+from sira.client.outgoing import NEXT_TURN, NOW, Outcome, as_error
+from sira.kernel.errors import SiraError
+
+# Receipts kept for whoever asks for them; a publisher that never does must not fill memory.
+RECEIPTS_MAX = 16_384
+
+
+class Publisher:
+    """Pipelined publishing on one topic. Belongs to the connection's event loop.
+
+    `await send(...)` suspends only while there is no room. A message that the node refuses raises
+    at the next `send`, `flush` or at the end of the `async with`, whichever comes first.
+
+    Attributes:
+        sent: messages given to `send`.
+        accepted, refused: messages that the node has answered.
+        receipts_dropped: receipts beyond `RECEIPTS_MAX` that nobody had asked for.
+    """
+
+    def __init__(
+        self, connection: Connection, topic: str, *, fields: dict[str, Any], timeout_s: float | None
+    ) -> None:
+        """Prepare; see `Bus.publisher` for the arguments."""
+        _native.check_topic(topic)
+        self.topic = topic
+        self.sent = 0
+        self.accepted = 0
+        self.refused = 0
+        self.receipts_dropped = 0
+        self._connection = connection
+        self._outgoing = connection.outgoing
+        self._push = connection.outgoing.outbox.push
+        self._outbox = connection.outgoing.outbox
+        self._timeout_s = timeout_s
+        self._fields = fields
+        self._options = _native.Options(**fields) if fields else None
+        self._receipts: deque[_native.Receipt] = deque()
+        self._refusals: deque[SiraError] = deque(maxlen=RECEIPTS_MAX)
+        self._ticket = self._settle  # one object: the outbox knows it by identity
+        self._waiters: list[asyncio.Future[None]] = []
+        connection.check()
+
+    async def __aenter__(self) -> Self:
+        """Open the way at once, so that the first message finds it open."""
+        await self._connection.up(Deadline(self._connection.publish_block_s, self._connection.loop))
+        self._connection.want_publish()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        """Wait for all receipts; after an exception of the body, refusals are not raised."""
+        if kind is None:
+            await self.flush()
+
+    # ---- sending ---------------------------------------------------------------------------------
+
+    def send(self, body: Body = None) -> Awaitable[None]:
+        """Queue one message; awaiting suspends only while there is no room.
+
+        Args:
+            body: tensors by name, bytes or text. Bodies up to 256 KiB are copied at once; the
+                memory of larger ones must not change before `flush`.
+        Raises:
+            SiraError: the body cannot be sent, or the node refused an earlier message.
+            Unreachable: closed.
+        """
+        if self._refusals:
+            raise self._refusals.popleft()
+        if not self._outbox.room:
+            return self._send_later(body)
+        options = self._options
+        if handling.get() is not None:
+            options = _native.Options(**{**self._fields, **lineage()})
+        self._push(self.topic, body, options, self._ticket)
+        self.sent += 1
+        if self._outgoing.woke:
+            # The writer slept: let it run, so that a message that is alone leaves at once.
+            self._outgoing.woke = False
+            return NEXT_TURN
+        return NOW
+
+    async def _send_later(self, body: Body) -> None:
+        self._connection.check()
+        await self._outgoing.room(Deadline(self._timeout_s, self._connection.loop))
+        await self.send(body)
+
+    def _settle(self, outcome: Outcome) -> None:
+        if type(outcome) is _native.Receipt:
+            self.accepted += 1
+            if len(self._receipts) >= RECEIPTS_MAX:
+                self._receipts.popleft()
+                self.receipts_dropped += 1
+            self._receipts.append(outcome)
+        else:
+            self.refused += 1
+            error = as_error(outcome)
+            error.details.setdefault("topic", self.topic)
+            self._refusals.append(error)
+        if self._waiters:
+            self._wake_waiters()
+
+    def _wake_waiters(self) -> None:
+        waiting, self._waiters = self._waiters, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    @property
+    def unanswered(self) -> int:
+        """Messages whose receipt has not come."""
+        return self.sent - self.accepted - self.refused
+
+    async def _settled(self, deadline: Deadline) -> None:
+        """Wait for the next outcome."""
+        waiter: asyncio.Future[None] = self._connection.loop.create_future()
+        self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout(deadline.timer_s()):
+                await waiter
+        except TimeoutError:
+            raise self._connection.late(
+                deadline, f"flush of {self.topic}", unanswered=str(self.unanswered)
+            ) from None
+
+    async def flush(self, *, timeout_s: float | None = None) -> None:
+        """Wait until each message sent so far has its answer.
+
+        Raises:
+            SiraError: the first refusal that was not raised yet.
+            Timeout: not all were answered in time; they may still be.
+        """
+        deadline = Deadline(timeout_s, self._connection.loop)
+        goal = self.sent
+        while self.accepted + self.refused < goal:
+            await self._settled(deadline)
+        if self._refusals:
+            first = self._refusals.popleft()
+            first.details["refused"] = str(self.refused)
+            raise first
+
+    def receipts(self) -> Receipts:
+        """Return the receipts nobody has asked for yet, in the order of sending.
+
+        `for` over it gives those that have come, `async for` also waits for those that are due.
+        """
+        return Receipts(self)
+
+
+class Receipts:
+    """Receipts of a publisher; each is given out once."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+
+    def __len__(self) -> int:
+        """Return how many have come."""
+        return len(self._publisher._receipts)
+
+    def __iter__(self) -> Iterator[_native.Receipt]:
+        """Yield those that have come."""
+        receipts = self._publisher._receipts
+        while receipts:
+            yield receipts.popleft()
+
+    async def __aiter__(self) -> AsyncIterator[_native.Receipt]:
+        """Yield those that have come and those that are due. Raises each refusal in its place."""
+        publisher = self._publisher
+        forever = Deadline(None, publisher._connection.loop)
+        while True:
+            while publisher._receipts:
+                yield publisher._receipts.popleft()
+            if publisher._refusals:
+                raise publisher._refusals.popleft()
+            if publisher.unanswered <= 0:
+                return
+            await publisher._settled(forever)
+
+
+class Batch:
+    """The ticket of several messages published together: outcomes in order."""
+
+    __slots__ = ("_done", "_loop", "count", "error", "expected", "receipts", "refused")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._done: asyncio.Future[None] | None = None
+        self.count = 0
+        self.expected = 0
+        self.refused = 0
+        self.receipts: list[_native.Receipt] = []
+        self.error: SiraError | None = None
+
+    def __call__(self, outcome: Outcome) -> None:
+        """Take one outcome."""
+        if type(outcome) is _native.Receipt:
+            self.receipts.append(outcome)
+        else:
+            self.refused += 1
+            if self.error is None:
+                self.error = as_error(outcome)
+                self.error.details.setdefault("index", str(self.count))
+        self.count += 1
+        if self._done is not None and self.count >= self.expected and not self._done.done():
+            self._done.set_result(None)
+
+    async def wait(self, expected: int, deadline: Deadline) -> None:
+        """Wait for `expected` outcomes. Raises TimeoutError."""
+        self.expected = expected
+        if self.count >= expected:
+            return
+        self._done = self._loop.create_future()
+        async with asyncio.timeout(deadline.timer_s()):
+            await self._done

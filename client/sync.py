@@ -1,0 +1,398 @@
+"""The bus without `await`: the same names, from any thread, also inside a running event loop.
+
+One background thread of the process runs the event loop of all synchronous connections. What must
+be quick does not go through it: a message that has come is popped, and one that has room is pushed,
+in the calling thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Self, Unpack, cast
+
+from sira import _native
+from sira.client import bus as async_bus
+from sira.client.bus import Bus
+from sira.client.envelope import Envelope
+from sira.client.info import Explanation, Ledger, Topic
+from sira.client.later import Later
+from sira.client.message import Body, SyncMessage
+from sira.client.publisher import Publisher
+from sira.client.requests import ReplyStream
+from sira.client.retry import Retry
+from sira.client.runner import Runner, runner
+from sira.client.sync_subscription import SyncSubscription
+from sira.client.topics import Topics
+from sira.v1 import kernel_pb2
+
+
+def connect_sync(
+    url: str | None = None,
+    *,
+    name: str = "",
+    retry: Retry | None = None,
+    timeout_s: float | None = async_bus.CONNECT_S,
+) -> SyncBus:
+    """Connect, and return the bus; see `sira.connect` for the arguments.
+
+    Raises:
+        Unreachable: no node answered in `timeout_s`.
+    """
+    return SyncBus(Bus(url, name=name, retry=retry, timeout_s=timeout_s, message_type=SyncMessage))
+
+
+class SyncBus(Later):
+    """A connection to a node and all that is done over it. For any thread."""
+
+    def __init__(self, bus: Bus) -> None:
+        """Connect `bus` on the background loop. Raises Unreachable."""
+        self._runner: Runner = runner()
+        self._bus = bus
+        self._runner.run(bus._open())
+        self.topics = SyncTopics(self._runner, bus.topics)
+
+    @property
+    def url(self) -> str:
+        """The addresses, as given."""
+        return self._bus.url
+
+    @property
+    def node(self) -> kernel_pb2.NegotiateResponse:
+        """What the node said when we connected."""
+        return self._bus.node
+
+    def __enter__(self) -> Self:
+        """Return itself: it is connected."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Send what is queued, confirm what was taken, disconnect. Twice is once."""
+        self._runner.run(self._bus.close())
+
+    def publish(
+        self,
+        topic: str,
+        body: Body = None,
+        *,
+        grade: str | None = None,
+        dedupe_key: str = "",
+        key: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
+        ttl_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        **further: Unpack[Envelope],
+    ) -> _native.Receipt:
+        """Publish one message and return its receipt; see `Bus.publish`."""
+        return self._runner.run(
+            self._bus.publish(
+                topic,
+                body,
+                grade=grade,
+                dedupe_key=dedupe_key,
+                key=key,
+                priority=priority,
+                timeout_s=timeout_s,
+                ttl_s=ttl_s,
+                headers=headers,
+                **further,
+            )
+        )
+
+    def publish_many(
+        self,
+        topic: str,
+        bodies: Iterable[Body],
+        *,
+        grade: str | None = None,
+        key: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
+        ttl_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        **further: Unpack[Envelope],
+    ) -> list[_native.Receipt]:
+        """Publish several messages on one topic; see `Bus.publish_many`."""
+        return self._runner.run(
+            self._bus.publish_many(
+                topic,
+                list(bodies),  # a generator of the caller's runs in the caller's thread
+                grade=grade,
+                key=key,
+                priority=priority,
+                timeout_s=timeout_s,
+                ttl_s=ttl_s,
+                headers=headers,
+                **further,
+            )
+        )
+
+    def publisher(
+        self,
+        topic: str,
+        *,
+        grade: str | None = None,
+        key: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
+        ttl_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        **further: Unpack[Envelope],
+    ) -> SyncPublisher:
+        """Return a pipelined publisher for one topic; see `Bus.publisher`."""
+        publisher = self._bus.publisher(
+            topic,
+            grade=grade,
+            key=key,
+            priority=priority,
+            timeout_s=timeout_s,
+            ttl_s=ttl_s,
+            headers=headers,
+            **further,
+        )
+        return SyncPublisher(self._runner, publisher)
+
+    def subscribe(
+        self,
+        pattern: str,
+        *,
+        group: str = "",
+        overflow: str = "block",
+        window_messages: int | None = None,
+        window_bytes: int = 0,
+        contract: Mapping[str, str] | None = None,
+        start: str | int = "",
+        ack_wait_s: float = 0.0,
+        max_deliver: int = 0,
+    ) -> SyncSubscription:
+        """Return the messages of a topic or pattern; see `Bus.subscribe`."""
+        connection = self._bus.connection
+        assert self._bus._answers is not None, "connected"
+
+        async def make() -> SyncSubscription:  # on the loop that it belongs to
+            return SyncSubscription(
+                self._runner,
+                connection,
+                pattern,
+                responder=self._bus._answers,
+                group=group,
+                overflow=overflow,
+                window_messages=window_messages,
+                window_bytes=window_bytes,
+                contract=contract,
+                start=str(start),
+                ack_wait_s=ack_wait_s,
+                max_deliver=max_deliver,
+            )
+
+        return self._runner.run(make())
+
+    def request(
+        self,
+        topic: str,
+        body: Body = None,
+        *,
+        timeout_s: float | None = async_bus.REQUEST_S,
+        priority: int = 0,
+        key: str = "",
+        headers: Mapping[str, str] | None = None,
+        idempotent: bool = False,
+        **further: Unpack[Envelope],
+    ) -> SyncMessage:
+        """Publish a request and return its reply; see `Bus.request`."""
+        reply = self._runner.run(
+            self._bus.request(
+                topic,
+                body,
+                timeout_s=timeout_s,
+                priority=priority,
+                key=key,
+                headers=headers,
+                idempotent=idempotent,
+                **further,
+            )
+        )
+        return cast(SyncMessage, reply)  # `message_type` said so
+
+    def request_stream(
+        self,
+        topic: str,
+        body: Body = None,
+        *,
+        timeout_s: float | None = async_bus.REQUEST_S,
+        priority: int = 0,
+        key: str = "",
+        headers: Mapping[str, str] | None = None,
+        **further: Unpack[Envelope],
+    ) -> SyncReplyStream:
+        """Publish a request and return its replies; see `Bus.request_stream`."""
+
+        async def make() -> ReplyStream:  # on the loop that it belongs to
+            return self._bus.request_stream(
+                topic,
+                body,
+                timeout_s=timeout_s,
+                priority=priority,
+                key=key,
+                headers=headers,
+                **further,
+            )
+
+        return SyncReplyStream(self._runner, self._runner.run(make()))
+
+    def ledger(self, pattern: str = "", *, timeout_s: float | None = async_bus.CALL_S) -> Ledger:
+        """Return the deliveries owed on the topics of `pattern`; see `Bus.ledger`."""
+        return self._runner.run(self._bus.ledger(pattern, timeout_s=timeout_s))
+
+    def explain(
+        self,
+        topic: str,
+        *,
+        principal: str = "",
+        action: str = "",
+        timeout_s: float | None = async_bus.CALL_S,
+    ) -> Explanation:
+        """Return where a message on `topic` would go, and why; see `Bus.explain`."""
+        return self._runner.run(
+            self._bus.explain(topic, principal=principal, action=action, timeout_s=timeout_s)
+        )
+
+    def stats(
+        self, *, prometheus: bool = False, timeout_s: float | None = async_bus.CALL_S
+    ) -> kernel_pb2.StatsResponse:
+        """Return the node's counts; see `Bus.stats`."""
+        return self._runner.run(self._bus.stats(prometheus=prometheus, timeout_s=timeout_s))
+
+    def introspect(
+        self, service: str = "", *, timeout_s: float | None = async_bus.CALL_S
+    ) -> kernel_pb2.IntrospectResponse:
+        """Return the node's services, methods and settings; see `Bus.introspect`."""
+        return self._runner.run(self._bus.introspect(service, timeout_s=timeout_s))
+
+
+class SyncPublisher:
+    """Pipelined publishing on one topic; see `Publisher`. One thread at a time."""
+
+    def __init__(self, runner: Runner, publisher: Publisher) -> None:
+        self._runner = runner
+        self._publisher = publisher
+        self._outbox = publisher._outbox
+
+    def __enter__(self) -> Self:
+        """Open the way at once."""
+        self._runner.run(self._publisher.__aenter__())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        """Wait for all receipts; after an exception of the body, refusals are not raised."""
+        if kind is None:
+            self.flush()
+
+    def send(self, body: Body = None) -> None:
+        """Queue one message; blocks only while there is no room. See `Publisher.send`."""
+        if self._outbox.room:
+            # From this thread: the outbox wakes its loop only when that was idle.
+            self._publisher.send(body)
+        else:
+            self._runner.run(self._publisher._send_later(body))
+
+    def flush(self, *, timeout_s: float | None = None) -> None:
+        """Wait until each message sent so far has its answer; see `Publisher.flush`."""
+        self._runner.run(self._publisher.flush(timeout_s=timeout_s))
+
+    def receipts(self) -> Iterator[_native.Receipt]:
+        """Yield the receipts that have come and were not asked for yet; `flush` waits for all."""
+        return iter(self._publisher.receipts())
+
+    @property
+    def sent(self) -> int:
+        """Messages given to `send`."""
+        return self._publisher.sent
+
+    @property
+    def accepted(self) -> int:
+        """Messages that the node has taken."""
+        return self._publisher.accepted
+
+    @property
+    def refused(self) -> int:
+        """Messages that the node has refused."""
+        return self._publisher.refused
+
+
+class SyncReplyStream:
+    """The replies to one request, in order, then the end; see `ReplyStream`."""
+
+    def __init__(self, runner: Runner, stream: ReplyStream) -> None:
+        self._runner = runner
+        self._stream = stream
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Leave the stream."""
+        self.close()
+
+    def __iter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> SyncMessage:
+        """Return the next reply; see `ReplyStream.__anext__`."""
+        try:
+            return cast(SyncMessage, self._runner.run(self._next()))
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+    async def _next(self) -> Any:
+        return await self._stream.__anext__()
+
+    def close(self) -> None:
+        """Leave the stream."""
+        self._runner.run(self._stream.aclose())
+
+
+class SyncTopics:
+    """Topics by name: `bus.topics`; see `Topics`."""
+
+    def __init__(self, runner: Runner, topics: Topics) -> None:
+        self._runner = runner
+        self._topics = topics
+
+    def create(
+        self,
+        name: str,
+        *,
+        kind: str = "volatile",
+        contract: Mapping[str, str] | None = None,
+        owned: bool = False,
+        keep_s: int | None = None,
+        keep_bytes: int | None = None,
+        timeout_s: float | None = async_bus.CALL_S,
+    ) -> Topic:
+        """Declare a topic, or with a pattern a class of topics."""
+        return self._runner.run(
+            self._topics.create(
+                name,
+                kind=kind,
+                contract=contract,
+                owned=owned,
+                keep_s=keep_s,
+                keep_bytes=keep_bytes,
+                timeout_s=timeout_s,
+            )
+        )
+
+    def list(self, pattern: str = "", *, timeout_s: float | None = async_bus.CALL_S) -> list[Topic]:
+        """Return the topics that `pattern` matches ("": all), by name."""
+        return self._runner.run(self._topics.list(pattern, timeout_s=timeout_s))
+
+    def delete(self, name: str, *, timeout_s: float | None = async_bus.CALL_S) -> None:
+        """Forget a topic. Raises NotFound."""
+        self._runner.run(self._topics.delete(name, timeout_s=timeout_s))

@@ -1,0 +1,149 @@
+"""A subscription without `await`: iterate it, or call `next`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Self
+
+from sira.client.answers import Answers
+from sira.client.connection import Connection
+from sira.client.message import SyncMessage
+from sira.client.runner import Runner
+from sira.client.subscription import Subscription
+from sira.kernel.errors import BadRequest, Timeout
+
+
+class SyncSubscription:
+    """Messages that match a pattern; see `Subscription`. Several threads may take from it.
+
+    Enter it (`with`): when that returns, every publish begun later matches.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        connection: Connection,
+        pattern: str,
+        *,
+        responder: Answers | None,
+        **settings: Any,
+    ) -> None:
+        """Prepare, on the background loop; see `Bus.subscribe` for the settings."""
+        assert responder is not None, "connected"
+        self._runner = runner
+        self._news = threading.Condition()
+        self._inner = _Waking(
+            connection,
+            pattern,
+            responder=responder,
+            message_type=SyncMessage,
+            **settings,
+        )
+        self._inner.news = self._news
+        self._opened = False
+
+    @property
+    def pattern(self) -> str:
+        """The topic or pattern."""
+        return self._inner.pattern
+
+    @property
+    def reconnects(self) -> int:
+        """How often messages may have been missed because the connection was lost."""
+        return self._inner.reconnects
+
+    @property
+    def unconfirmed(self) -> int:
+        """Messages in hand when the connection was lost; see `Subscription`."""
+        return self._inner.unconfirmed
+
+    @property
+    def cut(self) -> list[str]:
+        """Parts of the pattern that this principal may not read."""
+        return self._inner.cut
+
+    def open(self) -> Self:
+        """Open it: live when this returns; see `Subscription.open`."""
+        if not self._opened:
+            self._runner.run(self._inner.open())
+            self._opened = True
+        return self
+
+    def __enter__(self) -> Self:
+        """Open it: live when this returns."""
+        return self.open()
+
+    def __exit__(self, *_error: object) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Confirm what was taken and end the subscription; iteration ends everywhere."""
+        self._runner.run(self._inner.close())
+
+    def __iter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> SyncMessage:
+        """Return the next message, or end when the subscription was closed."""
+        message = self._take(None)
+        if message is None:
+            raise StopIteration
+        return message
+
+    def next(self, *, timeout_s: float | None = None) -> SyncMessage:
+        """Return the next message.
+
+        Raises:
+            Timeout: none came in `timeout_s`.
+            BadRequest: the subscription is closed.
+            SiraError: the node ended it.
+        """
+        message = self._take(timeout_s)
+        if message is None:
+            raise BadRequest(f"subscription {self.pattern} is closed", help="make a new one")
+        return message
+
+    def _take(self, timeout_s: float | None) -> SyncMessage | None:
+        """Return the next message; None when closed."""
+        message = self._inner.pop()
+        if message is None:
+            message = self._wait(timeout_s)
+        assert message is None or isinstance(message, SyncMessage)  # configure() said so
+        return message
+
+    def _wait(self, timeout_s: float | None) -> Any:
+        self.open()
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            with self._news:
+                # Armed first, looked at second: what comes in between is seen or announced.
+                self._inner.arm()
+                message = self._inner.pop()
+                if message is not None:
+                    return message
+                if self._inner._error is not None:
+                    raise self._inner._error
+                if self._inner._finished.done():
+                    return None
+                left_s = None if until_s is None else until_s - time.monotonic()
+                if left_s is not None and left_s <= 0:
+                    raise Timeout(
+                        f"next message of {self.pattern}: none in {timeout_s:g} s",
+                        details={"timeout_s": f"{timeout_s:g}"},
+                    )
+                self._news.wait(left_s)
+
+
+class _Waking(Subscription):
+    """A subscription that tells threads, not tasks."""
+
+    news: threading.Condition | None = None
+
+    def _arrived(self) -> None:
+        super()._arrived()
+        if self.news is not None:
+            with self.news:
+                self.news.notify_all()
