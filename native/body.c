@@ -168,6 +168,26 @@ static int add_array(struct sira_body *body, PyObject *name, PyArrayObject *arra
     return 0;
 }
 
+/* Its library could not export `value` by DLPack and the exception is set: an element type that DLPack lacks may
+ * still be an array for NumPy. New reference and no exception, or NULL and the exception as it was. */
+static PyObject *array_despite_error(PyObject *value)
+{
+    if (!PyErr_ExceptionMatches(PyExc_Exception)) return NULL; /* KeyboardInterrupt and its like */
+    PyObject *type, *error, *traceback; /* owned */
+    PyErr_Fetch(&type, &error, &traceback);
+    PyObject *array = NULL;
+    if (PyObject_HasAttrString(value, "__array__")) array = PyArray_FromAny(value, NULL, 0, 0, 0, NULL);
+    if (array && PyArray_TYPE((PyArrayObject *)array) == NPY_OBJECT) Py_CLEAR(array);
+    if (!array) {
+        PyErr_Restore(type, error, traceback); /* in place of what __array__ may have raised */
+        return NULL;
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(error);
+    Py_XDECREF(traceback);
+    return array;
+}
+
 /* An ndarray of anything else that can be one. `*gathered`: the memory is a copy. New reference. */
 static PyObject *array_of(PyObject *name, PyObject *value, bool *gathered)
 {
@@ -181,22 +201,10 @@ static PyObject *array_of(PyObject *name, PyObject *value, bool *gathered)
         const int is_dlpack = sira_is_dlpack(value);
         if (is_dlpack < 0) return NULL;
         if (is_dlpack) {
-            array = sira_array_from_dlpack(value, name);
-            /* An element type that its library cannot export this way may still be an array for NumPy. */
-            if (!array && PyErr_ExceptionMatches(PyExc_Exception) && PyObject_HasAttrString(value, "__array__")) {
-                PyObject *type, *error, *traceback; /* owned */
-                PyErr_Fetch(&type, &error, &traceback);
-                array = PyArray_FromAny(value, NULL, 0, 0, 0, NULL);
-                if (array && PyArray_TYPE((PyArrayObject *)array) != NPY_OBJECT) {
-                    Py_XDECREF(type);
-                    Py_XDECREF(error);
-                    Py_XDECREF(traceback);
-                } else {
-                    Py_CLEAR(array);
-                    PyErr_Clear();
-                    PyErr_Restore(type, error, traceback);
-                }
-            }
+            bool elsewhere;
+            array = sira_array_from_dlpack(value, name, &elsewhere);
+            if (array || elsewhere) return array;
+            array = array_despite_error(value);
             if (array) return array;
         } else if (PyObject_CheckBuffer(value)) {
             PyObject *view = PyMemoryView_FromObject(value); /* owned */

@@ -11,8 +11,8 @@ struct sira_body_tensor *sira_body_add(struct sira_body *body, uint32_t ndim);
 
 /* ---- arrays from other libraries (dlpack_in.c) ---- */
 /* An ndarray over the memory of a DLPack producer on the CPU. New reference; NULL with the producer's own
- * exception, or BAD_REQUEST for memory of another device. `name` (str, borrowed) is for the text. */
-PyObject *sira_array_from_dlpack(PyObject *producer, PyObject *name);
+ * exception, or, with *elsewhere true, BAD_REQUEST for memory of another device. `name` (borrowed) is for its text. */
+PyObject *sira_array_from_dlpack(PyObject *producer, PyObject *name, bool *elsewhere);
 /* 1: it has __dlpack__ and __dlpack_device__; 0: not; -1: exception. */
 int sira_is_dlpack(PyObject *object);
 

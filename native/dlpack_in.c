@@ -187,10 +187,11 @@ static PyObject *array_over(PyObject *holder, const struct dl_tensor *tensor, ui
     return array;
 }
 
-PyObject *sira_array_from_dlpack(PyObject *producer, PyObject *name)
+PyObject *sira_array_from_dlpack(PyObject *producer, PyObject *name, bool *elsewhere)
 {
     long device_type;
     const int readable = on_cpu(producer, &device_type);
+    *elsewhere = readable == 0;
     if (readable < 0) return NULL;
     if (!readable)
         return sira_raise("BAD_REQUEST", "tensor %.200R lies on DLPack device type %ld: copy it to the CPU first",

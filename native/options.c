@@ -151,15 +151,14 @@ static PyObject *options_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     size_t field_count = 0, bytes_max = 0;
     for (size_t i = 0; i < TEXTS; i++) {
         struct sira_slice text = {NULL, 0};
-        if (texts[i].value && utf8_of(texts[i].value, texts[i].what, &text) < 0) return NULL;
-        if (!text.len) continue;
+        if (!texts[i].value || PyUnicode_GET_LENGTH(texts[i].value) == 0) continue;
+        if (texts[i].number == F_REPLY_TO) {
+            if (sira_topic_of_py(texts[i].value, &text) < 0) return NULL;
+        } else if (utf8_of(texts[i].value, texts[i].what, &text) < 0) {
+            return NULL;
+        }
         fields[field_count++] = (struct field){texts[i].number, text};
         if (texts[i].number == F_SOURCE) options.has_source = true;
-        if (texts[i].number == F_REPLY_TO) {
-            const enum sira_status status = sira_topic_check(text.data, text.len);
-            if (status != SIRA_OK)
-                return sira_raise(sira_status_code(status), "reply_to: %s", sira_status_text(status));
-        }
     }
     for (size_t i = 0; i < IDS; i++) {
         const Py_ssize_t len = ids[i].value ? PyBytes_GET_SIZE(ids[i].value) : 0;

@@ -60,13 +60,13 @@ static int lanes_of(PyObject *lanes, uint32_t *bits)
 static PyObject *receipt_new(PyTypeObject *Py_UNUSED(type), PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"id", "matched", "grade", "offset", "lanes", "copies", "bytes", "nodes", "spooled", NULL};
-    const char *id, *grade = "accepted"; /* borrowed */
-    Py_ssize_t id_len;
+    const char *id = NULL, *grade = "accepted"; /* borrowed */
+    Py_ssize_t id_len = 0;
     PyObject *offset = Py_None, *lanes = NULL; /* borrowed */
     unsigned int matched = 0, copies = 0, nodes = 0;
     unsigned long long bytes = 0;
     int spooled = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$y#|IsOOIKIp:Receipt", names, &id, &id_len, &matched, &grade,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$y#IsOOIKIp:Receipt", names, &id, &id_len, &matched, &grade,
                                      &offset, &lanes, &copies, &bytes, &nodes, &spooled))
         return NULL;
     if (id_len != SIRA_ID_BYTES) return sira_raise("BAD_REQUEST", "id: want %d bytes", SIRA_ID_BYTES);
