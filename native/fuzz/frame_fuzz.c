@@ -110,12 +110,12 @@ static void try_message(struct sira_slice raw)
 static void try_control(struct sira_slice body)
 {
     struct sira_chunk chunk;
-    struct sira_abort abort;
+    struct sira_abort broken;
     struct sira_credit credit;
     struct sira_receipt receipt;
-    if (!sira_abort_parse(body, &abort)) {
-        must_lie_in(abort.error, body.data, body.len);
-        MUST(abort.id.len == SIRA_ID_BYTES);
+    if (!sira_abort_parse(body, &broken)) {
+        must_lie_in(broken.error, body.data, body.len);
+        MUST(broken.id.len == SIRA_ID_BYTES);
     }
     if (!sira_chunk_parse(body, &chunk)) {
         must_lie_in(chunk.id, body.data, body.len);
