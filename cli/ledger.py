@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +24,7 @@ _COUNTS = (
     "dead_lettered",
     "redelivered",
 )
+_POLL_S = 0.05
 _REASONS = ("dropped", "unknown", "refused")
 
 
@@ -107,8 +110,13 @@ async def explain(args: Namespace, out: Output, stop: Stop) -> Result:
     """Say who gets a topic's messages, by which lane, and why."""
     from rich.table import Table
 
+    deadline_s = time.monotonic() + args.wait
     async with connected(args) as bus:
-        found = await bus.explain(args.topic, action=args.action)
+        while True:
+            found = await bus.explain(args.topic, action=args.action)
+            if found.matches or time.monotonic() >= deadline_s:
+                break
+            await asyncio.sleep(_POLL_S)
     matches = [
         {
             "client": match.client,
@@ -141,4 +149,5 @@ async def explain(args: Namespace, out: Output, stop: Stop) -> Result:
         "contract": dict(found.contract),
         "matches": matches,
     }
-    return Result(data, 0 if found.decision == "allow" else EXIT_UNACCOUNTED)
+    alone = args.wait > 0 and not matches
+    return Result(data, EXIT_UNACCOUNTED if alone or found.decision != "allow" else 0)

@@ -14,7 +14,7 @@ _SHOWN_MAX = 40
 
 async def status(args: Namespace, out: Output, stop: Stop) -> Result:
     """Say whether the node is up, what it carries and whether its ledger balances."""
-    async with connected(args) as bus:
+    async with connected(args, timeout_s=args.wait) as bus:
         stats = await bus.stats(prometheus=args.prometheus)
         found = await bus.ledger()
         hello = bus.node

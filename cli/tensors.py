@@ -175,7 +175,7 @@ def save_npz(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
     arrays: dict[str, NDArray[Any]] = {}
     noted: dict[str, str] = {}
     for name, array in tensors.items():
-        if array.dtype.isbuiltin:  # by kind, some of ml_dtypes would pass for NumPy's own
+        if array.dtype.isbuiltin == 1:  # by kind, some of ml_dtypes would pass for NumPy's own
             arrays[name] = np.asarray(array)
             continue
         noted[name] = dtype_name(array.dtype)

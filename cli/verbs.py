@@ -142,6 +142,14 @@ VERBS: tuple[Verb, ...] = (
             Argument(
                 name="--prometheus", kind="boolean", help="all metrics in Prometheus' text format"
             ),
+            Argument(
+                name="--wait",
+                kind="number",
+                default=3.0,
+                minimum=0.0,
+                metavar="SECONDS",
+                help="how long a node may take to answer (3)",
+            ),
         ),
         result=s.STATUS,
         exits={EXIT_UNACCOUNTED: "the ledger does not balance"},
@@ -325,9 +333,17 @@ VERBS: tuple[Verb, ...] = (
                 default="publish",
                 help="what to judge (publish)",
             ),
+            Argument(
+                name="--wait",
+                kind="number",
+                default=0.0,
+                minimum=0.0,
+                metavar="SECONDS",
+                help="wait so long until somebody listens (0)",
+            ),
         ),
         result=s.EXPLAIN,
-        exits={EXIT_UNACCOUNTED: "the action is denied"},
+        exits={EXIT_UNACCOUNTED: "the action is denied, or nobody listens after --wait"},
     ),
     Verb(
         name="bench",

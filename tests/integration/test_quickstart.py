@@ -1,0 +1,156 @@
+"""docs/quickstart.md is what happens: its commands are run in one shell, its outputs compared.
+
+In a `console` block, a line that starts with `$ ` is typed into bash, and the lines up to the next
+one are what must come. `...` matches anything, over several lines where it stands alone. A `python`
+block opens with a comment that names its file. Blocks of other kinds are only read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
+
+DOC = Path(__file__).parents[2] / "docs" / "quickstart.md"
+PORT_OF_THE_DOC = "7700"
+COMMAND_TIMEOUT_S = 90.0
+END = "--- end of the command ---"
+
+
+def blocks(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield (kind, lines) of each fenced block."""
+    for match in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        yield match[1], match[2].splitlines()
+
+
+def commands(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield (command, expected output) of a console block."""
+    command, expected = "", []
+    for line in lines:
+        if line.startswith("$ "):
+            if command:
+                yield command, expected
+            command, expected = line[2:], []
+        else:
+            assert command, f"output without a command: {line}"
+            expected.append(line)
+    yield command, expected
+
+
+def pattern(expected: list[str]) -> str:
+    """Regular expression of what must come."""
+    found = ""
+    for line in expected:
+        if line.strip() == "...":
+            found += r"(?:.*\n)*?"
+        else:
+            found += ".*?".join(re.escape(part) for part in line.split("...")) + "\n"
+    return found
+
+
+class Shell:
+    """One bash, so that jobs and variables live from command to command."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            ["bash", "--norc", "--noprofile", "-m"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env=environment,
+            start_new_session=True,
+        )
+        self._unread = ""
+
+    def run(self, command: str, wanted: str) -> str:
+        """Type `command`; return what came until it ended and `wanted` matches.
+
+        A command in the background may print after it has ended: so reading goes on until the
+        expected text is there, under a watchdog.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(f"{command}\necho '{END}'\n".encode())
+        self._process.stdin.flush()
+        deadline_s = time.monotonic() + COMMAND_TIMEOUT_S
+        while True:
+            shown = self._unread.replace(f"{END}\n", "")
+            if f"{END}\n" in self._unread and re.fullmatch(wanted, shown):
+                self._unread = ""
+                return shown
+            ended = f"{END}\n" in self._unread
+            if ended and not command.rstrip().endswith("&"):
+                self._unread = ""
+                return shown
+            fd = self._process.stdout.fileno()
+            ready, _, _ = select.select([fd], [], [], max(deadline_s - time.monotonic(), 0))
+            data = os.read(fd, 1 << 16) if ready else b""
+            if not data:
+                raise AssertionError(f"$ {command}\nhangs, or the shell ended, after:\n{shown}")
+            self._unread += data.decode()
+
+    def close(self) -> None:
+        """End the shell and what runs in it."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(b"kill -KILL $(jobs -p) 2> /dev/null; exit\n")
+        self._process.stdin.close()
+        self._process.stdout.read()
+        self._process.stdout.close()
+        self._process.wait(30)
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[tuple[Shell, str]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SIRA_")}
+    environment |= {
+        "PATH": f"{Path(sys.executable).parent}:{environment['PATH']}",
+        "SIRA_HOME": str(tmp_path / "home"),
+        "SIRA_LISTEN": f"127.0.0.1:{port}",
+        "SIRA_URL": f"sira://127.0.0.1:{port}",
+        "PYTHONUNBUFFERED": "1",
+    }
+    found = Shell(tmp_path, environment)
+    try:
+        yield found, port
+    finally:
+        found.close()
+
+
+def test_the_quickstart_is_what_happens(shell: tuple[Shell, str], tmp_path: Path) -> None:
+    bash, port = shell
+    done = 0
+    for kind, lines in blocks(DOC.read_text()):
+        if kind == "python":
+            assert lines[0].startswith("# "), lines[0]
+            (tmp_path / lines[0][2:]).write_text("\n".join(lines) + "\n")
+        elif kind == "console":
+            for command, expected in commands(lines):
+                wanted = pattern([line.replace(PORT_OF_THE_DOC, port) for line in expected])
+                shown = bash.run(command, wanted)
+                assert re.fullmatch(wanted, shown), (
+                    f"$ {command}\ncame:\n{shown}\nwanted:\n" + "\n".join(expected)
+                )
+                done += 1
+    assert done >= 15
+
+
+def test_the_comparison_notices_a_difference() -> None:
+    assert re.fullmatch(pattern(["a ... c", "...", "z"]), "a b c\nx\ny\nz\n")
+    assert re.fullmatch(pattern(["a", "..."]), "a\n")
+    assert not re.fullmatch(pattern(["a ... c"]), "a b d\n")
+    assert not re.fullmatch(pattern(["a"]), "a\nb\n")
+    assert not re.fullmatch(pattern(["a", "b"]), "a\n")
+    assert not re.fullmatch(pattern(["a.c"]), "abc\n")
