@@ -1,4 +1,4 @@
-"""DLPack out of and into the codec, against NumPy's own implementation and by reading the capsules' bytes."""
+"""DLPack out of and into the codec, against NumPy's own and by reading the capsules' bytes."""
 
 from __future__ import annotations
 
@@ -229,9 +229,7 @@ def test_a_capsule_keeps_the_frame_alive_whether_it_is_taken_or_dropped(max_vers
     for take in (False, True):
         frame = np.frombuffer(_native.encode_message("a", {"x": np.ones(9)}), np.uint8).copy()
         gone = weakref.ref(frame)
-        held = _native.dlpack(
-            _native.Message.decode(memoryview(frame))["x"], max_version=max_version
-        )
+        held = _native.dlpack(_native.Message.decode(frame.data)["x"], max_version=max_version)
         if take:
             held = np.from_dlpack(Handed(held))
         del frame

@@ -1,4 +1,4 @@
-"""Bytes of strangers: each is read whole or refused with a typed error; sizes past 32 bits add up."""
+"""Bytes of strangers are read whole or refused with a typed error; sizes past 32 bits add up."""
 
 from __future__ import annotations
 

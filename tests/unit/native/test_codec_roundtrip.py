@@ -1,4 +1,4 @@
-"""The C codec and the generated protobuf classes read and write the same bytes, in both directions."""
+"""The C codec and the generated protobuf classes read and write the same bytes, both ways."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def laid_out(array: np.ndarray[Any, Any], layout: str) -> np.ndarray[Any, Any]:
     if layout == "big-endian" and array.dtype.itemsize > 1 and array.dtype.kind in "iufc":
         moved = moved.byteswap().view(array.dtype.newbyteorder(">"))
         assert moved.dtype.byteorder == (">" if sys.byteorder == "little" else "=")
-    return moved
+    return np.asarray(moved)
 
 
 @st.composite
@@ -104,7 +104,7 @@ def test_what_protobuf_writes_c_reads(body: dict[str, tuple[int, np.ndarray[Any,
         elements = native_elements(array)
         source.tensors.add(
             name=name,
-            dtype=code,  # type: ignore[arg-type]
+            dtype=code,
             shape=array.shape,
             data=pack_nibbles(elements) if code in PACKED else elements,
         )

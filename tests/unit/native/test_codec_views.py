@@ -61,7 +61,7 @@ def test_views_outlive_the_message_and_every_other_name_of_the_frame() -> None:
     """bytes cannot be watched, an array can: the frame is exported by one."""
     frame = np.frombuffer(_native.encode_message("a", {"x": np.arange(1000.0)}), np.uint8).copy()
     gone = weakref.ref(frame)
-    array = _native.Message.decode(memoryview(frame))["x"]
+    array = _native.Message.decode(frame.data)["x"]
     part = array[10:20]
     del frame, array
     gc.collect()
@@ -75,7 +75,7 @@ def test_views_outlive_the_message_and_every_other_name_of_the_frame() -> None:
 def test_the_message_keeps_the_frame_and_lets_go_of_it() -> None:
     frame = np.frombuffer(_native.encode_message("a", b"body"), np.uint8).copy()
     gone = weakref.ref(frame)
-    message = _native.Message.decode(memoryview(frame))
+    message = _native.Message.decode(frame.data)
     body = message.bytes
     del frame, message
     gc.collect()
