@@ -230,6 +230,8 @@ static void test_two_contracts_that_no_message_fits(void)
     CHECK(unify(CONTRACT("x", "f32[A, A, B]", "y", "u8[B]"), CONTRACT("x", "f32[2, C, C]", "y", "u8[2]")));
     CHECK(!unify(CONTRACT("x", "f32[N<=4]", "y", "f32[N]"), CONTRACT("x", "f32", "y", "f32[8]")));
     CHECK(!unify(CONTRACT("x", "f32[N]", "y", "f32[N<=4]"), CONTRACT("x", "f32[8]", "y", "f32[*]")));
+    CHECK(!unify(CONTRACT("x", "f32[*]", "y", "f32[N]", "z", "f32[N]"), CONTRACT("x", "f32[M<=4]", "y", "f32[M]", "z", "f32[8]")));
+    CHECK(unify(CONTRACT("x", "f32[*]", "y", "f32[N]", "z", "f32[N]"), CONTRACT("x", "f32[M<=4]", "y", "f32[M]", "z", "f32[4]")));
     static char name[256];
     memset(name, 'n', 255);
     CHECK(!unify(CONTRACT(name, "bool|u8|u16|u32|u64|i8|i16|i32|i64|f16|f32|f64|bf16|f8e4m3fn|f8e5m2|f8e4m3fnuz|f8e5m2fnuz|i4|u4|c64|c128"

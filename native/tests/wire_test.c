@@ -205,6 +205,7 @@ static void test_what_no_parser_reads_is_malformed(void)
     } bad[] = {
         {"\x12\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f", 11},     /* a length past 64 bits */
         {"\x12\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 12}, /* of 11 bytes */
+        {"\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", 11},     /* 10 bytes, and none of them the last */
         {"\x12\x81\x80\x80\x80\x80\x00z", 8},                     /* padded past 5 bytes */
         {"\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02", 11},     /* a number past 64 bits */
         {"\x92\x80\x80\x80\x80\x00\x00", 7},                      /* a key of 6 bytes */
@@ -229,44 +230,48 @@ static void test_what_no_parser_reads_is_malformed(void)
     free(b);
 }
 
-static void test_text_is_utf8(void)
+static void test_what_is_carried_unread_is_checked_all_the_same(void)
 {
-    static const char *const good[] = {"", "a", "\x7f", "\xc2\x80", "\xdf\xbf", "\xe0\xa0\x80", "\xed\x9f\xbf", "\xee\x80\x80",
-        "\xef\xbf\xbf", "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf", "plain ascii, rather long", "1234567\xc3\xa9"};
-    static const char *const bad[] = {"\x80", "\xbf", "\xc0\x80", "\xc1\xbf", "\xc2", "\xc2\x20", "\xe0\x80\x80", "\xe0\x9f\xbf",
-        "\xe1\x80", "\xed\xa0\x80", "\xed\xbf\xbf", "\xf0\x80\x80\x80", "\xf0\x8f\xbf\xbf", "\xf0\x90\x80", "\xf4\x90\x80\x80",
-        "\xf5\x80\x80\x80", "\xff", "12345678\xff", "1234567\xc3", "\xe2\x82\xac\xe2\x82"};
-    static const uint32_t fields[] = {6, 10, 11, 12, 16, 18, 19, 28, 29};
-    struct buf *b = buf_new(), *inner = buf_new();
-    for (size_t i = 0; i < sizeof good / sizeof *good; i++)
-        for (size_t pad = 0; pad < 20; pad++) { /* at every distance from the words that are read at once */
-            char text[64];
-            snprintf(text, sizeof text, "%.*s%s%.*s", (int)pad, "aaaaaaaaaaaaaaaaaaaa", good[i], (int)(pad / 2), "bbbbbbbbbb");
-            CHECK(sira_utf8_check((const uint8_t *)text, strlen(text)));
-        }
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        for (size_t pad = 0; pad < 20; pad++) {
-            char text[64];
-            snprintf(text, sizeof text, "%.*s%s%.*s", (int)pad, "aaaaaaaaaaaaaaaaaaaa", bad[i], (int)(pad / 2), "bbbbbbbbbb");
-            CHECK(!sira_utf8_check((const uint8_t *)text, strlen(text)));
-        }
-        for (size_t j = 0; j < sizeof fields / sizeof *fields; j++) {
-            b->len = 0;
-            put_text(b, fields[j], bad[i]);
-            CHECK_EQUAL(status_of(b, 0), SIRA_BAD_TEXT);
-        }
-        b->len = 0;
-        put_text(b, 2, bad[i]);
-        CHECK_EQUAL(status_of(b, 0), SIRA_BAD_TOPIC);
-        for (uint32_t where = 0; where < 3; where++) { /* a header, a tensor's name, error.message */
-            inner->len = b->len = 0;
-            put_text(inner, where ? where == 1 ? 1 : 2 : 2, bad[i]);
-            put_buf(b, where == 0 ? 17 : where == 1 ? 14 : 24, inner);
-            CHECK_EQUAL(status_of(b, 0), SIRA_BAD_TEXT);
-        }
+    struct buf *b = buf_new(), *error = buf_new(), *pair = buf_new();
+    static const struct {
+        const char *value;
+        enum sira_status status;
+    } values[] = {{"good", SIRA_OK}, {"\xff", SIRA_BAD_TEXT}};
+    for (size_t i = 0; i < 2; i++) { /* error.details */
+        pair->len = error->len = b->len = 0;
+        put_text(pair, 1, "key");
+        put_text(pair, 2, values[i].value);
+        put_buf(error, 3, pair);
+        put_buf(b, 24, error);
+        CHECK_EQUAL(status_of(b, 0), values[i].status);
     }
+    error->len--;
+    error->bytes[1]--; /* the map entry ends before its value does */
+    b->len = 0;
+    put_buf(b, 24, error);
+    CHECK_EQUAL(status_of(b, 0), SIRA_TRUNCATED);
+    free(pair);
+    free(error);
     free(b);
-    free(inner);
+}
+
+static void test_the_place_of_a_fault_is_told(void)
+{
+    struct buf *b = buf_new(), *tensor = buf_new();
+    put_text(b, 6, "text");
+    put_bytes(tensor, 3, "\x01\x02", 2);
+    const size_t name_at = tensor->len;
+    put_text(tensor, 1, "\xff");
+    put_buf(b, 14, tensor);
+    CHECK_EQUAL(parse_exact(b->bytes, b->len, 0, 100, &env, &error_at), SIRA_BAD_TEXT);
+    CHECK_EQUAL(error_at, 6 + 2 + name_at);
+    b->len = 0;
+    put_text(b, 6, "text");
+    put_text(b, 10, "\xff");
+    CHECK_EQUAL(parse_exact(b->bytes, b->len, 0, 100, &env, &error_at), SIRA_BAD_TEXT);
+    CHECK_EQUAL(error_at, 6);
+    free(tensor);
+    free(b);
 }
 
 /* ---- limits, and what only the node may set ----------------------------------------------------------------- */
@@ -286,11 +291,15 @@ static void test_limits_of_one_message(void)
     put_bytes(b, 6, text, SIRA_ENVELOPE_BYTES_MAX - 4);
     CHECK_EQUAL(b->len, SIRA_ENVELOPE_BYTES_MAX);
     CHECK_EQUAL(status_of(b, 0), SIRA_OK);
-    put_tensor(b, "", SIRA_DT_BYTES, NULL, 0, 0, text, 1000); /* data does not count, what frames it does */
+    put_tensor(b, "", SIRA_DT_BYTES, NULL, 0, 0, text, 1000); /* what frames the data counts */
     CHECK_EQUAL(status_of(b, 0), SIRA_TOO_LARGE);
     b->len = 0;
     put_bytes(b, 6, text, SIRA_ENVELOPE_BYTES_MAX - 3);
     CHECK_EQUAL(status_of(b, 0), SIRA_TOO_LARGE);
+    b->len = 0; /* the data itself does not */
+    put_tensor(b, "x", SIRA_DT_BYTES, NULL, 0, 0, text, SIRA_ENVELOPE_BYTES_MAX - 1);
+    put_tensor(b, "y", SIRA_DT_BYTES, NULL, 0, 0, text, SIRA_ENVELOPE_BYTES_MAX - 1);
+    CHECK_EQUAL(status_of(b, 0), SIRA_OK);
     b->len = 0;
     put_uint(b, 3, 8);
     CHECK_EQUAL(status_of(b, 0), SIRA_BAD_PRIORITY);
@@ -363,7 +372,8 @@ int main(void)
     test_last_of_a_repeated_scalar_counts();
     test_lengths_are_held_against_what_is_there();
     test_what_no_parser_reads_is_malformed();
-    test_text_is_utf8();
+    test_what_is_carried_unread_is_checked_all_the_same();
+    test_the_place_of_a_fault_is_told();
     test_limits_of_one_message();
     test_a_client_cannot_set_what_the_node_sets();
     test_every_status_has_a_code_and_words();
