@@ -122,6 +122,7 @@ struct blob {
 
 struct blob *blob_new(Ingress *in, HubTopic *topic, PyObject *frame, const struct sira_env *env, uint64_t now_ns);
 void blob_ref(struct blob *blob);
+void blob_rehome(Hub *hub, struct blob *blob, HubTopic *topic);
 void blob_unref(Hub *hub, struct blob *blob);
 size_t blob_bytes(const struct blob *blob); /* of the Message as it leaves */
 uint8_t *blob_write(const struct blob *blob, uint8_t *p, uint64_t now_ns);

@@ -372,6 +372,7 @@ int ingress_retry(Ingress *in, uint64_t now_ns)
             if (!route_has_room(entry->route, parked->blob)) break;
             (void)unpark(in, entry);
             Route *route = (Route *)Py_NewRef(entry->route);
+            blob_rehome(in->hub, parked->blob, route->topic); /* dropped and declared again while it waited */
             const int rc = post(in, route, parked->blob, parked->slot, parked->quiet, parked->has_reply_to, now_ns);
             Py_DECREF(route);
             parked_free(in->hub, parked);

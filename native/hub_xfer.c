@@ -73,6 +73,17 @@ void blob_unref(Hub *hub, struct blob *blob)
     Py_DECREF(topic);
 }
 
+/* It counts for this topic from now on. Requires: nothing was counted for it yet. */
+void blob_rehome(Hub *hub, struct blob *blob, HubTopic *topic)
+{
+    if (blob->topic == (PyObject *)topic) return;
+    struct row *old = blob->row;
+    row_ref(topic->row);
+    blob->row = topic->row;
+    Py_SETREF(blob->topic, Py_NewRef(topic));
+    row_unref(hub, old);
+}
+
 size_t blob_bytes(const struct blob *blob)
 {
     return blob->len + (blob->stamp ? (size_t)PyBytes_GET_SIZE(blob->stamp) : 0);
