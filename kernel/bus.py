@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -18,14 +19,14 @@ from sira.kernel import errors
 from sira.kernel.admit import Admission, Limit
 from sira.kernel.authorize import Allow, Policy, allow_all, authorize, denied
 from sira.kernel.clients import Client, Clients, Hello
-from sira.kernel.errors import ContractMismatch, Denied, NodeDraining, Revoked, SiraError
+from sira.kernel.errors import ContractMismatch, Denied, NodeDraining, NoMatch, Revoked, SiraError
 from sira.kernel.events import Events
 from sira.kernel.identity import Principal
 from sira.kernel.opening import check_open
 from sira.kernel.settings import Settings
 from sira.kernel.streams import OPENED, PublishStream, SubscribeStream
 from sira.kernel.subscriptions import OVERFLOW_NAMES, Subscription, SubscriptionTable
-from sira.kernel.topic_table import LOST_REPLIES, TopicTable
+from sira.kernel.topic_table import TopicTable
 from sira.kernel.topics import NODE_PREFIX, REPLY_PREFIX, RESERVED, first_token, is_pattern
 from sira.kernel.topics import check_reply_topic as _check_reply_topic
 from sira.v1 import bus_pb2, message_pb2, tensor_pb2
@@ -57,6 +58,7 @@ class Bus:
         self.settings = settings
         self.epoch = os.urandom(_EPOCH_BYTES)
         self.draining = False
+        self.refusals: Counter[tuple[str, str]] = Counter()  # by action and code
         self.policy = policy
         self._soon, self._clock_ns = soon, clock_ns
         self.hub = _native.Hub(
@@ -199,10 +201,12 @@ class Bus:
         if head == REPLY_PREFIX:
             _check_reply_topic(name)
             if not self.subscriptions.heard(name):
-                return _native.Route(self.topics.lost_replies(), [], admit=admit)
+                self.topics.lost_replies().count_refused("NO_MATCH")
+                raise NoMatch("whoever asked is gone", details={"topic": name})
         topic = self.topics.ensure(name)
         targets = self.subscriptions.targets(name, partial(self._may_read, topic))
-        limited = self.admission.for_route(client.principal, name) if client.number else None
+        own = client is self.node
+        limited = None if own else self.admission.for_route(client.principal, name)
         return _native.Route(topic, targets, admit=_both(admit, limited))
 
     def _may_read(self, topic: _native.HubTopic, subscription: Subscription) -> bool:
@@ -310,8 +314,6 @@ class Bus:
             self.hub.touch()
             return
         self.hub.touch(pattern)
-        if first_token(pattern) == REPLY_PREFIX:
-            self.hub.touch(LOST_REPLIES)
 
     def _end(self, subscription: Subscription, error: SiraError) -> None:
         if subscription.stream.subscriptions.get(subscription.number) is subscription:
@@ -372,7 +374,8 @@ class Bus:
         return self.topics.step(now_ns)
 
     def refused(self, principal: Principal, action: str, resource: str, error: SiraError) -> None:
-        """Tell that something was refused."""
+        """Count and tell that something was refused."""
+        self.refusals[action, error.code] += 1
         self.events.emit(
             "sira.refused",
             principal=str(principal),

@@ -181,6 +181,11 @@ class Clients:
         self._by_id[client_id] = self._by_number[client.number] = client
         return client, True
 
+    @property
+    def lingering(self) -> int:
+        """How many lost clients may still come back for their receipts."""
+        return len(self._lingering)
+
     def leave(self, client: Client, now_ns: int) -> None:
         """Forget a client whose last stream ended; its receipts linger for `retry_window_s`."""
         assert client.stream_count == 0, client.id

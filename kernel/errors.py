@@ -291,6 +291,28 @@ class GradeNotReached(SiraError):
     help = "the receipt says which grade holds; asking again with the same id is safe"
 
 
+class Aborted(SiraError):
+    """The sender gave the message up before it was complete."""
+
+    code = "ABORTED"
+    help = ""
+
+
+class ProtocolError(SiraError):
+    """The peer broke a rule of the stream; only this stream ends."""
+
+    code = "PROTOCOL_ERROR"
+    help = "the client does not follow proto/sira/v1: correct it"
+
+
+class ConnectionClosed(SiraError, ConnectionError):
+    """The stream or connection that was used has ended."""
+
+    code = "CONNECTION_CLOSED"
+    retryable = True
+    help = "connect again"
+
+
 class StreamTruncated(SiraError):
     """A stream ended before its end mark: what came is a part."""
 

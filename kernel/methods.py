@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
@@ -198,8 +198,9 @@ _INTEGERS_32 = {
 _schemas: dict[str, str] = {}
 
 
-def json_schema(descriptor: Descriptor) -> str:
+def json_schema(message: type[Message]) -> str:
     """Return the JSON Schema of a message type; nested types stand under `$defs`."""
+    descriptor = cast("Descriptor", message.DESCRIPTOR)
     known = _schemas.get(descriptor.full_name)
     if known is None:
         definitions: dict[str, Any] = {}

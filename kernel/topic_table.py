@@ -32,8 +32,8 @@ from sira.kernel.topics import (
 )
 from sira.v1 import bus_pb2
 
-# Replies to requesters that are gone all count on this one topic, so that made-up reply names take
-# no memory. Its name is none that a client can use.
+# Replies to requesters that are gone are refused, and counted on this one topic: made-up names
+# must take no memory. No client can use its name.
 LOST_REPLIES = "_reply.lost"
 _STEP_TOPICS = 200  # dropped or looked at in one step: well under a millisecond of the loop
 
@@ -102,6 +102,11 @@ class TopicTable:
     def retained(self) -> Iterator[_native.HubTopic]:
         """Yield the topics that keep their last message."""
         return iter(list(self._retained.values()))
+
+    @property
+    def retained_count(self) -> int:
+        """How many topics keep their last message."""
+        return len(self._retained)
 
     def forget_reply(self, name: str) -> None:
         """Drop a private reply topic with its subscriber."""

@@ -338,6 +338,8 @@ class Hub:
     ) -> list[
         tuple[str, list[int], int]
     ]: ...  # (class, counts per bucket, sum_ns); bounds: HISTOGRAM_BOUNDS_NS
+    def close(self) -> None: ...  # forget all topics: the node stops
+    def close(self) -> None: ...  # forget all topics: the node stops
     stats: dict[str, int]  # at least: topics, subscriptions, pending, pending_bytes, in_flight, parked, transfers
 
 HISTOGRAM_BOUNDS_NS: tuple[int, ...]

@@ -1,0 +1,157 @@
+"""`sira up`: a node as a process. Holds the signals, the lock of the data folder, the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import uvloop
+
+import sira.kernel.binding  # noqa: F401  ties the C core to its errors
+from sira import __version__, _native
+from sira.kernel.errors import DataDirInUse, SiraError
+from sira.kernel.logs import Logs
+from sira.kernel.node import Node
+from sira.kernel.settings import Settings
+
+LOCK_NAME = "node.lock"
+_LOCK_FORMAT = "sira-lock 1"  # format name and version: first line of the file
+EXIT_OK, EXIT_CANNOT_START = 0, 3
+
+
+def run(
+    settings: Settings,
+    *,
+    ready: Callable[[str], None] | None = None,
+    failed: Callable[[SiraError], None] | None = None,
+) -> int:
+    """Run a node until SIGTERM or SIGINT.
+
+    The first signal drains: nothing new is taken, what was accepted is delivered (`drain_s`). A
+    second one ends at once.
+
+    Args:
+        settings: as `settings.load` gave them.
+        ready: told the address when the node serves; None: one line on stdout.
+        failed: told why the node could not start; None: one line on stderr.
+
+    Returns:
+        0 after an orderly end; 3 when the node could not start (`failed` was told why).
+    """
+    # gRPC's core writes lines of its own to stderr, where ours are JSON.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        with data_dir(settings.data_path, settings.listen) as lock:
+            _native.keep_memory_warm()
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_serve(settings, lock, ready or _print_ready))
+    except SiraError as error:
+        (failed or _print_failed)(error)
+        return EXIT_CANNOT_START
+    return EXIT_OK
+
+
+@contextlib.contextmanager
+def data_dir(path: Path, listen: str) -> Iterator[Path]:
+    """Hold the data folder while the node lives; made if it is not there. Yields the lock file.
+
+    The lock is the kernel's (flock): it is gone with the process, however that ends.
+
+    Raises:
+        DataDirInUse: another node holds it, or it cannot be written.
+    """
+    lock = path / LOCK_NAME
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DataDirInUse(
+            f"data folder {path} cannot be used: {error.strerror}",
+            details={"data_dir": str(path)},
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = _holder(lock)
+            raise DataDirInUse(
+                f"data folder {path} is held by another node{holder}",
+                details={"data_dir": str(path)},
+            ) from None
+        _write_lock(descriptor, listen)
+        yield lock
+    finally:
+        os.close(descriptor)
+
+
+def _write_lock(descriptor: int, address: str) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{_LOCK_FORMAT}\npid {os.getpid()}\naddress {address}\n".encode(), 0)
+
+
+def _holder(lock: Path) -> str:
+    """Return who holds the folder, for the error line; "" where the file does not say."""
+    try:
+        lines = lock.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return f" ({lines[1]}, {lines[2]})" if lines[:1] == [_LOCK_FORMAT] and len(lines) > 2 else ""
+
+
+def _print_ready(address: str) -> None:
+    print(f"sira {__version__} ready on {address}", flush=True)
+
+
+def _print_failed(error: SiraError) -> None:
+    print(f"sira: {error}; {error.help}", file=sys.stderr)
+
+
+async def _serve(settings: Settings, lock: Path, ready: Callable[[str], None]) -> None:
+    logs = Logs(node=settings.node_name, level=settings.log_level, queue_max=settings.log_queue_max)
+    node = Node(settings, logs=logs)
+    signals = _Signals()
+    try:
+        await node.start()
+        descriptor = os.open(lock, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            _write_lock(descriptor, node.address)  # port 0 is known only now
+        finally:
+            os.close(descriptor)
+        ready(node.address)
+        await signals.first.wait()
+        logs.info("daemon", "signal", "draining; a second signal ends at once")
+        stopping = asyncio.ensure_future(node.stop())
+        hurry = asyncio.ensure_future(signals.second.wait())
+        await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not stopping.done():
+            logs.warning("daemon", "signal", "ending at once; what was not taken is lost")
+            stopping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await stopping
+    finally:
+        signals.close()
+        logs.close()
+
+
+class _Signals:
+    """SIGTERM and SIGINT as events: the first, and any after it."""
+
+    def __init__(self) -> None:
+        self.first, self.second = asyncio.Event(), asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._note)
+
+    def close(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.remove_signal_handler(number)
+
+    def _note(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()

@@ -1,0 +1,154 @@
+"""`sira.v1.Bus`: publish, subscribe, request, topics; and what this node does not have, by name."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Awaitable, Callable
+
+from google.protobuf.message import Message
+
+from sira import _native
+from sira.kernel.authorize import Allow, authorize
+from sira.kernel.bus import Bus
+from sira.kernel.edge.door import Call
+from sira.kernel.edge.publish import Publishing
+from sira.kernel.edge.request import Requests
+from sira.kernel.edge.subscribe import Subscribing
+from sira.kernel.errors import BadRequest, NodeDraining, NotFound, Unsupported
+from sira.kernel.identity import Principal
+from sira.kernel.methods import Method, method
+from sira.kernel.topics import REPLY_PREFIX, covers, first_token, is_pattern
+from sira.v1 import bus_pb2, message_pb2
+
+_PAGE_TOPICS, _PAGE_TOPICS_MAX = 1_000, 10_000
+_NAMES_A_STEP = 5_000  # between two steps others have the loop
+
+
+class BusService:
+    """The doors of the bus."""
+
+    def __init__(
+        self, bus: Bus, publishing: Publishing, subscribing: Subscribing, requests: Requests
+    ) -> None:
+        self._bus = bus
+        self._publishing, self._subscribing, self._requests = publishing, subscribing, requests
+
+    def methods(self) -> list[Method]:
+        """Return the entries for the table."""
+        of = bus_pb2.DESCRIPTOR.services_by_name["Bus"].methods_by_name
+        pb, message = bus_pb2, message_pb2.Message
+        return [
+            method(of["Publish"], self._publishing.publish, effects="once", frames=True,
+                   summary="messages in, a receipt or a refusal for each, in order",
+                   request=pb.Frame, response=pb.Frame),
+            method(of["Subscribe"], self._subscribing.subscribe, effects="read", frames=True,
+                   summary="subscriptions and credits in, deliveries out",
+                   request=pb.Frame, response=pb.Frame),
+            method(of["Request"], self._requests.request, effects="once",
+                   summary="publish with a private reply topic, return the first final reply",
+                   request=message, response=message),
+            method(of["Call"], _missing("registry", "calling a capability"), effects="once",
+                   summary="discover, place, deliver, answer; needs a registry",
+                   request=message, response=message),
+            method(of["Fetch"], _missing("durable", "replay"), effects="read",
+                   summary="replay of a durable topic, then end; needs a log",
+                   request=pb.FetchRequest, response=pb.Frame),
+            method(of["Trace"], _missing("trace", "walking causes"), effects="read",
+                   summary="the messages of one conversation; needs a log",
+                   request=pb.TraceRequest, response=message),
+            method(of["CreateTopic"], self.create_topic, effects="idempotent",
+                   summary="declare a topic, or a class of topics by a pattern",
+                   request=pb.CreateTopicRequest, response=pb.Topic),
+            method(of["ListTopics"], self.list_topics, effects="read",
+                   summary="topics and classes, in use or declared, by name",
+                   request=pb.ListTopicsRequest, response=pb.ListTopicsResponse),
+            method(of["DeleteTopic"], self.delete_topic, effects="idempotent",
+                   summary="forget a topic or a class; its counts go to its class",
+                   request=pb.DeleteTopicRequest, response=pb.DeleteTopicResponse),
+        ]  # fmt: skip
+
+    async def create_topic(self, call: Call, request: bus_pb2.CreateTopicRequest) -> bus_pb2.Topic:
+        """Declare a topic or a class. See `TopicTable.create`.
+
+        Raises:
+            BadRequest: an owned topic for a caller that has no stream to die with.
+        """
+        if self._bus.draining:
+            raise NodeDraining(retry_after_ms=1_000)
+        self._bus.may(call.principal, "create_topic", request.name)
+        owner = self._owner(call) if request.owned else 0
+        self._bus.topics.create(request, owner=owner, by=str(call.principal))
+        return self._bus.topics.describe(request.name)
+
+    async def list_topics(
+        self, call: Call, request: bus_pb2.ListTopicsRequest
+    ) -> bus_pb2.ListTopicsResponse:
+        """Return one page of names that match, sorted, and where the next page begins.
+
+        Raises:
+            BadTopic: the pattern is not well formed.
+        """
+        if request.pattern:
+            _native.check_pattern(request.pattern)
+        count = min(request.count_max or _PAGE_TOPICS, _PAGE_TOPICS_MAX)
+        best: list[str] = []
+        names = list(self._bus.topics.names())
+        for start in range(0, len(names), _NAMES_A_STEP):
+            step = [n for n in names[start : start + _NAMES_A_STEP] if _shown(n, request)]
+            readable = (n for n in step if self._readable(call.principal, n))
+            best = heapq.nsmallest(count + 1, {*best, *readable})
+            await asyncio.sleep(0)
+        page, more = best[:count], best[count:]
+        return bus_pb2.ListTopicsResponse(
+            topics=[self._bus.topics.describe(name) for name in page],
+            next=page[-1] if more else "",
+        )
+
+    async def delete_topic(
+        self, call: Call, request: bus_pb2.DeleteTopicRequest
+    ) -> bus_pb2.DeleteTopicResponse:
+        """Forget a topic or a class.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        self._bus.may(call.principal, "delete_topic", request.name)
+        if first_token(request.name).startswith("_"):
+            raise NotFound("private reply topics go with their client")
+        self._bus.topics.delete(request.name)
+        return bus_pb2.DeleteTopicResponse()
+
+    def _owner(self, call: Call) -> int:
+        client = self._bus.clients.get(call.hello.id) if call.hello.id else None
+        if client is None or client.principal != call.principal:
+            raise BadRequest(
+                "an owned topic dies with its client: open a stream first, with the same "
+                "sira-client metadata",
+                details={"field": "owned"},
+            )
+        return client.number
+
+    def _readable(self, principal: Principal, name: str) -> bool:
+        return isinstance(authorize(principal, "inspect", name, policy=self._bus.policy), Allow)
+
+
+def _shown(name: str, request: bus_pb2.ListTopicsRequest) -> bool:
+    """Whether a listing that is asked for so has this name."""
+    if name <= request.after:
+        return False
+    if not request.pattern:
+        return first_token(name) != REPLY_PREFIX
+    if is_pattern(name):
+        return covers(request.pattern, name)
+    return _native.topic_match(request.pattern, name)
+
+
+def _missing(feature: str, what: str) -> Callable[[Call, Message], Awaitable[None]]:
+    """Return a handler that refuses by name what this node does not have."""
+
+    async def refuse(call: Call, request: Message) -> None:
+        del call, request
+        raise Unsupported(f"{what} is not in this node", details={"feature": feature})
+
+    return refuse

@@ -1,0 +1,219 @@
+"""The one door: every call passes here, is identified, authorised, admitted and translated."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from sira.kernel import rpc
+from sira.kernel.bus import Bus
+from sira.kernel.clients import Client, Hello
+from sira.kernel.errors import FrameCorrupt, Internal, MessageTooLarge, SiraError, Unsupported
+from sira.kernel.identity import Principal
+from sira.kernel.logs import Logs
+from sira.kernel.methods import Catalog, Method
+from sira.kernel.telemetry import Telemetry
+
+EOF = grpc.aio.EOF
+RpcHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+@dataclass(slots=True)
+class Call:
+    """One call under way: who asks, and the stream to read from and write to."""
+
+    context: Any  # grpc.aio.ServicerContext, of bytes
+    method: Method
+    principal: Principal
+    hello: Hello
+    peer: str
+    metadata: Mapping[str, str | bytes]
+    client: Client | None = None  # where the method ties the call to one
+
+    async def read(self) -> Any:
+        """Return the next request of the stream, decoded; None at its end.
+
+        Raises:
+            FrameCorrupt: it is not of the method's type.
+        """
+        data = await self.context.read()
+        return None if data is EOF else _decode(self.method, cast("bytes", data))
+
+    async def write(self, reply: Message) -> None:
+        """Send one reply of the stream."""
+        await self.context.write(reply.SerializeToString())
+
+    def time_remaining_s(self) -> float | None:
+        """Return how long the caller still waits; None: for ever."""
+        remaining = self.context.time_remaining()
+        return None if remaining is None else float(remaining)
+
+
+class Door(grpc.GenericRpcHandler):
+    """Finds the method in the table and wraps its handler."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        bus: Bus,
+        *,
+        identify: Callable[[Any], Principal],
+        logs: Logs,
+        telemetry: Telemetry | None,
+    ) -> None:
+        """Guard the methods of `catalog`; `identify` says who a context speaks for."""
+        self._catalog, self._bus = catalog, bus
+        self._identify, self._logs, self._telemetry = identify, logs, telemetry
+        self._handlers: dict[str, tuple[Method, RpcHandler]] = {}
+        self.calls = 0
+        self.calls_now = 0
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> RpcHandler:
+        """Return the handler of a call; called by grpcio for each one."""
+        name = str(handler_call_details.method)
+        method = self._catalog.get(name)
+        if method is None:
+            return _unknown(name)
+        kept = self._handlers.get(name)
+        if kept is None or kept[0] is not method:  # new, or replaced while the node runs
+            kept = self._handlers[name] = method, self._wrap(method)
+        return kept[1]
+
+    def _wrap(self, method: Method) -> RpcHandler:
+        if not method.request_stream and not method.response_stream:
+
+            async def unary(request: bytes, context: Any) -> bytes:
+                return cast("bytes", await self._pass(method, context, request))
+
+            return grpc.unary_unary_rpc_method_handler(unary)
+        if method.request_stream and method.response_stream:
+
+            async def both(_: Any, context: Any) -> None:
+                await self._pass(method, context, None)
+
+            return grpc.stream_stream_rpc_method_handler(both)
+        assert method.response_stream, f"{method.name}: a stream in and one answer is not used"
+
+        async def out(request: bytes, context: Any) -> None:
+            await self._pass(method, context, request)
+
+        return grpc.unary_stream_rpc_method_handler(out)
+
+    async def _pass(self, method: Method, context: Any, request: bytes | None) -> bytes | None:
+        """Let one call through: identify, authorise, run, translate what it raises."""
+        self.calls += 1
+        self.calls_now += 1
+        call: Call | None = None
+        try:
+            call = self._enter(method, context)
+            with self._span(call):
+                message = None
+                if request is not None:
+                    self._check_size(request)
+                    message = _decode(method, request)
+                reply = await method.handler(call, message)
+                return reply.SerializeToString() if reply is not None else None
+        except grpc.aio.AbortError:
+            raise  # a library's handler has ended the call itself
+        except SiraError as error:
+            await self._refuse(method, context, call, error)
+        except grpc.aio.BaseError:
+            return None  # the peer is gone: there is nobody to tell
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            self._log_fault(method, call, error)
+            await rpc.abort(context, Internal(f"{type(error).__name__} inside {method.name}"))
+        finally:
+            self.calls_now -= 1
+        return None
+
+    def _enter(self, method: Method, context: Any) -> Call:
+        metadata: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
+        principal = self._identify(context)
+        self._bus.may(principal, "call", method.name)
+        self._bus.admission.check(principal, method.name, 1, 0)
+        return Call(context, method, principal, Hello.read(metadata), context.peer(), metadata)
+
+    def _span(self, call: Call) -> AbstractContextManager[Any]:
+        if self._telemetry is None:
+            return contextlib.nullcontext()
+        return self._telemetry.span(
+            call.method.name, call.metadata, **{"sira.principal": str(call.principal)}
+        )
+
+    def _check_size(self, request: bytes) -> None:
+        limit = self._bus.settings.unary_bytes_max
+        if len(request) > limit:
+            raise MessageTooLarge(
+                f"{len(request)} bytes in a unary call, at most {limit}; streams take any size",
+                details={"setting": "unary_bytes_max", "limit_bytes": str(limit)},
+            )
+
+    async def _refuse(
+        self, method: Method, context: Any, call: Call | None, error: SiraError
+    ) -> None:
+        principal = call.principal if call else self._identify(context)
+        self._bus.refused(principal, "call", method.name, error)
+        self._logs.debug(
+            "edge",
+            "refused",
+            str(error),
+            principal=str(principal),
+            code=error.code,
+            method=method.name,
+            **self._trace_ids(),
+        )
+        if error.code == "INTERNAL":
+            self._log_fault(method, call, error)
+        await rpc.abort(context, error)
+
+    def _log_fault(self, method: Method, call: Call | None, error: BaseException) -> None:
+        self._logs.error(
+            "edge",
+            "fault",
+            f"{type(error).__name__}: {error}",
+            method=method.name,
+            principal=str(call.principal) if call else "",
+            traceback=_traceback(error),
+            **self._trace_ids(),
+        )
+
+    def _trace_ids(self) -> dict[str, str]:
+        return self._telemetry.ids() if self._telemetry else {}
+
+
+def _decode(method: Method, data: bytes) -> Message:
+    try:
+        return method.request.FromString(data)
+    except DecodeError:
+        raise FrameCorrupt(
+            f"the request is no {method.request.DESCRIPTOR.full_name}",
+            details={"method": method.name, "request_bytes": str(len(data))},
+        ) from None
+
+
+def _unknown(name: str) -> RpcHandler:
+    """Return what answers a method that is not in the table: the same, whatever its shape."""
+
+    async def refuse(_: Any, context: Any) -> None:
+        error = Unsupported(f"this node has no method {name[:200]}", details={"method": name[:200]})
+        await rpc.abort(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _traceback(error: BaseException) -> str:
+    import traceback
+
+    return "".join(traceback.format_exception(error))
+
+
+Handler = Callable[[Call, Any], Awaitable[Any]]

@@ -1,0 +1,94 @@
+"""`grpc.health.v1.Health`: serving or not, of the node and of each service in the table."""
+
+from __future__ import annotations
+
+import asyncio
+
+from grpc_health.v1 import health_pb2
+
+from sira.kernel.edge.door import Call
+from sira.kernel.errors import NotFound
+from sira.kernel.methods import Catalog, Method, method
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+class HealthService:
+    """Answers for "" (the node) and each service that has methods."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._serving = True
+        self._changed: set[asyncio.Event] = set()
+        catalog.changed.append(self._tell)
+
+    def methods(self) -> list[Method]:
+        """Return the entries for the table."""
+        of = health_pb2.DESCRIPTOR.services_by_name["Health"].methods_by_name
+        request, response = health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
+        return [
+            method(of["Check"], self.check, effects="read", request=request, response=response,
+                   summary="is the node, or one service, serving"),
+            method(of["Watch"], self.watch, effects="read", request=request, response=response,
+                   summary="the same, and each change of it"),
+        ] + ([
+            method(of["List"], self.list_all, effects="read",
+                   summary="the same of all services",
+                   request=health_pb2.HealthListRequest, response=health_pb2.HealthListResponse),
+        ] if "List" in of else [])  # fmt: skip
+
+    def not_serving(self) -> None:
+        """Say from now on that nothing is served: the node goes down."""
+        self._serving = False
+        self._tell()
+
+    async def check(
+        self, call: Call, request: health_pb2.HealthCheckRequest
+    ) -> health_pb2.HealthCheckResponse:
+        """Return the state of a service.
+
+        Raises:
+            NotFound: no such service.
+        """
+        del call
+        status = self._status(request.service)
+        if status == _UNKNOWN:
+            raise NotFound(f"this node has no service {request.service[:200]!r}")
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def watch(self, call: Call, request: health_pb2.HealthCheckRequest) -> None:
+        """Write the state of a service, and each change, until the caller leaves."""
+        changed = asyncio.Event()
+        self._changed.add(changed)
+        told = None
+        try:
+            while True:
+                changed.clear()
+                status = self._status(request.service)
+                if status != told:
+                    await call.write(health_pb2.HealthCheckResponse(status=status))
+                    told = status
+                await changed.wait()
+        finally:
+            self._changed.discard(changed)
+
+    async def list_all(
+        self, call: Call, request: health_pb2.HealthListRequest
+    ) -> health_pb2.HealthListResponse:
+        """Return the state of the node and of each service."""
+        del call, request
+        response = health_pb2.HealthListResponse()
+        for service in ("", *self._catalog.services()):
+            response.statuses[service].status = self._status(service)
+        return response
+
+    def _status(self, service: str) -> int:
+        if service and service not in self._catalog.services():
+            return int(_UNKNOWN)
+        return int(_SERVING if self._serving else _NOT_SERVING)
+
+    def _tell(self) -> None:
+        for event in self._changed:
+            event.set()

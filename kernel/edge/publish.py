@@ -1,0 +1,76 @@
+"""`Bus.Publish`: frames in, receipts out."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from sira import _native
+from sira.kernel.bus import Bus
+from sira.kernel.edge.door import EOF, Call
+from sira.kernel.edge.link import Links, StreamLink
+from sira.kernel.edge.ticker import Ticker
+from sira.kernel.errors import PeerLost
+from sira.kernel.streams import PublishStream
+
+
+class Publishing:
+    """Serves the Publish streams of a node."""
+
+    def __init__(self, bus: Bus, ticker: Ticker, links: Links) -> None:
+        self._bus, self._ticker, self._links = bus, ticker, links
+
+    async def publish(self, call: Call, _: None) -> None:
+        """Take the messages of one stream and answer each with a receipt, in order.
+
+        A refusal is a receipt with an error and ends nothing; a frame that cannot be split ends the
+        stream, after the receipts of what came before it. Order holds within the stream. What waits
+        for room stops the reading, so that a slow subscriber slows its publishers and nobody else.
+        """
+        now_ns = _native.now_ns()
+        client = self._bus.join(call.hello, call.principal, call.peer, now_ns)
+        link = StreamLink()
+        stream = self._bus.open_publish(client, wake=link.wake.set, hello=call.hello, now_ns=now_ns)
+        stream.on_superseded = lambda: link.end(PeerLost("the client came back on another stream"))
+        try:
+            with self._links.holding(link):
+                reader = asyncio.ensure_future(self._read(call.context, stream, link))
+                try:
+                    await self._write(call.context, stream, link)
+                finally:
+                    reader.cancel()
+        finally:
+            stream.close(_native.now_ns())
+            self._ticker.hurry()  # what the client owned goes step by step
+
+    async def _read(self, context: Any, stream: PublishStream, link: StreamLink) -> None:
+        """Feed what comes, as long as there is room."""
+        ingress, now_ns, ticker = stream.ingress, _native.now_ns, self._ticker
+        room = asyncio.Event()
+        ingress.drained = room.set
+        with link.telling_errors():
+            while True:
+                frame = await context.read()
+                if frame is EOF:
+                    link.finish()
+                    return
+                ingress.feed(frame, now_ns())
+                ticker.hurry()
+                while ingress.full:
+                    room.clear()
+                    await room.wait()
+
+    async def _write(self, context: Any, stream: PublishStream, link: StreamLink) -> None:
+        """Write receipts until the stream is over; raise what ended it."""
+        ingress, now_ns, wake = stream.ingress, _native.now_ns, link.wake
+        while True:
+            wake.clear()
+            frame = ingress.next_frame(now_ns())
+            if frame is not None:
+                await context.write(frame)
+                continue
+            if link.error is not None:
+                raise link.error
+            if link.finished and not ingress.unanswered:
+                return
+            await wake.wait()

@@ -1,0 +1,69 @@
+"""`Bus.Subscribe`: subscriptions and credits in, deliveries out."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from sira import _native
+from sira.kernel.bus import Bus
+from sira.kernel.edge.door import EOF, Call
+from sira.kernel.edge.link import Links, StreamLink
+from sira.kernel.edge.ticker import Ticker
+from sira.kernel.errors import NodeDraining
+from sira.kernel.streams import SubscribeStream
+
+
+class Subscribing:
+    """Serves the Subscribe streams of a node."""
+
+    def __init__(self, bus: Bus, ticker: Ticker, links: Links) -> None:
+        self._bus, self._ticker, self._links = bus, ticker, links
+
+    async def subscribe(self, call: Call, _: None) -> None:
+        """Serve one stream of any number of subscriptions.
+
+        A subscription that is refused or withdrawn ends alone (`Ended`). The stream ends when the
+        client ends it; one that has only stopped sending still gets what its credit allows.
+        """
+        now_ns = _native.now_ns()
+        client = self._bus.join(call.hello, call.principal, call.peer, now_ns)
+        link = StreamLink()
+        stream = self._bus.open_subscribe(client, wake=link.wake.set)
+        link.on_end = lambda error: stream.end_all(error, _native.now_ns())
+        try:
+            with self._links.holding(link):
+                reader = asyncio.ensure_future(self._read(call.context, stream, link))
+                try:
+                    await self._write(call.context, stream, link)
+                finally:
+                    reader.cancel()
+        finally:
+            reason = NodeDraining.code if self._bus.draining else "PEER_LOST"
+            stream.close(_native.now_ns(), reason=reason)
+            self._ticker.hurry()  # what the client owned goes step by step
+
+    async def _read(self, context: Any, stream: SubscribeStream, link: StreamLink) -> None:
+        now_ns, ticker = _native.now_ns, self._ticker
+        with link.telling_errors():
+            while True:
+                frame = await context.read()
+                if frame is EOF:
+                    link.finish()
+                    return
+                stream.feed(frame, now_ns())
+                ticker.hurry()
+
+    async def _write(self, context: Any, stream: SubscribeStream, link: StreamLink) -> None:
+        egress, now_ns, wake = stream.egress, _native.now_ns, link.wake
+        while True:
+            wake.clear()
+            frame = egress.next_frame(now_ns())
+            if frame is not None:
+                await context.write(frame)
+                continue
+            if link.error is not None:
+                raise link.error
+            if link.finished and not stream.subscriptions:
+                return
+            await wake.wait()

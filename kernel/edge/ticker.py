@@ -1,0 +1,59 @@
+"""Lets time pass for the bus: often while something waits, seldom otherwise, never for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sira import _native
+from sira.kernel.bus import Bus
+
+# What waits for room or runs out of time is looked at so often: the precision of `wait_ms`, of
+# expiry and of stalls.
+_BUSY_S = 0.05
+_QUIET_S = 0.5  # only kept messages are there
+_MORE_S = 0.002  # there is more to do at once, and others want the loop in between
+
+
+class Ticker:
+    """One timer on the loop, armed only while there is something to wait for."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._timer: asyncio.TimerHandle | None = None
+        self._slow = False  # the timer is armed for later than _BUSY_S
+        self._loop = asyncio.get_running_loop()
+        self.closed = False
+
+    def hurry(self) -> None:
+        """Something came: see to it that time passes. Cheap, called for every frame."""
+        if self._timer is None or self._slow:
+            self._arm(_BUSY_S)
+
+    def close(self) -> None:
+        """Stop."""
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self, delay_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._slow = delay_s > _BUSY_S
+        if not self.closed:
+            self._timer = self._loop.call_later(delay_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        bus = self._bus
+        if bus.tick(_native.now_ns()):
+            self._arm(_MORE_S)
+            return
+        stats = bus.hub.stats
+        kept = bus.topics.retained_count
+        if stats["parked"] or stats["transfers"] or stats["messages_held"] > kept:
+            self._arm(_BUSY_S)
+        elif stats["messages_held"]:
+            self._arm(_QUIET_S)
+        elif len(bus.topics) or bus.clients.lingering:
+            self._arm(max(_QUIET_S, min(60.0, bus.settings.topic_idle_s / 4)))

@@ -1,0 +1,95 @@
+"""Why a message goes where it goes: the questions that a publish asks, answered in words."""
+
+from __future__ import annotations
+
+from sira import _native
+from sira.kernel.authorize import ACTIONS, Allow, authorize
+from sira.kernel.bus import Bus
+from sira.kernel.errors import BadRequest
+from sira.kernel.identity import Principal
+from sira.kernel.subscriptions import Subscription
+from sira.kernel.topics import (
+    NODE_PREFIX,
+    REPLY_PREFIX,
+    RESERVED,
+    first_token,
+    is_pattern,
+)
+from sira.v1 import kernel_pb2
+
+
+def explain(
+    bus: Bus, request: kernel_pb2.ExplainRequest, caller: Principal
+) -> kernel_pb2.ExplainResponse:
+    """Say whether the action is allowed, by which rules, and whom a publish reaches now.
+
+    Raises:
+        BadTopic, BadRequest: topic, principal or action are not well formed.
+    """
+    topic, action = request.topic, request.action or "publish"
+    if action not in ACTIONS:
+        raise BadRequest(f"{action[:40]!r} is none of {', '.join(ACTIONS)}")
+    if is_pattern(topic):
+        _native.check_pattern(topic)
+    else:
+        _native.check_topic(topic)
+    principal = Principal.parse(request.principal) if request.principal else caller
+    response = kernel_pb2.ExplainResponse(decision="allow")
+    decision = authorize(principal, action, topic, policy=bus.policy)
+    if isinstance(decision, Allow):
+        response.reasons.append(f"the policy allows {principal} to {action} {topic}")
+        response.reasons.extend(f"obligation {k}={v}" for k, v in decision.obligations)
+    else:
+        _deny(response, f"{decision.code}: {decision.reason}")
+    if action == "publish":
+        _publish(bus, response, topic)
+    declared = bus.topics.declarations.effective(topic)
+    response.kind = "latest" if declared.retain else "volatile"
+    response.contract.update(declared.contract_texts)
+    if declared.name != topic:
+        response.reasons.append(f"class {declared.name} says what kind of topic it is")
+    if not is_pattern(topic):
+        for each in bus.subscriptions.match_each(topic):
+            response.matches.append(_match(bus, each, topic))
+        if not response.matches:
+            response.reasons.append("NO_MATCH: nobody listens")
+    return response
+
+
+def _publish(bus: Bus, response: kernel_pb2.ExplainResponse, topic: str) -> None:
+    """Add the rules that hold for every publish, whatever the policy says."""
+    head = first_token(topic)
+    if is_pattern(topic):
+        _deny(response, "BAD_TOPIC: a publish names one topic, no pattern")
+    if head == NODE_PREFIX:
+        _deny(response, f"DENIED: only the node publishes under {head}.")
+    elif head in RESERVED or (head.startswith("_") and head != REPLY_PREFIX):
+        _deny(response, f"DENIED: names under {head!r} are reserved")
+    if bus.draining:
+        _deny(response, "NODE_DRAINING: the node takes nothing new")
+    known = bus.hub.topic(topic)
+    if known is None:
+        response.reasons.append("the topic is not in use yet: it is made by the first publish")
+
+
+def _deny(response: kernel_pb2.ExplainResponse, reason: str) -> None:
+    response.decision = "deny"
+    response.reasons.append(reason)
+
+
+def _match(bus: Bus, subscription: Subscription, topic: str) -> kernel_pb2.ExplainMatch:
+    sub = subscription.sub
+    full = sub.in_flight > 0 and sub.pending > 0
+    state = "stalled" if sub.stalled else "blocked" if full else "ready"
+    reader = subscription.client.principal
+    if not isinstance(authorize(reader, "subscribe", topic, policy=bus.policy), Allow):
+        state = "denied"
+    return kernel_pb2.ExplainMatch(
+        client=subscription.client.id,
+        pattern=subscription.pattern,
+        group=subscription.group_name,
+        lane="grpc",
+        lane_reason="the node offers no other lane",
+        pending=sub.pending,
+        state=state,
+    )

@@ -1,0 +1,114 @@
+"""What a node says of itself: services, settings, topic classes, features. Reads, never decides."""
+
+from __future__ import annotations
+
+from sira import __version__
+from sira.kernel.bus import Bus
+from sira.kernel.errors import Unsupported
+from sira.kernel.events import KINDS
+from sira.kernel.methods import Catalog, TopicClass, json_schema
+from sira.kernel.settings import Settings
+from sira.kernel.topics import RESERVED
+from sira.v1 import kernel_pb2
+
+PROTOCOL = 1
+LANES = ("grpc",)
+# Named, so that a client can ask for what it needs; a version grows when the meaning does.
+FEATURES: dict[str, int] = {
+    "publish": 1, "subscribe": 1, "request": 1, "queue_groups": 1, "latest_topics": 1,
+    "owned_topics": 1, "topic_classes": 1, "contracts": 1, "chunks": 1, "priorities": 1, "ttl": 1,
+    "resume": 1, "ledger": 1, "explain": 1, "events": 1, "reflection": 1, "health": 1,
+}  # fmt: skip
+_CLASS_KINDS = {
+    "user": kernel_pb2.TOPIC_CLASS_KIND_USER,
+    "reserved": kernel_pb2.TOPIC_CLASS_KIND_RESERVED,
+    "event": kernel_pb2.TOPIC_CLASS_KIND_EVENT,
+}
+
+
+def builtin_topic_classes() -> list[TopicClass]:
+    """Return the patterns that mean something on every node."""
+    return [
+        TopicClass("sira.>", "event", "what the node says; only the node publishes"),
+        TopicClass("_reply.>", "reserved", "private reply topics: read by their client alone"),
+        *(TopicClass(f"{name}.>", "reserved", "of a later layer") for name in RESERVED),
+    ]
+
+
+def negotiate(
+    request: kernel_pb2.NegotiateRequest, bus: Bus, *, principal: str, tenant: str
+) -> kernel_pb2.NegotiateResponse:
+    """Agree on a protocol version and lanes.
+
+    Raises:
+        Unsupported: no version, or no lane, that both know.
+    """
+    low, high = request.protocol_min or PROTOCOL, request.protocol_max or PROTOCOL
+    if not low <= PROTOCOL <= high:
+        raise Unsupported(
+            f"the client speaks protocol {low} to {high}, this node {PROTOCOL}",
+            details={"feature": "protocol", "node_protocol": str(PROTOCOL)},
+        )
+    lanes = [lane for lane in LANES if not request.lanes or lane in request.lanes]
+    if not lanes:
+        raise Unsupported(
+            f"this node has the lanes {', '.join(LANES)}", details={"feature": "lanes"}
+        )
+    return kernel_pb2.NegotiateResponse(
+        protocol=PROTOCOL,
+        node=bus.settings.node_name,
+        version=__version__,
+        epoch=bus.epoch,
+        features=[kernel_pb2.Feature(name=n, version=v) for n, v in FEATURES.items()],
+        lanes=lanes,
+        limits=bus.settings.limits(),
+        principal=principal,
+        tenant=tenant,
+    )
+
+
+def introspect(
+    request: kernel_pb2.IntrospectRequest, catalog: Catalog, settings: Settings, bus: Bus
+) -> kernel_pb2.IntrospectResponse:
+    """Describe the node; `request.service` narrows the services, not the rest."""
+    response = kernel_pb2.IntrospectResponse(
+        event_schemas={kind.topic: kind.json_schema() for kind in KINDS.values()}
+    )
+    for service in catalog.services():
+        if request.service in ("", service):
+            entry = response.services.add(name=service)
+            for each in catalog.methods():
+                if each.service == service:
+                    entry.methods.add(
+                        name=each.name,
+                        effects=each.effects,
+                        request_schema=json_schema(each.request),
+                        response_schema=json_schema(each.response),
+                        summary=each.summary,
+                        request_stream=each.request_stream,
+                        response_stream=each.response_stream,
+                    )
+    for spec in catalog.settings():
+        response.settings.add(
+            name=spec.name,
+            value=str(getattr(settings, spec.name, spec.default)),
+            unit=spec.unit,
+            reason=f"{spec.reason}. If wrong: {spec.breaks}",
+            source=settings.origins.get(spec.name, "default"),
+            schema=spec.json_schema(),
+        )
+    for topic_class in catalog.topic_classes():
+        response.topic_classes.add(
+            pattern=topic_class.pattern,
+            kind=_CLASS_KINDS[topic_class.kind],
+            summary=topic_class.summary,
+        )
+    for declared in bus.topics.declarations.classes():
+        response.topic_classes.add(
+            pattern=declared.name,
+            kind=kernel_pb2.TOPIC_CLASS_KIND_USER,
+            summary="latest" if declared.retain else "volatile",
+        )
+    for verb in catalog.verbs():
+        response.verbs.add(name=verb.name, summary=verb.summary)
+    return response

@@ -1,0 +1,136 @@
+"""What the node has counted, by name with its unit, and the same as Prometheus text.
+
+Nothing is counted twice: the data plane and the bus hold the numbers, here they are only read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from sira import _native
+from sira.kernel.bus import Bus
+from sira.kernel.logs import Logs
+
+LATENCY = "node_latency_ns"  # from taken to sent, per topic class
+_PREFIX = "sira_"
+# Levels of the data plane: they go up and down. All other numbers of it only grow.
+_LEVELS = frozenset(
+    {"messages_held", "message_bytes_held", "chunk_bytes_held", "transfers", "parked", "topics"}
+)
+
+
+@dataclass(slots=True)
+class Loop:
+    """How late the loop is: what a message waits before it is looked at."""
+
+    lag_ns_last: int = 0
+    lag_ns_max: int = 0
+    over_5_ms: int = 0
+
+    def note(self, lag_ns: int) -> None:
+        """Count one measurement."""
+        self.lag_ns_last = lag_ns
+        self.lag_ns_max = max(self.lag_ns_max, lag_ns)
+        self.over_5_ms += lag_ns > 5_000_000
+
+
+class CallCounts(Protocol):
+    """Calls of all methods: since the start, and under way."""
+
+    calls: int
+    calls_now: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Where the numbers are."""
+
+    bus: Bus
+    logs: Logs
+    loop: Loop
+    calls: CallCounts
+
+    def values(self) -> dict[str, float]:
+        """Return all numbers without labels, by name."""
+        bus = self.bus
+        values: dict[str, float] = dict(bus.hub.stats)
+        values |= {
+            "clients": len(bus.clients),
+            "subscriptions": len(bus.subscriptions),
+            "pending_messages": sum(each.sub.pending for each in bus.subscriptions),
+            "in_flight_messages": sum(each.sub.in_flight for each in bus.subscriptions),
+            "stalled_subscriptions": sum(each.sub.stalled for each in bus.subscriptions),
+            "refused_total": sum(bus.refusals.values()),
+            "events_total": bus.events.emitted,
+            "events_suppressed_total": bus.events.suppressed,
+            "calls_total": self.calls.calls,
+            "calls_now": self.calls.calls_now,
+            "log_lines_total": self.logs.written,
+            "log_lines_lost_total": self.logs.dropped,
+            "loop_lag_ns_last": self.loop.lag_ns_last,
+            "loop_lag_ns_max": self.loop.lag_ns_max,
+            "loop_lag_over_5_ms_total": self.loop.over_5_ms,
+        }
+        return values
+
+    def histograms(self) -> Iterator[tuple[str, list[int], int]]:
+        """Yield (topic class, counts per bucket, sum in ns) of the time on the node."""
+        yield from self.bus.hub.histograms()
+
+    def prometheus(self) -> str:
+        """Return the text that Prometheus reads."""
+        registry = CollectorRegistry()
+        registry.register(_Reader(self))
+        return generate_latest(registry).decode()
+
+
+class _Reader(Collector):
+    """Hands our numbers to prometheus_client when it asks."""
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        for name, value in self._counts.values().items():
+            grows = name.endswith("_total") or (
+                name in self._counts.bus.hub.stats and name not in _LEVELS
+            )
+            if grows:
+                base = name.removesuffix("_total")
+                yield CounterMetricFamily(_PREFIX + base, f"{base}, since the start", value=value)
+            else:
+                yield GaugeMetricFamily(_PREFIX + name, name, value=value)
+        refused = CounterMetricFamily(
+            _PREFIX + "refusals", "refused, by action and code", labels=["action", "code"]
+        )
+        for (action, code), count in self._counts.bus.refusals.items():
+            refused.add_metric([action, code], count)
+        yield refused
+        yield self._latency()
+
+    def _latency(self) -> Metric:
+        family = HistogramMetricFamily(
+            _PREFIX + "node_latency_seconds",
+            "time of a delivery on the node, from taken to sent",
+            labels=["topic_class"],
+        )
+        for topic_class, counts, sum_ns in self._counts.histograms():
+            buckets, below = [], 0
+            for bound_ns, count in zip(_native.HISTOGRAM_BOUNDS_NS, counts, strict=False):
+                below += count
+                buckets.append((repr(bound_ns / 1e9), float(below)))
+            buckets.append(("+Inf", float(sum(counts))))
+            family.add_metric([topic_class], buckets, sum_value=sum_ns / 1e9)
+        return family
