@@ -6,12 +6,15 @@ and plain handlers get; they differ in nothing but `await`.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import sira.kernel.binding  # noqa: F401  ties the C core to its errors and dtypes
 from sira import _native
 
-Body = _native.Body
+if TYPE_CHECKING:
+    from sira._native import Body
+else:
+    Body = Any  # the alias exists for type checkers only
 
 
 class Responder(Protocol):

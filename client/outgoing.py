@@ -58,15 +58,6 @@ def as_error(outcome: bytes | SiraError) -> SiraError:
     return outcome if isinstance(outcome, SiraError) else decode(outcome)
 
 
-class _Now:
-    """Awaiting it never suspends."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Any:
-        return iter(())
-
-
 class _NextTurn:
     """Awaiting it lets the event loop run once."""
 
@@ -76,7 +67,6 @@ class _NextTurn:
         yield
 
 
-NOW = _Now()
 NEXT_TURN = _NextTurn()
 
 

@@ -12,8 +12,10 @@ from sira.client.connection import Connection
 from sira.client.deadline import Deadline
 from sira.client.lineage import handling, lineage
 from sira.client.message import Body
-from sira.client.outgoing import NEXT_TURN, NOW, Outcome, as_error
+from sira.client.outgoing import NEXT_TURN, Outcome, as_error
 from sira.kernel.errors import SiraError
+
+ready = _native.ready
 
 # Receipts kept for whoever asks for them; a publisher that never does must not fill memory.
 RECEIPTS_MAX = 16_384
@@ -90,7 +92,7 @@ class Publisher:
             # The writer slept: let it run, so that a message that is alone leaves at once.
             self._outgoing.woke = False
             return NEXT_TURN
-        return NOW
+        return ready(None)
 
     async def _send_later(self, body: Body) -> None:
         self._connection.check()

@@ -41,7 +41,7 @@ class _Pending:
     __slots__ = ("future", "idempotent")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, idempotent: bool) -> None:
-        self.future: asyncio.Future[_native.Message] = loop.create_future()
+        self.future: asyncio.Future[_native.Message] | None = loop.create_future()
         self.idempotent = idempotent
 
     def __call__(self, outcome: Outcome) -> None:
@@ -50,11 +50,11 @@ class _Pending:
             self.fail(as_error(outcome))
 
     def fail(self, error: SiraError) -> None:
-        if not self.future.done():
+        if self.future is not None and not self.future.done():
             self.future.set_exception(error)
 
     def reply(self, message: _native.Message) -> None:
-        if self.future.done():
+        if self.future is None or self.future.done():
             return
         if message.reply_kind == ERROR:
             self.future.set_exception(decode(message.error))
@@ -207,6 +207,7 @@ class Requests:
             timer = connection.loop.call_at(
                 deadline.at_s, self._expire, pending, deadline, topic, key
             )
+        assert pending.future is not None, "nobody else lets it go"
         try:
             reply = await pending.future
         except BaseException:
@@ -214,9 +215,10 @@ class Requests:
             raise
         finally:
             del self._pending[key]
+            # The outbox remembers the ticket for a while; it must not keep the reply alive.
+            pending.future = None
             if timer is not None:
                 timer.cancel()
-        outbox.cancel(pending)  # answered: a refusal can no longer come
         return cast(Message, reply)  # or its synchronous twin, as configure() was told
 
     def _expire(self, pending: _Pending, deadline: Deadline, topic: str, key: str) -> None:
