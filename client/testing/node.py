@@ -1,0 +1,160 @@
+"""A real node: a process of its own, a temporary data folder, a free port of loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Self
+
+from sira.kernel.errors import Timeout, Unreachable
+
+READY_S = 20.0
+STOP_S = 20.0
+_LOG_CHARS = 2_000
+
+
+class Node:
+    """A node in a process. `url` is where it listens, also after `kill` and `start`.
+
+    Attributes:
+        url: "sira://127.0.0.1:PORT".
+        data_dir: its folder; removed at the end.
+        log_path: what it wrote to stderr.
+    """
+
+    def __init__(self, *, settings: dict[str, object] | None = None) -> None:
+        """Prepare; `settings` by name, as in `sira config show`."""
+        self.data_dir = Path(tempfile.mkdtemp(prefix="sira-node-"))
+        self.log_path = self.data_dir / "stderr.log"
+        self.url = ""
+        self._settings = dict(settings or {})
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id; 0 when it does not run."""
+        return self._process.pid if self._process is not None else 0
+
+    def start(self, *, timeout_s: float = READY_S) -> Self:
+        """Start it and wait until it serves; a second start takes the same port.
+
+        Raises:
+            Unreachable: it ended. Timeout: it did not serve in time.
+        """
+        assert self._process is None, "it runs"
+        listen = self.url.removeprefix("sira://") or "127.0.0.1:0"
+        command = [sys.executable, "-m", "sira.cli", "up", "--json", "--listen", listen]
+        command += ["--data-dir", str(self.data_dir / "data")]
+        for name, value in self._settings.items():
+            command += [f"--{name.replace('_', '-')}", str(value)]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("SIRA_")}
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+            )
+        assert self._process.stdout is not None
+        started = _Started(self._process.stdout)
+        address = started.wait(timeout_s)
+        if not address:
+            ended = self._process.poll()
+            self.kill()
+            log_text = self.log_path.read_text(errors="replace")[-_LOG_CHARS:]
+            if ended is None:
+                raise Timeout(f"the node does not serve after {timeout_s:g} s; its log:\n{log_text}")
+            raise Unreachable(f"the node ended with exit code {ended}; its log:\n{log_text}")
+        self.url = f"sira://{address}"
+        return self
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None, "it does not run"
+        self._process.send_signal(number)
+
+    def stop(self, *, timeout_s: float = STOP_S) -> int:
+        """Let it drain (SIGTERM) and return its exit code; killed when it takes longer.
+
+        Raises:
+            Timeout: it had to be killed.
+        """
+        process = self._process
+        if process is None:
+            return 0
+        process.terminate()
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise Timeout(f"the node did not stop in {timeout_s:g} s") from None
+        self._forget(process)
+        return process.returncode
+
+    def kill(self) -> None:
+        """Kill it (SIGKILL), as a crash would."""
+        process = self._process
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        self._forget(process)
+
+    def _forget(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = None
+        if process.stdout is not None:
+            process.stdout.close()
+
+    def __enter__(self) -> Self:
+        """Start it."""
+        return self.start()
+
+    def __exit__(self, *_error: object) -> None:
+        """Stop it and remove its folder."""
+        try:
+            self.stop()
+        finally:
+            shutil.rmtree(self.data_dir, ignore_errors=True)
+
+
+class _Started:
+    """Waits for the line with which `sira up --json` says that it serves, and reads on after it."""
+
+    def __init__(self, stdout: IO[bytes]) -> None:
+        self._said = threading.Event()
+        self._address = ""
+        self._thread = threading.Thread(target=self._read, args=(stdout,), daemon=True)
+        self._thread.start()
+
+    def wait(self, timeout_s: float) -> str:
+        self._said.wait(timeout_s)
+        return self._address
+
+    def _read(self, stdout: IO[bytes]) -> None:
+        try:
+            for line in stdout:
+                envelope = json.loads(line)
+                if envelope.get("type") == "start":
+                    self._address = envelope["data"]["address"]
+                    self._said.set()
+        except ValueError:  # no JSON, or closed under our hands: it has ended
+            pass
+        finally:
+            self._said.set()
+
+
+@contextmanager
+def node(**settings: object) -> Iterator[Node]:
+    """Run a real node while inside; `settings` by name: `node(stall_s=0.5)`."""
+    with Node(settings=settings) as running:
+        yield running
