@@ -257,7 +257,8 @@ static const struct sira_tensor *find_duplicate(const struct sira_env *env)
 static enum sira_status check_whole(const struct sira_env *env, uint32_t flags, const uint8_t **fault)
 {
     const uint64_t inline_bytes = flags & SIRA_ENV_HEAD ? 0 : env->payload_bytes;
-    if (env->raw.len - inline_bytes > SIRA_ENVELOPE_BYTES_MAX) return SIRA_TOO_LARGE;
+    const uint64_t envelope_bytes_max = SIRA_ENVELOPE_BYTES_MAX - (flags & SIRA_ENV_CLIENT ? SIRA_STAMP_BYTES_MAX : 0);
+    if (env->raw.len - inline_bytes > envelope_bytes_max) return SIRA_TOO_LARGE;
     if (flags & SIRA_ENV_CLIENT) {
         if (env->id.len != SIRA_ID_BYTES) return SIRA_BAD_ID;
         if (env->topic.len == 0) return SIRA_BAD_TOPIC;

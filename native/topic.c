@@ -3,14 +3,10 @@
 
 enum { BAD = 1, DOT = 2, WILD = 4, HIGH = 8 };
 
-/* What a byte means in a name or pattern; 0: part of a token. */
-static inline uint32_t byte_class(uint8_t byte)
-{
-    if (byte <= 0x20 || byte == 0x7f) return BAD;
-    if (byte == '.') return DOT;
-    if (byte == '*' || byte == '>') return WILD;
-    return byte >= 0x80 ? HIGH : 0;
-}
+/* What a byte means in a name or pattern; 0: part of a token. A table, because every message is checked. */
+static const uint8_t CLASSES[256] = {
+    [0 ... 0x20] = BAD, [0x7f] = BAD, ['.'] = DOT, ['*'] = WILD, ['>'] = WILD, [0x80 ... 0xff] = HIGH,
+};
 
 static enum sira_status check(const uint8_t *text, size_t len, bool wildcards)
 {
@@ -18,7 +14,7 @@ static enum sira_status check(const uint8_t *text, size_t len, bool wildcards)
     uint32_t tokens = 1, seen = 0;
     size_t start = 0; /* of the token */
     for (size_t i = 0; i <= len; i++) {
-        const uint32_t class = i == len ? DOT : byte_class(text[i]);
+        const uint32_t class = i == len ? DOT : CLASSES[text[i]];
         if (class == 0) continue;
         seen |= class;
         switch (class) {

@@ -23,6 +23,8 @@ enum {
     SIRA_PRIORITIES = 8,
     SIRA_FRAME_BYTES_MAX = 2 << 20,
     SIRA_ENVELOPE_BYTES_MAX = 64 << 10, /* everything of a message that is not tensor data */
+    SIRA_STAMP_BYTES_MAX = 1 << 10, /* of it, kept free for what a node appends to a client's message: without this
+                                     * room one publisher's message could be too large for its subscribers */
 };
 
 /* A slice of a buffer that somebody else keeps alive. */
@@ -118,6 +120,7 @@ struct sira_env {
 enum sira_env_flags {
     SIRA_ENV_HEAD = 1,      /* tensors announce data_bytes and carry no data; otherwise the reverse */
     SIRA_ENV_CLIENT = 2,    /* from a client: principal, tenant, attempt, offset are SIRA_FORGED;
+                             * SIRA_STAMP_BYTES_MAX of the envelope must be free;
                              * id and topic must be present and valid, reply_to valid if given */
 };
 /* Parse one Message. Any field order is taken; unknown fields are skipped; a scalar given twice: the last

@@ -357,6 +357,28 @@ static void test_a_client_cannot_set_what_the_node_sets(void)
     free(b);
 }
 
+static void test_a_message_that_a_client_may_send_has_room_for_the_stamp(void)
+{
+    struct buf *b = buf_new();
+    char *text = malloc(SIRA_ENVELOPE_BYTES_MAX);
+    CHECK(text);
+    memset(text, 'a', SIRA_ENVELOPE_BYTES_MAX);
+    start_client(b);
+    put_bytes(b, 6, text, SIRA_ENVELOPE_BYTES_MAX - SIRA_STAMP_BYTES_MAX - b->len - 4);
+    CHECK_EQUAL(b->len, SIRA_ENVELOPE_BYTES_MAX - SIRA_STAMP_BYTES_MAX);
+    CHECK_EQUAL(status_of(b, SIRA_ENV_CLIENT), SIRA_OK);
+    struct buf *longer = buf_new();
+    *longer = *b;
+    put_uint(longer, 3, 1);
+    CHECK_EQUAL(status_of(longer, SIRA_ENV_CLIENT), SIRA_TOO_LARGE);
+    put_bytes(b, 28, text, SIRA_STAMP_BYTES_MAX - 4); /* what a node appends at most */
+    CHECK_EQUAL(b->len, SIRA_ENVELOPE_BYTES_MAX);
+    CHECK_EQUAL(status_of(b, 0), SIRA_OK);
+    free(longer);
+    free(text);
+    free(b);
+}
+
 static void test_every_status_has_a_code_and_words(void)
 {
     for (int i = 0; i < SIRA_STATUS_COUNT; i++) CHECK(strlen(sira_status_code(i)) > 1 && strlen(sira_status_text(i)) > 4);
@@ -376,6 +398,7 @@ int main(void)
     test_the_place_of_a_fault_is_told();
     test_limits_of_one_message();
     test_a_client_cannot_set_what_the_node_sets();
+    test_a_message_that_a_client_may_send_has_room_for_the_stamp();
     test_every_status_has_a_code_and_words();
     for (uint32_t i = 0; i < pieces.count; i++) free(pieces.piece[i]);
     return 0;
