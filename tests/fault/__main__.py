@@ -1,0 +1,120 @@
+"""Fault rounds: `python -m tests.fault --issue bus --rounds 200 [--seed N] [--out FILE]`.
+
+Every round prints its seed; `--seed N --rounds 1 --victim V` repeats one. Exits 1 if a promise did
+not hold, or if the node ended the rounds with more descriptors, threads or memory than after the
+first ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import sira
+from sira.testing import Node
+
+from . import bus
+
+# A round of warm-up fills pools and caches; after it a node that leaks nothing keeps its numbers.
+SETTLED_ROUNDS = 3
+DESCRIPTORS_MORE = 8
+THREADS_MORE = 4
+RSS_MORE_BYTES = 64 << 20
+
+
+def commit() -> str:
+    asked = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return asked.stdout.strip() or "unknown"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fault", description=__doc__)
+    parser.add_argument("--issue", default="bus", choices=["bus"])
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--victim", choices=bus.VICTIMS, default=None)
+    parser.add_argument("--out", type=Path, default=None)
+    given = parser.parse_args()
+    first = given.seed if given.seed is not None else random.SystemRandom().randrange(1 << 31)
+    lines: list[str] = []
+
+    def say(**fact: object) -> None:
+        line = json.dumps(fact)
+        lines.append(line)
+        print(line, flush=True)
+
+    say(
+        what="start", issue=given.issue, rounds=given.rounds, seed=first, commit=commit(),
+        sira=sira.__version__, environment=bus.environment_note(),
+    )  # fmt: skip
+    broken = 0
+    totals: dict[str, int] = {
+        "sent": 0,
+        "accepted": 0,
+        "unknown": 0,
+        "delivered": 0,
+        "peer_lost": 0,
+    }
+    with Node() as node:
+        for index in range(given.rounds):
+            seed = first + index
+            victim = given.victim or bus.VICTIMS[index % len(bus.VICTIMS)]
+            start_s = time.monotonic()
+            try:
+                report = bus.run_round(node, seed, victim)
+            except bus.Broken as error:
+                report = bus.Report(victim, problems=[str(error)])
+            for name in totals:
+                totals[name] += getattr(report, name)
+            say(
+                what="round", index=index, seed=seed, victim=victim, sent=report.sent,
+                accepted=report.accepted, unknown=report.unknown, delivered=report.delivered,
+                peer_lost=report.peer_lost, seconds=round(time.monotonic() - start_s, 2),
+                problems=report.problems,
+            )  # fmt: skip
+            broken += bool(report.problems)
+    leaks = leak_rounds(first, max(6, given.rounds // 10))
+    say(what="resources", **leaks)
+    held = not broken and not leaks["problems"]
+    say(what="end", ok=held, broken_rounds=broken, **totals)
+    if given.out:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text("\n".join(lines) + "\n")
+    return 0 if held else 1
+
+
+def leak_rounds(seed: int, rounds: int) -> dict[str, object]:
+    """One node through many rounds of killed clients: what it holds must not grow."""
+    problems: list[str] = []
+    before: bus.Resources | None = None
+    with Node() as node:
+        for index in range(rounds):
+            victim = bus.VICTIMS[index % 3]  # not the node itself
+            report = bus.run_round(node, seed + 1_000_000 + index, victim)
+            problems += report.problems
+            if index == SETTLED_ROUNDS:
+                before = bus.Resources.of(node.pid)
+        after = bus.Resources.of(node.pid)
+    assert before is not None
+    if after.descriptors > before.descriptors + DESCRIPTORS_MORE:
+        problems.append(f"descriptors grew from {before.descriptors} to {after.descriptors}")
+    if after.threads > before.threads + THREADS_MORE:
+        problems.append(f"threads grew from {before.threads} to {after.threads}")
+    if after.rss_bytes > before.rss_bytes + RSS_MORE_BYTES:
+        problems.append(f"RSS grew from {before.rss_bytes} to {after.rss_bytes} bytes")
+    return {
+        "rounds": rounds, "descriptors": [before.descriptors, after.descriptors],
+        "threads": [before.threads, after.threads],
+        "rss_bytes": [before.rss_bytes, after.rss_bytes], "problems": problems,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,252 @@
+"""One round: a node, a publisher, two subscribers, a group of two; one is killed at some moment.
+
+What must hold, whoever dies (numbers are the publisher's):
+- the node's ledger balances, and when all who live have gone on, nothing is pending;
+- nobody gets a message twice, nor a changed one, nor out of order (what a dead member had not been
+  sent comes to the other one later than newer messages that this one already had);
+- who lives and was subscribed all along gets every message that was accepted, also the group as a
+  whole, but for what the ledger counts as PEER_LOST with the member that died;
+- a message whose fate the publisher does not know is one that it names (`UNKNOWN` below).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import psutil
+
+import sira
+from sira.testing import Node
+
+WATCHDOG_S = 60.0
+VICTIMS = ("subscriber", "member", "publisher", "node")
+SIZES = (16, 64, 4_000, 150_000)  # floats; the last is a large message, sent in chunks
+UNKNOWN = {"OUTCOME_UNKNOWN", "UNREACHABLE", "TIMEOUT", "CONNECTION_CLOSED"}
+
+
+class Broken(AssertionError):
+    """A promise did not hold."""
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = WATCHDOG_S) -> None:
+    until = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > until:
+            raise Broken(f"not in {timeout_s:g} s: {what}")
+        time.sleep(0.01)
+
+
+class Actor:
+    """A process of actors.py and the lines that it wrote."""
+
+    def __init__(self, name: str, *arguments: str) -> None:
+        self.name = name
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.fault.actors", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self._threads = [
+            threading.Thread(target=self._read, daemon=True),
+            threading.Thread(target=self._read_errors, daemon=True),
+        ]
+        self.errors = b""
+        for thread in self._threads:
+            thread.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.decode().rstrip("\n"))
+
+    def _read_errors(self) -> None:
+        assert self.process.stderr is not None
+        self.errors = self.process.stderr.read()
+
+    def said(self, word: str) -> bool:
+        if self.process.poll() not in (None, 0, -signal.SIGKILL):
+            raise Broken(f"{self.name} ended: {self.errors.decode(errors='replace')[-2000:]}")
+        return word in self.lines
+
+    def numbers(self, word: str) -> list[int]:
+        return [int(line.split()[1]) for line in list(self.lines) if line.startswith(word + " ")]
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        self.process.wait(WATCHDOG_S)
+        for thread in self._threads:
+            thread.join(WATCHDOG_S)
+        assert self.process.stdout is not None and self.process.stderr is not None
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+
+@dataclass
+class Report:
+    victim: str
+    sent: int = 0
+    accepted: int = 0
+    unknown: int = 0
+    delivered: int = 0
+    peer_lost: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def check_order(name: str, got: list[int], problems: list[str], *, inherits: bool) -> None:
+    if len(set(got)) != len(got):
+        problems.append(
+            f"{name} got messages twice: {sorted(n for n in got if got.count(n) > 1)[:5]}"
+        )
+    if got != sorted(got) and not inherits:
+        problems.append(f"{name} got messages out of order")
+
+
+def run_round(node: Node, seed: int, victim: str) -> Report:
+    """Run one round on a running node; the node is running again at the end. Raises Broken."""
+    rng = random.Random(seed)
+    topic = f"fault.r{seed}"
+    floats = rng.choice(SIZES)
+    common = ("--url", node.url, "--topic", topic)
+    steady = Actor("steady", "subscribe", *common)
+    mortal = Actor("mortal", "subscribe", *common)
+    members = [Actor(f"member{i}", "subscribe", *common, "--group", "g") for i in (0, 1)]
+    subscribers = [steady, mortal, *members]
+    everyone = list(subscribers)
+    report = Report(victim)
+    try:
+        for actor in subscribers:
+            wait_for(lambda a=actor: a.said("ready"), f"{actor.name} subscribed")
+        at_once = 32 if floats < 10_000 else 4
+        publisher = Actor(
+            "publisher", "publish", *common,
+            "--at-once", str(at_once), "--payload-floats", str(floats),
+        )  # fmt: skip
+        everyone.append(publisher)
+        wait_for(lambda: bool(publisher.numbers("accepted")), "the first message is accepted")
+        time.sleep(rng.uniform(0.0, 0.4))
+        chosen = {"subscriber": mortal, "member": members[0], "publisher": publisher}.get(victim)
+        if chosen is not None:
+            chosen.end(signal.SIGKILL)
+        else:
+            node.kill()
+            node.start()
+        time.sleep(rng.uniform(0.05, 0.3))
+        if victim != "publisher":
+            if victim == "node":
+                again = len(publisher.numbers("accepted"))
+                wait_for(
+                    lambda: len(publisher.numbers("accepted")) > again + 10, "it publishes again"
+                )
+            publisher.end()
+            if not publisher.said("done"):
+                raise Broken("the publisher did not finish")
+        settle(node, topic)
+        for actor in subscribers:
+            if actor is not chosen:
+                actor.end()
+        check(node, topic, report, publisher, steady, mortal, members, chosen)
+    finally:
+        for actor in everyone:
+            actor.end(signal.SIGKILL)
+    return report
+
+
+def settle(node: Node, topic: str) -> None:
+    """Until all that is owed is settled: who lives confirms within 50 ms."""
+    with sira.connect_sync(node.url) as bus:
+        wait_for(
+            lambda: all(row.pending == 0 for row in bus.ledger(topic)),
+            "nothing is pending any more",
+        )
+
+
+def check(
+    node: Node,
+    topic: str,
+    report: Report,
+    publisher: Actor,
+    steady: Actor,
+    mortal: Actor,
+    members: list[Actor],
+    chosen: Actor | None,
+) -> None:
+    problems = report.problems
+    accepted = publisher.numbers("accepted")
+    report.sent, report.accepted = len(publisher.numbers("sent")), len(accepted)
+    outcomes = {
+        line.split()[0]
+        for line in publisher.lines
+        if line not in ("ready", "done") and not line.startswith(("sent", "accepted"))
+    }
+    report.unknown = sum(len(publisher.numbers(code)) for code in outcomes)
+    if outcomes - UNKNOWN:
+        problems.append(f"the publisher was refused: {sorted(outcomes - UNKNOWN)}")
+    for actor in (steady, mortal, *members):
+        inherits = actor in members and report.victim == "member"
+        check_order(actor.name, actor.numbers("got"), problems, inherits=inherits)
+        if actor.numbers("CORRUPT"):
+            problems.append(f"{actor.name} got changed messages {actor.numbers('CORRUPT')[:5]}")
+    with sira.connect_sync(node.url) as bus:
+        ledger = bus.ledger(topic)
+        if not ledger.balanced:
+            problems.append(f"the ledger does not balance: {ledger.rows}")
+        row = next(iter(ledger), None)
+    if row is None:
+        problems.append("the node has no row of the topic")
+        return
+    report.delivered = row.delivered
+    report.peer_lost = row.dropped.get("PEER_LOST", 0)
+    strange = set(row.dropped) - {"PEER_LOST", "UNSUBSCRIBED"}
+    if strange:
+        problems.append(f"deliveries were dropped for {sorted(strange)}")
+    group = sorted(members[0].numbers("got") + members[1].numbers("got"))
+    if len(set(group)) != len(group):
+        problems.append("two members of the group got the same message")
+    if report.victim == "node":
+        # What the old node had taken and not delivered died with it; the new one owes only its own.
+        return
+    complete = [("steady", set(steady.numbers("got")))]
+    if report.victim != "subscriber":
+        complete.append(("mortal", set(mortal.numbers("got"))))
+    if report.victim != "member":
+        complete.append(("the group", set(group)))
+    for name, got in complete:
+        missing = set(accepted) - got
+        if missing:
+            problems.append(
+                f"{name} did not get {len(missing)} accepted messages: {sorted(missing)[:5]}"
+            )
+    if report.victim == "member":
+        missing = set(accepted) - set(group)
+        if len(missing) > report.peer_lost:
+            problems.append(
+                f"the group misses {len(missing)} messages, {report.peer_lost} are accounted for"
+            )
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a process holds. Counted between rounds, when nobody is connected."""
+
+    descriptors: int
+    threads: int
+    rss_bytes: int
+
+    @classmethod
+    def of(cls, pid: int) -> Resources:
+        process = psutil.Process(pid)
+        return cls(process.num_fds(), process.num_threads(), process.memory_info().rss)
+
+
+def environment_note() -> str:
+    return f"python {sys.version.split()[0]}, {os.cpu_count()} cpus"
