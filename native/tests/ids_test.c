@@ -1,6 +1,8 @@
 /* Ids: UUIDv7, in order, never twice, also after fork; clocks. */
 #include "build.h"
 
+#include <errno.h>
+#include <sys/random.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -17,6 +19,17 @@ int clock_gettime(clockid_t clock, struct timespec *now)
     now->tv_sec = clock_s;
     now->tv_nsec = 0;
     return 0;
+}
+
+static int random_errno; /* what getrandom() fails with; EINTR: once; 0: it works */
+
+/* Takes the place of libc's, as a sandbox would. */
+ssize_t getrandom(void *out, size_t len, unsigned flags)
+{
+    if (!random_errno) return syscall(SYS_getrandom, out, len < 3 ? len : 3, flags); /* less than was asked for */
+    errno = random_errno;
+    if (random_errno == EINTR) random_errno = 0;
+    return -1;
 }
 
 static void check_form(const uint8_t *id)
@@ -116,6 +129,22 @@ static void test_a_clock_set_back_does_not_reorder_ids(void)
     clock_s = 0;
 }
 
+static void test_ids_are_random_where_getrandom_is_interrupted_or_forbidden(void)
+{
+    uint8_t ids[4][16];
+    static const int errnos[] = {EINTR, EINTR, EPERM, ENOSYS};
+    for (int i = 0; i < 4; i++) {
+        random_errno = errnos[i];
+        clock_s = 4000000001 + i; /* a new ms, so a new seed */
+        sira_id_new(ids[i]);
+        check_form(ids[i]);
+        for (int j = 0; j < i; j++) CHECK(memcmp(ids[i] + 9, ids[j] + 9, 7));
+        CHECK(memcmp(ids[i] + 9, (uint8_t[7]){0}, 7));
+    }
+    random_errno = 0;
+    clock_s = 0;
+}
+
 static void test_clocks_run_forward(void)
 {
     uint64_t before = sira_now_mono_ns();
@@ -131,6 +160,7 @@ int main(void)
 {
     test_a_million_ids_are_in_order_and_new();
     test_children_do_not_repeat_their_parent();
+    test_ids_are_random_where_getrandom_is_interrupted_or_forbidden();
     test_clocks_run_forward();
     test_a_clock_set_back_does_not_reorder_ids();
     return 0;
