@@ -55,7 +55,7 @@ class Client:
         """Encoded fields that the node adds to each message of this client."""
         principal = self.principal
         return message_pb2.Message(
-            principal=str(principal), tenant=principal.tenant
+            principal=str(principal), tenant=principal.tenant, attempt=1
         ).SerializeToString()
 
 

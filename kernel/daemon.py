@@ -17,7 +17,6 @@ import sira.kernel.binding  # noqa: F401  ties the C core to its errors
 from sira import __version__, _native
 from sira.kernel.errors import DataDirInUse, SiraError
 from sira.kernel.logs import Logs
-from sira.kernel.node import Node
 from sira.kernel.settings import Settings
 
 LOCK_NAME = "node.lock"
@@ -113,6 +112,8 @@ def _print_failed(error: SiraError) -> None:
 
 
 async def _serve(settings: Settings, lock: Path, ready: Callable[[str], None]) -> None:
+    from sira.kernel.node import Node  # loads gRPC, which reads its environment then
+
     logs = Logs(node=settings.node_name, level=settings.log_level, queue_max=settings.log_queue_max)
     node = Node(settings, logs=logs)
     signals = _Signals()
