@@ -45,14 +45,15 @@ def _tell(line: str) -> None:
 
 
 def _stop(_signal: int, _frame: Any) -> None:
-    """SIGTERM ends a run as Ctrl-C does, so that every server is stopped."""
+    """Ctrl-C or SIGTERM: every server is stopped on the way out."""
     raise KeyboardInterrupt
 
 
 def main() -> int:
     """Measure, print, save; 0 when every installed system gave figures, else 1, 130 on Ctrl-C."""
     arguments = _arguments()
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     repeats = arguments.repeats or (1 if arguments.quick else 5)
     only = set(arguments.only.split(",")) if arguments.only else None
     described = machine.describe()

@@ -128,7 +128,8 @@ def _judge(goal: Goal, values: Sequence[float]) -> Verdict:
 def _sweep(results: Sequence[Result]) -> list[Verdict]:
     """Goals over all sizes: each size against raw grpcio's best size, and how flat they are."""
     medians: dict[str, list[float]] = {}
-    for result in results:
+    whole = all(r.samples for r in results if r.row == "sweep" and r.system in ("sira", "grpc"))
+    for result in results if whole else ():
         if result.row == "sweep" and (samples := result.samples.get("gb_per_s")):
             medians.setdefault(result.system, []).append(median(samples))
     ours, theirs = medians.get("sira", []), medians.get("grpc", [])

@@ -99,7 +99,7 @@ def draw(results: Sequence[Result], path: Path, *, caption: str) -> Path | None:
         else:
             _bars(axis, row, cases)
         axis.grid(alpha=0.3)
-        axis.tick_params(labelsize=7)
+        axis.tick_params(which="both", labelsize=7)
     figure.suptitle(caption, fontsize=8)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)

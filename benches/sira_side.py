@@ -111,7 +111,9 @@ async def bulk_source(link: Link) -> None:
                 await sending.pop(slot)
 
         async def send(tensor: NDArray[np.float32], slot: int) -> None:
-            sending[slot] = asyncio.create_task(bus.publish("bench.bulk", {"x": tensor}))
+            sending[slot] = asyncio.create_task(
+                bus.publish("bench.bulk", {"x": tensor}, timeout_s=60)
+            )
             await asyncio.sleep(0)
 
         async def flush() -> None:
@@ -234,7 +236,7 @@ def codec(link: Link) -> None:
 
     payload_bytes, calls = link.params["payload_bytes"], link.params["calls"]
     tensor = np.arange(payload_bytes // 4, dtype=np.float32)
-    body, view, target = {"x": tensor}, memoryview(tensor).cast("B"), np.empty_like(tensor)
+    body, view, target = {"x": tensor}, tensor.data.cast("B"), np.empty_like(tensor)
     encoded = _native.encode_message("bench.codec", body)
     assert bytes(_native.Message.decode(encoded)["x"].data) == view  # it does what it is timed for
     decode_us = _timed_us(calls, lambda: _native.Message.decode(encoded)["x"])

@@ -29,7 +29,9 @@ Handler = Callable[[Any, Any], Awaitable[None]]
 async def _serve(url: str, **methods: Handler) -> grpc.aio.Server:
     """Listen on `url` with the given stream handlers."""
     server = grpc.aio.server(options=OPTIONS)
-    handlers = {name: grpc.stream_stream_rpc_method_handler(fn) for name, fn in methods.items()}
+    handlers: dict[str, Any] = {
+        name: grpc.stream_stream_rpc_method_handler(fn) for name, fn in methods.items()
+    }
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("raw.Raw", handlers)])
     server.add_insecure_port(url)
     await server.start()
@@ -198,7 +200,7 @@ async def fan_sink(link: Link) -> None:
     calls = []
     for channel in channels:
         for _ in range(each):
-            call = channel.stream_stream("/raw.Raw/Subscribe")(wait_for_ready=True)
+            call: Any = channel.stream_stream("/raw.Raw/Subscribe")(wait_for_ready=True)
             await call.write(b"+")
             calls.append(call)
     checks = [Sequence() for _ in calls]
@@ -246,7 +248,7 @@ async def mixed_sink(link: Link) -> None:
 async def mixed_source(link: Link) -> None:
     """Two streams of one connection; each tensor is one message, as raw grpcio has it."""
     channel, big = _open(link.params["url"], "Take")
-    small = channel.stream_stream("/raw.Raw/Echo")(wait_for_ready=True)
+    small: Any = channel.stream_stream("/raw.Raw/Echo")(wait_for_ready=True)
     replies, writing = mixture.Replies(), asyncio.Lock()
 
     async def send(tensor: NDArray[np.float32]) -> None:

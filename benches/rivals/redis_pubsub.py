@@ -33,7 +33,7 @@ def _client(link: Link) -> redis.Redis:
     return redis.Redis(host, int(port))
 
 
-def _subscribe(client: redis.Redis, channel: str) -> Any:
+def _subscribe(client: Any, channel: str) -> Any:
     """Subscribe and take the confirmation."""
     pubsub = client.pubsub()
     pubsub.subscribe(channel)
@@ -133,7 +133,7 @@ def bulk_source(link: Link) -> None:
     window = _Window(_client(link), window=BULK_WINDOW, consumers=1, pipeline=1)
 
     def send(tensor: NDArray[np.float32], _slot: int) -> None:
-        window.publish(memoryview(tensor).cast("B"))
+        window.publish(tensor.data.cast("B"))
 
     patterns.pour_tensors(link, send)
 

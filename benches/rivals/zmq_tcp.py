@@ -97,7 +97,7 @@ def bulk_source(link: Link) -> None:
             trackers[slot].wait()
 
     def send(tensor: NDArray[np.float32], slot: int) -> None:
-        trackers[slot] = socket.send(tensor, copy=False, track=True)
+        trackers[slot] = socket.send(tensor.data, copy=False, track=True)
 
     patterns.pour_tensors(link, send, before_fill)
 
