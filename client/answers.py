@@ -16,7 +16,7 @@ from sira.client.connection import Connection
 from sira.client.deadline import Deadline
 from sira.client.lineage import lineage
 from sira.client.outgoing import Ticket, as_error
-from sira.kernel.errors import BadRequest, SiraError, Unsupported
+from sira.kernel.errors import BadRequest, QueueFull, SiraError, Unsupported
 from sira.v1 import message_pb2
 
 FINAL = message_pb2.REPLY_KIND_FINAL
@@ -82,7 +82,7 @@ class Answers:
             await self._connection.outgoing.room(deadline)
         seq = self._take_seq(message.id_bytes, end)
         if end:
-            self.push(message, body, kind=FINAL, seq=seq, priority=priority)
+            await self._push(message, body, deadline, kind=FINAL, seq=seq, priority=priority)
             return
         settled: asyncio.Future[SiraError | None] = self._connection.loop.create_future()
 
@@ -90,10 +90,29 @@ class Answers:
             if not settled.done():
                 settled.set_result(refusal(outcome))
 
-        self.push(message, body, kind=PARTIAL, seq=seq, end=False, priority=priority, ticket=ticket)
+        await self._push(
+            message,
+            body,
+            deadline,
+            kind=PARTIAL,
+            seq=seq,
+            end=False,
+            priority=priority,
+            ticket=ticket,
+        )
         error = await settled
         if error is not None:
             raise error
+
+    async def _push(
+        self, message: _native.Message, body: _native.Body, deadline: Deadline, **fields: Any
+    ) -> None:
+        while True:
+            try:
+                self.push(message, body, **fields)
+                return
+            except QueueFull:  # a large body, and those before it are not on their way yet
+                await self._connection.outgoing.transfer_room(deadline)
 
     def reply_blocking(
         self, message: _native.Message, body: _native.Body, *, end: bool, priority: int | None
@@ -102,7 +121,14 @@ class Answers:
         self._connection.check()
         if end and self._connection.outgoing.outbox.room:
             seq = self._take_seq(message.id_bytes, end)
-            self.push(message, body, kind=FINAL, seq=seq, priority=priority)
+            try:
+                self.push(message, body, kind=FINAL, seq=seq, priority=priority)
+            except QueueFull:
+                deadline = Deadline(self._connection.publish_block_s, self._connection.loop)
+                blocking(
+                    self._connection,
+                    self._push(message, body, deadline, kind=FINAL, seq=seq, priority=priority),
+                )
             return
         blocking(self._connection, self.reply(message, body, end=end, priority=priority))
 

@@ -253,9 +253,7 @@ class Bus(Later):
         outbox, batch, count = outgoing.outbox, Batch(connection.loop), 0
         try:
             for body in bodies:
-                if not outbox.room:
-                    await outgoing.room(deadline)
-                outbox.push(topic, body, options, batch)
+                await outgoing.push(topic, body, options, batch, deadline)
                 count += 1
             await batch.wait(count, deadline)
         except TimeoutError as error:

@@ -362,11 +362,8 @@ class Connection:
             Timeout, Unreachable: no answer before the deadline; the details say the outcome.
             SiraError: refused by the node; nobody got it.
         """
-        outgoing = self.outgoing
-        if not outgoing.outbox.room:
-            await outgoing.room(deadline)
-        answer = Answer(self.loop)
-        message_id = outgoing.outbox.push(topic, body, options, answer)
+        outgoing, answer = self.outgoing, Answer(self.loop)
+        message_id = await outgoing.push(topic, body, options, answer, deadline)
         timer = None
         if deadline.timeout_s is not None:
             timer = self.loop.call_at(

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from sira import _native
 from sira.client.deadline import Deadline
 from sira.client.transport import Stream
-from sira.kernel.errors import OutcomeUnknown, SiraError, decode
+from sira.kernel.errors import OutcomeUnknown, QueueFull, SiraError, decode
 
 Outcome = _native.Receipt | bytes | SiraError
 Ticket = Callable[[Outcome], None]
@@ -110,13 +110,43 @@ class Outgoing:
         """
         self._rouse()
         while not self.outbox.room:
-            waiter: asyncio.Future[None] = self._owner.loop.create_future()
-            self._wants_room.append(waiter)
+            await self._room_changed(deadline)
+
+    async def transfer_room(self, deadline: Deadline) -> None:
+        """Return when the outbox takes another message of any size.
+
+        Only a push can tell that a body is large: where one raised QueueFull, this is what to wait
+        for. Raises Timeout.
+        """
+        self._rouse()
+        while not (self.outbox.room and self.outbox.transfer_room):
+            await self._room_changed(deadline)
+
+    async def push(
+        self,
+        topic: str,
+        body: _native.Body,
+        options: _native.Options | None,
+        ticket: Any,
+        deadline: Deadline,
+    ) -> bytes:
+        """Queue one message when there is room for its size; returns its id. Raises Timeout."""
+        while True:
+            if not self.outbox.room:
+                await self.room(deadline)
             try:
-                async with asyncio.timeout(deadline.timer_s()):
-                    await waiter
-            except TimeoutError:
-                raise deadline.error("no room to publish") from None
+                return self.outbox.push(topic, body, options, ticket)
+            except QueueFull:
+                await self.transfer_room(deadline)
+
+    async def _room_changed(self, deadline: Deadline) -> None:
+        waiter: asyncio.Future[None] = self._owner.loop.create_future()
+        self._wants_room.append(waiter)
+        try:
+            async with asyncio.timeout(deadline.timer_s()):
+                await waiter
+        except TimeoutError:
+            raise deadline.error("no room to publish") from None
 
     def _made_room(self) -> None:
         waiting, self._wants_room = self._wants_room, []

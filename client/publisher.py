@@ -13,7 +13,7 @@ from sira.client.deadline import Deadline
 from sira.client.lineage import handling, lineage
 from sira.client.message import Body
 from sira.client.outgoing import NEXT_TURN, Outcome, as_error
-from sira.kernel.errors import SiraError
+from sira.kernel.errors import QueueFull, SiraError
 
 ready = _native.ready
 
@@ -86,7 +86,10 @@ class Publisher:
         options = self._options
         if handling.get() is not None:
             options = _native.Options(**{**self._fields, **lineage()})
-        self._push(self.topic, body, options, self._ticket)
+        try:
+            self._push(self.topic, body, options, self._ticket)
+        except QueueFull:  # a large body, and those before it are not on their way yet
+            return self._send_later(body)
         self.sent += 1
         if self._outgoing.woke:
             # The writer slept: let it run, so that a message that is alone leaves at once.
@@ -96,7 +99,7 @@ class Publisher:
 
     async def _send_later(self, body: Body) -> None:
         self._connection.check()
-        await self._outgoing.room(Deadline(self._timeout_s, self._connection.loop))
+        await self._outgoing.transfer_room(Deadline(self._timeout_s, self._connection.loop))
         await self.send(body)
 
     def _settle(self, outcome: Outcome) -> None:

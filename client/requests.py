@@ -22,6 +22,7 @@ from sira.client.outgoing import Outcome, as_error
 from sira.client.subscription import Subscription
 from sira.kernel.errors import (
     OutcomeUnknown,
+    QueueFull,
     SiraError,
     StreamTruncated,
     Unreachable,
@@ -194,13 +195,18 @@ class Requests:
     ) -> Message:
         connection, outbox = self._connection, self._connection.outgoing.outbox
         reply_to = await self.ready(deadline)
-        if not outbox.room:
-            await connection.outgoing.room(deadline)
         message_id = _native.new_id()
-        options = request_options(message_id, reply_to, deadline, lineage(), fields)
         pending = _Pending(connection.loop, idempotent)
         key = id_text(message_id)
-        connection.push(topic, body, options, pending)
+        while True:
+            if not outbox.room:
+                await connection.outgoing.room(deadline)
+            options = request_options(message_id, reply_to, deadline, lineage(), fields)
+            try:
+                connection.push(topic, body, options, pending)
+                break
+            except QueueFull:  # a large body, and those before it are not on their way yet
+                await connection.outgoing.transfer_room(deadline)
         self._pending[key] = pending
         timer = None
         if deadline.timeout_s is not None:
@@ -324,13 +330,12 @@ class ReplyStream:
         self._started = True
         self._connection.on_lost.append(self._lost)
         await self._subscription.open()
-        outgoing = self._connection.outgoing
-        if not outgoing.outbox.room:
-            await outgoing.room(self._deadline)
         options = request_options(
             self._id, self._subscription.pattern, self._deadline, self._origin, self._fields
         )
-        self._connection.push(self._topic, self._body, options, self._ticket)
+        await self._connection.outgoing.push(
+            self._topic, self._body, options, self._ticket, self._deadline
+        )
         self._body = None
 
     async def __anext__(self) -> Message:

@@ -18,7 +18,7 @@ from sira.client.lineage import handling
 from sira.client.message import Message, SyncMessage
 from sira.client.outgoing import Outcome
 from sira.client.subscription import Subscription
-from sira.kernel.errors import HandlerFailed, SiraError
+from sira.kernel.errors import HandlerFailed, QueueFull, SiraError
 
 _log = logging.getLogger("sira.agent")
 
@@ -154,13 +154,20 @@ class Serving:
 
     async def _answer(self, message: _native.Message, body: Any) -> None:
         if message.reply_to:
-            await self._room()
-            self._answers.push(message, body, kind=FINAL)
+            await self._push(message, body, kind=FINAL)
 
-    async def _room(self) -> None:
-        if not self._connection.outgoing.outbox.room:
-            deadline = Deadline(self._connection.publish_block_s, self._loop)
-            await self._connection.outgoing.room(deadline)
+    async def _push(self, message: _native.Message, body: Any, **fields: Any) -> None:
+        """Queue an answer as soon as there is room for its size. Raises Timeout."""
+        outgoing = self._connection.outgoing
+        deadline = Deadline(self._connection.publish_block_s, self._loop)
+        while True:
+            if not outgoing.outbox.room:
+                await outgoing.room(deadline)
+            try:
+                self._answers.push(message, body, **fields)
+                return
+            except QueueFull:  # a large body, and those before it are not on their way yet
+                await outgoing.transfer_room(deadline)
 
     async def _stream(self, message: _native.Message, values: AsyncIterator[Any]) -> None:
         """Answer with each value; stop the handler when nobody listens any more."""
@@ -179,15 +186,13 @@ class Serving:
                         parts.refused,
                     )
                     return
-                await self._room()
-                self._answers.push(message, value, kind=PARTIAL, seq=seq, end=False, ticket=parts)
+                await self._push(message, value, kind=PARTIAL, seq=seq, end=False, ticket=parts)
                 parts.sent += 1
                 seq += 1
         finally:
             await values.aclose()  # type: ignore[attr-defined]  # both kinds are generators
         if message.reply_to:
-            await self._room()
-            self._answers.push(message, None, kind=FINAL, seq=seq, type=TYPE_STREAM_END)
+            await self._push(message, None, kind=FINAL, seq=seq, type=TYPE_STREAM_END)
 
     def _answer_error(self, message: _native.Message, error: SiraError) -> None:
         if not message.reply_to:

@@ -7,6 +7,7 @@ in the calling thread.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, Unpack, cast
 
@@ -294,11 +295,13 @@ class SyncPublisher:
 
     def send(self, body: Body = None) -> None:
         """Queue one message; blocks only while there is no room. See `Publisher.send`."""
-        if self._outbox.room:
-            # From this thread: the outbox wakes its loop only when that was idle.
-            self._publisher.send(body)
-        else:
+        if not self._outbox.room:
             self._runner.run(self._publisher._send_later(body))
+            return
+        # From this thread: the outbox wakes its loop only when that was idle.
+        waiting = self._publisher.send(body)
+        if asyncio.iscoroutine(waiting):  # a large body that has to wait for room
+            self._runner.run(waiting)
 
     def flush(self, *, timeout_s: float | None = None) -> None:
         """Wait until each message sent so far has its answer; see `Publisher.flush`."""

@@ -1,0 +1,119 @@
+"""One suite, run against a node in this process and against a real one.
+
+Async tests run on uvloop under a watchdog. Each test has topics of its own, so that a real node can
+serve them all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+import uvloop
+
+import sira
+import sira.testing
+from sira.client.sync import SyncBus
+
+WATCHDOG_S = 60.0
+_numbers = itertools.count(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run coroutine tests; whatever a test leaves behind on the loop is an error."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    wanted = inspect.signature(pyfuncitem.obj).parameters
+    arguments = {name: pyfuncitem.funcargs[name] for name in wanted}
+    faults: list[dict[str, Any]] = []
+
+    async def guarded() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _loop, context: faults.append(context))
+        async with asyncio.timeout(WATCHDOG_S):
+            await pyfuncitem.obj(**arguments)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(guarded())
+    assert not [fault for fault in faults if not _is_poller_noise(fault)], faults
+    return True
+
+
+def _is_poller_noise(context: dict[str, Any]) -> bool:
+    """gRPC wakes all loops of a process through one socket; the second reader finds it empty."""
+    return isinstance(context.get("exception"), BlockingIOError)
+
+
+class World:
+    """Where a test runs: makes buses that are all connected to one node."""
+
+    def __init__(self, kind: str, node: sira.testing.Node | None) -> None:
+        self.kind = kind
+        self.node = node
+        self._local = None if node is not None else sira.testing.LocalNode()
+
+    def bus(self, **settings: Any) -> sira.Bus:
+        if self.node is not None:
+            return sira.connect(self.node.url, **settings)
+        assert self._local is not None
+        return sira.testing.LocalBus(self._local, **settings)
+
+    def sync(self, **settings: Any) -> SyncBus:
+        return SyncBus(self.bus(message_type=sira.SyncMessage, **settings)) if (
+            self.node is None
+        ) else sira.connect_sync(self.node.url, **settings)
+
+
+@pytest.fixture(scope="session")
+def real_node() -> Iterator[sira.testing.Node]:
+    with sira.testing.node() as node:
+        yield node
+
+
+@pytest.fixture(params=["local", "node"])
+def world(request: pytest.FixtureRequest) -> World:
+    node = request.getfixturevalue("real_node") if request.param == "node" else None
+    return World(request.param, node)
+
+
+@pytest.fixture
+def topic() -> str:
+    """A topic that no other test uses."""
+    return f"contract.t{next(_numbers)}"
+
+
+@pytest.fixture
+def until() -> Callable[..., Awaitable[Any]]:
+    """Wait for a condition: `await until(lambda: ...)`; the watchdog ends it."""
+
+    async def wait(condition: Callable[[], Any]) -> Any:
+        while True:
+            found = condition()
+            if inspect.isawaitable(found):
+                found = await found
+            if found:
+                return found
+            await asyncio.sleep(0.005)
+
+    return wait
+
+
+@pytest.fixture
+def accounted() -> Callable[..., Awaitable[sira.LedgerRow]]:
+    """Wait until nothing of a topic is pending; return its row, which must balance."""
+
+    async def wait(bus: sira.Bus, topic: str) -> sira.LedgerRow:
+        while True:
+            ledger = await bus.ledger(topic)
+            assert ledger.balanced
+            row = ledger[topic]
+            if row.pending == 0:
+                return row
+            await asyncio.sleep(0.01)
+
+    return wait
