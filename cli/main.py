@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `sira` with `argv` (default: the process's own); returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    # Workers are new processes, never forks that go on: gRPC need not watch for forks, nor warn.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     try:
         return _main(words)
     except BrokenPipeError:
@@ -49,10 +51,9 @@ def _main(words: list[str]) -> int:
             return _print_table(args)
         verb: Verb | None = getattr(args, "verb", None)
         if verb is None:
-            if words and words != ["--json"]:
-                raise UsageError("no verb given", help="see `sira --help`")
-            parser.print_help(sys.stderr if out.as_json else sys.stdout)
-            raise UsageError("no verb given", help="see the list above")
+            if not out.as_json:
+                parser.print_help(sys.stderr)
+            raise UsageError("no verb given", help="see `sira --help`")
         out.verb, out.as_json = verb.name, args.json
         result = _run(verb, args, out)
         out.result(result.data)

@@ -12,9 +12,8 @@ from typing import Any
 from sira import __version__
 from sira.cli.link import Stop, connected
 from sira.cli.output import EXIT_UNACCOUNTED, Output, Result
+from sira.kernel.errors import SiraError
 from sira.kernel.settings import SCHEMA, Settings, load
-
-_PROTOCOL = 1
 
 
 def settings_of(args: Namespace) -> Settings:
@@ -50,8 +49,11 @@ def up(args: Namespace, out: Output) -> Result:
         out.start(**found)
         out.text(f"{settings.node_name} is up at sira://{address}, data in {settings.data_dir}")
 
-    exit_code = run(settings, ready=ready)
-    return Result({**found, "signal": None}, EXIT_UNACCOUNTED if exit_code else 0)
+    failures: list[SiraError] = []
+    exit_code = run(settings, ready=ready, failed=failures.append)
+    if failures:
+        raise failures[0]
+    return Result(found, EXIT_UNACCOUNTED if exit_code else 0)
 
 
 async def config_show(args: Namespace, out: Output, stop: Stop) -> Result:
@@ -86,11 +88,12 @@ def _running_row(setting: Any) -> dict[str, Any]:
 def version(args: Namespace, out: Output) -> Result:
     """Show the version of this command and of what it stands on."""
     from sira import _native
+    from sira.kernel.introspect import PROTOCOL
 
     data = {
         "sira": __version__,
         "native": _native.version(),
-        "protocol": _PROTOCOL,
+        "protocol": PROTOCOL,
         "python": platform.python_version(),
         "grpcio": _installed("grpcio"),
         "numpy": _installed("numpy"),

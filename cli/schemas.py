@@ -37,7 +37,7 @@ def record(**properties: Schema) -> Schema:
 
 
 COUNTED = record(count=COUNT)
-UP = record(node=STRING, address=STRING, data_dir=STRING, signal=maybe(STRING))
+UP = record(node=STRING, address=STRING, data_dir=STRING)
 STATUS = record(
     url=STRING,
     node=STRING,

@@ -130,7 +130,10 @@ VERBS: tuple[Verb, ...] = (
         arguments=_SETTINGS,
         effects="once",
         result=s.UP,
-        exits={EXIT_UNACCOUNTED: "it could not start, or ended by itself"},
+        exits={
+            EXIT_UNACCOUNTED: "it ended by itself",
+            EXIT_REFUSED: "it could not start: settings, address or data folder",
+        },
         endless=True,
         connects=False,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -13,8 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from textual.widgets import DataTable
 
+import sira as sdk
+from sira.cli.parser import build
 from sira.cli.tensors import load_npz
+from sira.cli.top import look
+from sira.cli.top_screen import TopScreen
 from sira.cli.verbs import VERBS
 from tests.integration.command import (
     check_envelopes,
@@ -338,6 +344,33 @@ def test_top_shows_rates(url: str) -> None:
     assert rates[0]["lost"] > 0  # nobody listens: each is counted as NO_MATCH
     sender.send_signal(signal.SIGINT)
     assert finish_started(sender, "pub", first).code == 0
+
+
+def test_the_screen_of_top_follows_the_node(url: str) -> None:
+    """The live view, driven as a terminal would: rows come, `p` pauses, `q` ends it."""
+
+    async def watch() -> tuple[int, int]:
+        args = build().parse_args(["top", "--interval", "0.05", "--url", url])
+        async with sdk.connect(url) as bus:
+            screen = TopScreen(bus, await look(bus, ">"), args)
+            async with screen.run_test(size=(140, 40)) as pilot:
+                await bus.publish("lab.screen", "x")
+                topics: DataTable[str] = screen.query_one("#topics", DataTable)
+                async with asyncio.timeout(30):
+                    while not any(
+                        topics.get_row_at(i)[0] == "lab.screen" for i in range(topics.row_count)
+                    ):
+                        await pilot.pause(0.02)
+                await pilot.press("p")
+                await pilot.pause()
+                paused = screen.pictures
+                await pilot.pause(0.2)
+                still = screen.pictures
+                await pilot.press("q")
+            return paused, still
+
+    paused, still = asyncio.run(watch())
+    assert still - paused <= 1  # one may have been under way
 
 
 def test_doctor_reaches_the_node(url: str, tmp_path: Path) -> None:
