@@ -1,0 +1,61 @@
+"""`python -m tests.soak [--fuzz-s S] [--messages N] [--out FILE]`: exits 1 on any problem."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import sira
+
+from . import doors, flow
+
+RSS_MORE_BYTES = 24 << 20
+
+
+def commit() -> str:
+    asked = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return asked.stdout.strip() or "unknown"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--fuzz-s", type=float, default=600.0)
+    parser.add_argument("--messages", type=int, default=10_000_000)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
+    parser.add_argument("--out", type=Path, default=None)
+    given = parser.parse_args()
+    lines: list[str] = []
+
+    def say(what: str, **fact: object) -> None:
+        lines.append(json.dumps({"what": what, **fact}))
+        print(lines[-1], flush=True)
+
+    def tell(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    say("start", commit=commit(), sira=sira.__version__, seed=given.seed)
+    problems: list[str] = []
+    if given.messages:
+        moved = flow.run(given.messages, rss_more_bytes=RSS_MORE_BYTES, tell=tell)
+        say("flow", **dataclasses.asdict(moved))
+        problems += moved.problems
+    if given.fuzz_s:
+        attack = doors.run(given.fuzz_s, given.seed, tell=tell)
+        say("doors", **dataclasses.asdict(attack))
+        problems += attack.problems
+    say("end", ok=not problems)
+    if given.out:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text("\n".join(lines) + "\n")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
