@@ -15,6 +15,7 @@ from .libraries import Library, NotThere, available, ml_dtypes_version
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "conformance.md"
 EXACT, ABSENT, REFUSED, WRONG = "=", "", "refused", "**WRONG**"
+OUT = {"C": "out", "large": "large out"}  # layouts given to the receiver's library -> column
 HEAD = """# Conformance
 
 Made by `make conformance`, not by hand. Each cell is one tensor of a dtype and a layout, made by an
@@ -29,9 +30,10 @@ array library, sent over a lane and compared with what was read, bit for bit. Th
 | `copy` | the library took a copy of it, every bit the same |
 | `refused` | the library did not take it; below the table it says why |
 
-`out` is what the receiver's library does with the tensor read (`torch.from_dlpack(message["x"])`).
-4-bit elements are unpacked on reading, so their views are of the unpacked array. JAX takes memory
-as it lies only where the address is a multiple of 64, and copies otherwise.
+`out` is what the receiver's library does with the tensor read (`torch.from_dlpack(message["x"])`),
+`large out` the same of the large one. 4-bit elements are unpacked on reading, so their views are of
+the unpacked array. JAX takes memory as it lies only where the address is a multiple of 64, and
+copies otherwise: large tensors are put together at such addresses on the grpc lane.
 
 Layouts:
 
@@ -78,14 +80,15 @@ def section(library: Library, lane: str, send: Send, faults: list[str]) -> tuple
         row[case.layout] = mark
         if mark == WRONG:
             faults.append(f"{library.name}, {lane}: {case.dtype} {case.layout}")
-        if read is None or case.layout != "C":
+        if read is None or case.layout not in OUT:
             continue
-        row["out"], why = run_out(library, case, read)
-        if row["out"] == WRONG:
-            faults.append(f"{library.name}, {lane}: {case.dtype} out: {why}")
-        elif why:
-            notes.setdefault(why, []).append(case.dtype)
-    columns = [*LAYOUTS, "out"]
+        out = OUT[case.layout]
+        row[out], why = run_out(library, case, read)
+        if row[out] == WRONG:
+            faults.append(f"{library.name}, {lane}: {case.dtype} {out}: {why}")
+        elif why and case.dtype not in notes.setdefault(why, []):
+            notes[why].append(case.dtype)
+    columns = [*LAYOUTS, *OUT.values()]
     lines = [
         "| dtype | " + " | ".join(columns) + " |",
         "| --- |" + " --- |" * len(columns),
