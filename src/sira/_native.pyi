@@ -102,8 +102,8 @@ class Message:
     def keys(self) -> tuple[str, ...]: ...
     def values(self) -> list[NDArray[Any]]: ...
     def items(self) -> list[tuple[str, NDArray[Any]]]: ...
-    def __getitem__(self, name: str) -> NDArray[Any]: ...  # read-only view; KeyError
-    def __contains__(self, name: object) -> bool: ...
+    def __getitem__(self, name: str, /) -> NDArray[Any]: ...  # read-only view; KeyError
+    def __contains__(self, name: object, /) -> bool: ...
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[str]: ...
     def specs(self) -> dict[str, tuple[str, tuple[int, ...]]]: ...  # name -> (dtype name, shape)
@@ -339,7 +339,6 @@ class Hub:
         tuple[str, list[int], int]
     ]: ...  # (class, counts per bucket, sum_ns); bounds: HISTOGRAM_BOUNDS_NS
     def close(self) -> None: ...  # forget all topics: the node stops
-    def close(self) -> None: ...  # forget all topics: the node stops
     stats: dict[str, int]  # at least: topics, subscriptions, pending, pending_bytes, in_flight, parked, transfers
 
 HISTOGRAM_BOUNDS_NS: tuple[int, ...]
@@ -347,10 +346,10 @@ HISTOGRAM_BOUNDS_NS: tuple[int, ...]
 @final
 class HubTopic:
     name: Final[str]
-    retain: bool
-    contract: Contract | None
-    owner: int
-    group: str
+    retain: Final[bool]
+    contract: Final[Contract | None]
+    owner: Final[int]
+    group: Final[str]
     published: int
     has_retained: bool
     def count_refused(self, code: str, messages: int = 1) -> None: ...
