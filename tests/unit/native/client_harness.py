@@ -1,12 +1,16 @@
-"""A client's data plane without a connection: frames of one side, made or read by plain protobuf."""
+"""A client's data plane without a connection: frames made and read by plain protobuf."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+import pytest
+
 import sira.kernel.binding  # noqa: F401  (errors of the C core get their classes)
 from sira import _native
+from sira.kernel.errors import SiraError
 from sira.v1 import bus_pb2, error_pb2, message_pb2, tensor_pb2
 
 MIB = 1 << 20
@@ -130,6 +134,38 @@ def attached(**options: Any) -> tuple[_native.Inbox, Box]:
     return inbox, box
 
 
+def _sanitized() -> bool:
+    with open("/proc/self/maps", encoding="ascii") as maps:
+        return "libasan" in maps.read()
+
+
+SANITIZED = _sanitized()  # ASan keeps freed memory back, to catch its late use
+
+
 def resident_bytes() -> int:
+    """Memory of this process that has pages; 0 under ASan, where it says nothing about leaks."""
+    if SANITIZED:
+        return 0
     with open("/proc/self/statm", encoding="ascii") as statm:
         return int(statm.read().split()[1]) * 4096
+
+
+def drain(box: Box) -> list[_native.Message]:
+    found = []
+    while (got := box.pop()) is not None:
+        found.append(got)
+    return found
+
+
+def code_of(call: Any, *args: Any) -> str:
+    with pytest.raises(SiraError) as caught:
+        call(*args)
+    return str(caught.value.code)
+
+
+def chunks_of(frames: list[bytes]) -> list[bus_pb2.Chunk]:
+    return [item.chunk for item in items_of(frames) if item.HasField("chunk")]
+
+
+def large(fill: int = 0, count: int = MIB) -> dict[str, Any]:
+    return {"x": np.full(count, fill, np.uint8)}

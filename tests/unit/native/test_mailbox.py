@@ -136,7 +136,7 @@ def test_anext_works_under_wait_for() -> None:
 
     async def read() -> str:
         got = await asyncio.wait_for(box.__anext__(), timeout=60)
-        return got.text
+        return str(got.text)
 
     assert asyncio.run(read()) == "a"
 
@@ -221,9 +221,9 @@ def test_a_cycle_through_a_mailbox_is_collected() -> None:
 
 
 def test_credit_frames_are_what_protobuf_reads() -> None:
-    credits = [(1, 1), (300, 2**40), (2**32 - 1, 2**64 - 1), (0, 0)]
-    read = bus_pb2.Frame.FromString(_native.credit_frame(credits))
-    assert [(i.credit.subscription, i.credit.taken) for i in read.items] == credits
+    given = [(1, 1), (300, 2**40), (2**32 - 1, 2**64 - 1), (0, 0)]
+    read = bus_pb2.Frame.FromString(_native.credit_frame(given))
+    assert [(i.credit.subscription, i.credit.taken) for i in read.items] == given
     assert all(i.WhichOneof("kind") == "credit" for i in read.items)
     assert _native.credit_frame([]) == b""
 
