@@ -401,7 +401,7 @@ PyTypeObject sira_message_type = {
 
 int sira_add_message(PyObject *module)
 {
-    if (sira_dlpack_in_init() < 0) return -1;
+    if (sira_dlpack_in_init() < 0 || sira_options_init() < 0) return -1;
     if (sira_add_type(module, &sira_message_type) < 0) return -1;
     if (sira_add_type(module, &sira_options_type) < 0) return -1;
     if (sira_add_type(module, &sira_receipt_type) < 0) return -1;

@@ -46,6 +46,7 @@ extern PyGetSetDef sira_message_getset[];
 extern PyMethodDef sira_encode_functions[];     /* encode.c */
 extern PyMethodDef sira_frame_functions[];      /* frame_py.c */
 extern PyMethodDef sira_dlpack_functions[];     /* dlpack.c */
-int sira_dlpack_in_init(void);                  /* dlpack_in.c */
+int sira_dlpack_in_init(void);                  /* dlpack_in.c; the names that are looked up */
+int sira_options_init(void);                    /* options.c; likewise */
 
 #endif

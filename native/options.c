@@ -1,5 +1,5 @@
 /* Options: what a publisher may set on an envelope, checked and encoded once, reusable over many messages. */
-#include "pyutil.h"
+#include "message.h"
 
 #include "pb.h"
 
@@ -53,14 +53,6 @@ static int utf8_of(PyObject *text, const char *what, struct sira_slice *out)
     return 0;
 }
 
-static int uint_of(PyObject *object, void *out)
-{
-    const unsigned long long value = PyLong_AsUnsignedLongLong(object);
-    if (value == (unsigned long long)-1 && PyErr_Occurred()) return 0;
-    *(uint64_t *)out = value;
-    return 1;
-}
-
 /* One entry of a map<string, string>. Returns its end; NULL `at` only counts into *bytes. */
 static uint8_t *put_header(uint8_t *at, struct sira_slice key, struct sira_slice value, size_t *bytes)
 {
@@ -94,90 +86,177 @@ static int put_headers(PyObject *items, uint8_t **at, size_t *bytes)
     return 0;
 }
 
+/* ---- arguments ------------------------------------------------------------------------------------------- */
+enum slot {
+    S_ID, S_REPLY_TO, S_TYPE, S_CONTENT_TYPE, S_SCHEMA, S_SOURCE, S_TRACEPARENT, S_DEDUPE_KEY, S_KEY,
+    S_CORRELATION_ID, S_CAUSATION_ID, S_INTENT_ID, S_STREAM_ID, S_ERROR, S_FENCE_LEASE, S_FENCE_TOKEN, S_HEADERS,
+    S_PRIORITY, S_TTL_NS, S_STREAM_SEQ, S_STREAM_END, S_REPLY_KIND, S_QUIET, S_WAIT_MS, S_GRADE, SLOTS
+};
+static const char *const slot_names[SLOTS] = {
+    "id", "reply_to", "type", "content_type", "schema", "source", "traceparent", "dedupe_key", "key",
+    "correlation_id", "causation_id", "intent_id", "stream_id", "error", "fence_lease", "fence_token", "headers",
+    "priority", "ttl_ns", "stream_seq", "stream_end", "reply_kind", "quiet", "wait_ms", "grade",
+};
+static PyObject *slot_keys[SLOTS]; /* owned: the names, interned */
+
+/* Keyword arguments into slots, borrowed; absent ones NULL. By hand: PyArg_ParseTupleAndKeywords makes a str for
+ * each of the 25 names in each call, and options are made for every request. */
+static int take_arguments(PyObject *args, PyObject *kwargs, PyObject **values)
+{
+    if (PyTuple_GET_SIZE(args)) {
+        PyErr_SetString(PyExc_TypeError, "Options takes keyword arguments only");
+        return -1;
+    }
+    Py_ssize_t at = 0;
+    PyObject *key, *value; /* borrowed */
+    while (kwargs && PyDict_Next(kwargs, &at, &key, &value)) {
+        int slot = 0;
+        while (slot < SLOTS && slot_keys[slot] != key) slot++;
+        if (slot == SLOTS) /* a name that is not interned */
+            for (slot = 0; slot < SLOTS && PyUnicode_CompareWithASCIIString(key, slot_names[slot]) != 0;) slot++;
+        if (slot == SLOTS) {
+            PyErr_Format(PyExc_TypeError, "Options has no argument %R", key);
+            return -1;
+        }
+        values[slot] = value;
+    }
+    return 0;
+}
+
+/* An int of 0..max, or BAD_REQUEST; absent: 0. */
+static int uint_slot(PyObject *const *values, enum slot slot, uint64_t max, uint64_t *out)
+{
+    *out = 0;
+    if (!values[slot]) return 0;
+    const unsigned long long value = PyLong_AsUnsignedLongLong(values[slot]);
+    if (value == (unsigned long long)-1 && PyErr_Occurred()) return -1;
+    if (value > max) {
+        sira_raise("BAD_REQUEST", "%s: %llu is not 0..%llu", slot_names[slot], value, (unsigned long long)max);
+        return -1;
+    }
+    *out = value;
+    return 0;
+}
+
+/* bytes, borrowed; absent or empty: no bytes. */
+static int bytes_slot(PyObject *const *values, enum slot slot, struct sira_slice *out)
+{
+    *out = (struct sira_slice){NULL, 0};
+    PyObject *value = values[slot];
+    if (!value) return 0;
+    if (!PyBytes_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "%s: want bytes, got %s", slot_names[slot], Py_TYPE(value)->tp_name);
+        return -1;
+    }
+    *out = (struct sira_slice){(const uint8_t *)PyBytes_AS_STRING(value), (size_t)PyBytes_GET_SIZE(value)};
+    return 0;
+}
+
+static int bool_slot(PyObject *const *values, enum slot slot)
+{
+    return values[slot] ? PyObject_IsTrue(values[slot]) : 0;
+}
+
+/* Everything that is not a string, an id or a map. */
+static int take_numbers(PyObject *const *values, struct sira_options *options, uint64_t *stream_seq,
+                        uint64_t *reply_kind, uint64_t *fence_token, int *stream_end)
+{
+    uint64_t priority, grade, wait_ms = 0;
+    if (uint_slot(values, S_PRIORITY, SIRA_PRIORITIES - 1, &priority) < 0
+        || uint_slot(values, S_GRADE, GRADE_MAX, &grade) < 0
+        || uint_slot(values, S_TTL_NS, UINT64_MAX, &options->ttl_ns) < 0
+        || uint_slot(values, S_STREAM_SEQ, UINT64_MAX, stream_seq) < 0
+        || uint_slot(values, S_REPLY_KIND, REPLY_KIND_MAX, reply_kind) < 0
+        || uint_slot(values, S_FENCE_TOKEN, UINT64_MAX, fence_token) < 0)
+        return -1;
+    const int quiet = bool_slot(values, S_QUIET);
+    *stream_end = bool_slot(values, S_STREAM_END);
+    if (quiet < 0 || *stream_end < 0) return -1;
+    options->has_wait = values[S_WAIT_MS] && values[S_WAIT_MS] != Py_None;
+    if (options->has_wait && uint_slot(values, S_WAIT_MS, UINT64_MAX, &wait_ms) < 0) return -1;
+    options->wait_ms = wait_ms > UINT32_MAX ? UINT32_MAX : (uint32_t)wait_ms;
+    options->priority = (uint32_t)priority;
+    options->grade = (uint32_t)grade;
+    options->quiet = quiet;
+    if (values[S_ID] && values[S_ID] != Py_None) {
+        struct sira_slice id;
+        if (bytes_slot(values, S_ID, &id) < 0) return -1;
+        if (id.len != SIRA_ID_BYTES) {
+            sira_raise("BAD_REQUEST", "id: %zu bytes, an id has %d", id.len, SIRA_ID_BYTES);
+            return -1;
+        }
+        memcpy(options->id, id.data, SIRA_ID_BYTES);
+        options->has_id = true;
+    }
+    return 0;
+}
+
+static const struct { uint8_t slot, number; } text_fields[] = {
+    {S_REPLY_TO, F_REPLY_TO}, {S_CONTENT_TYPE, F_CONTENT_TYPE}, {S_TYPE, F_TYPE}, {S_SCHEMA, F_SCHEMA},
+    {S_SOURCE, F_SOURCE}, {S_TRACEPARENT, F_TRACEPARENT}, {S_DEDUPE_KEY, F_DEDUPE_KEY}, {S_KEY, F_KEY},
+};
+static const struct { uint8_t slot, number; } id_fields[] = {
+    {S_CORRELATION_ID, F_CORRELATION_ID}, {S_CAUSATION_ID, F_CAUSATION_ID}, {S_INTENT_ID, F_INTENT_ID},
+    {S_STREAM_ID, F_STREAM_ID},
+};
+enum {
+    TEXT_FIELDS = sizeof text_fields / sizeof text_fields[0], ID_FIELDS = sizeof id_fields / sizeof id_fields[0],
+    FIELDS_MAX = TEXT_FIELDS + ID_FIELDS + 1,
+};
+
+/* Strings, ids and the error that are present, checked. Returns how many, or -1. */
+static int take_fields(PyObject *const *values, struct field *fields)
+{
+    int count = 0;
+    for (int i = 0; i < TEXT_FIELDS; i++) {
+        const enum slot slot = text_fields[i].slot;
+        struct sira_slice text;
+        if (!values[slot] || (PyUnicode_Check(values[slot]) && PyUnicode_GET_LENGTH(values[slot]) == 0)) continue;
+        const int result = slot == S_REPLY_TO ? sira_topic_of_py(values[slot], &text)
+                                              : utf8_of(values[slot], slot_names[slot], &text);
+        if (result < 0) return -1;
+        fields[count++] = (struct field){text_fields[i].number, text};
+    }
+    for (int i = 0; i < ID_FIELDS; i++) {
+        struct sira_slice id;
+        if (bytes_slot(values, id_fields[i].slot, &id) < 0) return -1;
+        if (!id.len) continue;
+        if (id.len != SIRA_ID_BYTES) {
+            sira_raise("BAD_REQUEST", "%s: %zu bytes, an id has %d", slot_names[id_fields[i].slot], id.len,
+                       SIRA_ID_BYTES);
+            return -1;
+        }
+        fields[count++] = (struct field){id_fields[i].number, id};
+    }
+    struct sira_slice error;
+    if (bytes_slot(values, S_ERROR, &error) < 0) return -1;
+    if (error.len) fields[count++] = (struct field){F_ERROR, error};
+    return count;
+}
+
 static PyObject *options_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {
-        "id", "reply_to", "type", "content_type", "schema", "source", "correlation_id", "causation_id", "intent_id",
-        "traceparent", "headers", "dedupe_key", "key", "priority", "ttl_ns", "stream_id", "stream_seq", "stream_end",
-        "reply_kind", "error", "fence_lease", "fence_token", "quiet", "wait_ms", "grade", NULL,
-    };
-    PyObject *id = Py_None, *headers = Py_None, *wait_ms = Py_None;                        /* borrowed */
-    PyObject *reply_to = NULL, *message_type = NULL, *content_type = NULL, *schema = NULL; /* borrowed: str or NULL */
-    PyObject *source = NULL, *traceparent = NULL, *dedupe_key = NULL, *key = NULL, *fence_lease = NULL;
-    PyObject *correlation_id = NULL, *causation_id = NULL, *intent_id = NULL, *stream_id = NULL, *error = NULL; /* bytes */
-    uint64_t priority = 0, ttl_ns = 0, stream_seq = 0, reply_kind = 0, fence_token = 0, grade = 0;
-    int stream_end = 0, quiet = 0;
-    if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "|$OUUUUUSSSUOUUO&O&SO&pO&SUO&pOO&:Options", names, &id, &reply_to, &message_type,
-            &content_type, &schema, &source, &correlation_id, &causation_id, &intent_id, &traceparent, &headers,
-            &dedupe_key, &key, uint_of, &priority, uint_of, &ttl_ns, &stream_id, uint_of, &stream_seq, &stream_end,
-            uint_of, &reply_kind, &error, &fence_lease, uint_of, &fence_token, &quiet, &wait_ms, uint_of, &grade))
-        return NULL;
-
-    struct sira_options options = {.quiet = quiet};
-    if (priority >= SIRA_PRIORITIES)
-        return sira_raise("BAD_REQUEST", "priority %llu is not 0..%d", (unsigned long long)priority,
-                          SIRA_PRIORITIES - 1);
-    if (reply_kind > REPLY_KIND_MAX)
-        return sira_raise("BAD_REQUEST", "reply_kind %llu is not known", (unsigned long long)reply_kind);
-    if (grade > GRADE_MAX) return sira_raise("BAD_REQUEST", "grade %llu is not known", (unsigned long long)grade);
-    options.priority = (uint32_t)priority;
-    options.grade = (uint32_t)grade;
-    options.ttl_ns = ttl_ns;
-    if (wait_ms != Py_None) {
-        uint64_t wait;
-        if (!uint_of(wait_ms, &wait)) return NULL;
-        options.has_wait = true;
-        options.wait_ms = wait > UINT32_MAX ? UINT32_MAX : (uint32_t)wait;
-    }
-    if (id != Py_None) {
-        if (!PyBytes_Check(id) || PyBytes_GET_SIZE(id) != SIRA_ID_BYTES)
-            return sira_raise("BAD_REQUEST", "id: want %d bytes", SIRA_ID_BYTES);
-        memcpy(options.id, PyBytes_AS_STRING(id), SIRA_ID_BYTES);
-        options.has_id = true;
-    }
-
-    struct { uint32_t number; const char *what; PyObject *value; } texts[] = {
-        {F_REPLY_TO, "reply_to", reply_to}, {F_CONTENT_TYPE, "content_type", content_type},
-        {F_TYPE, "type", message_type}, {F_SCHEMA, "schema", schema}, {F_SOURCE, "source", source},
-        {F_TRACEPARENT, "traceparent", traceparent}, {F_DEDUPE_KEY, "dedupe_key", dedupe_key}, {F_KEY, "key", key},
-    };
-    struct { uint32_t number; const char *what; PyObject *value; } ids[] = {
-        {F_CORRELATION_ID, "correlation_id", correlation_id}, {F_CAUSATION_ID, "causation_id", causation_id},
-        {F_INTENT_ID, "intent_id", intent_id}, {F_STREAM_ID, "stream_id", stream_id},
-    };
-    enum { TEXTS = sizeof texts / sizeof texts[0], IDS = sizeof ids / sizeof ids[0] };
-    struct field fields[TEXTS + IDS + 1];
-    size_t field_count = 0, bytes_max = 0;
-    for (size_t i = 0; i < TEXTS; i++) {
-        struct sira_slice text = {NULL, 0};
-        if (!texts[i].value || PyUnicode_GET_LENGTH(texts[i].value) == 0) continue;
-        if (texts[i].number == F_REPLY_TO) {
-            if (sira_topic_of_py(texts[i].value, &text) < 0) return NULL;
-        } else if (utf8_of(texts[i].value, texts[i].what, &text) < 0) {
-            return NULL;
-        }
-        fields[field_count++] = (struct field){texts[i].number, text};
-        if (texts[i].number == F_SOURCE) options.has_source = true;
-    }
-    for (size_t i = 0; i < IDS; i++) {
-        const Py_ssize_t len = ids[i].value ? PyBytes_GET_SIZE(ids[i].value) : 0;
-        if (!len) continue;
-        if (len != SIRA_ID_BYTES)
-            return sira_raise("BAD_REQUEST", "%s: %zd bytes, an id has %d", ids[i].what, len, SIRA_ID_BYTES);
-        fields[field_count++] = (struct field){
-            ids[i].number, {(const uint8_t *)PyBytes_AS_STRING(ids[i].value), (size_t)len}};
-    }
-    if (error && PyBytes_GET_SIZE(error))
-        fields[field_count++] = (struct field){
-            F_ERROR, {(const uint8_t *)PyBytes_AS_STRING(error), (size_t)PyBytes_GET_SIZE(error)}};
+    PyObject *values[SLOTS] = {NULL}; /* borrowed */
+    struct sira_options options = {.has_source = false};
+    struct field fields[FIELDS_MAX];
+    uint64_t stream_seq, reply_kind, fence_token;
+    int stream_end;
+    if (take_arguments(args, kwargs, values) < 0) return NULL;
+    if (take_numbers(values, &options, &stream_seq, &reply_kind, &fence_token, &stream_end) < 0) return NULL;
+    const int field_count = take_fields(values, fields);
+    if (field_count < 0) return NULL;
     struct sira_slice lease = {NULL, 0};
-    if (fence_lease && utf8_of(fence_lease, "fence_lease", &lease) < 0) return NULL;
+    if (values[S_FENCE_LEASE] && utf8_of(values[S_FENCE_LEASE], "fence_lease", &lease) < 0) return NULL;
+    PyObject *headers = values[S_HEADERS];
 
-    for (size_t i = 0; i < field_count; i++) bytes_max += fields[i].value.len + FIELD_OVERHEAD_BYTES;
+    size_t bytes_max = 0;
+    for (int i = 0; i < field_count; i++) {
+        bytes_max += fields[i].value.len + FIELD_OVERHEAD_BYTES;
+        options.has_source = options.has_source || fields[i].number == F_SOURCE;
+    }
     bytes_max += lease.len + 6 * FIELD_OVERHEAD_BYTES; /* fence, stream_seq, stream_end, reply_kind */
     PyObject *header_items = NULL; /* owned: list of pairs */
-    if (headers != Py_None && !(header_items = PyMapping_Items(headers))) return NULL;
+    if (headers && headers != Py_None && !(header_items = PyMapping_Items(headers))) return NULL;
     uint8_t *at = NULL;
     PyObject *made = NULL;
     if (put_headers(header_items, &at, &bytes_max) < 0) goto done;
@@ -196,7 +275,7 @@ static PyObject *options_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
         goto done;
     }
     at = self->block;
-    for (size_t i = 0; i < field_count; i++)
+    for (int i = 0; i < field_count; i++)
         at = pb_put_bytes(at, fields[i].number, fields[i].value.data, fields[i].value.len);
     if (stream_seq) at = pb_put_uint(at, F_STREAM_SEQ, stream_seq);
     if (stream_end) at = pb_put_uint(at, F_STREAM_END, 1);
@@ -220,6 +299,13 @@ static PyObject *options_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
 done:
     Py_XDECREF(header_items);
     return made;
+}
+
+int sira_options_init(void)
+{
+    for (int slot = 0; slot < SLOTS; slot++)
+        if (!slot_keys[slot] && !(slot_keys[slot] = PyUnicode_InternFromString(slot_names[slot]))) return -1;
+    return 0;
 }
 
 static void options_dealloc(PyObject *self)
