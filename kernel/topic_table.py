@@ -73,7 +73,7 @@ class TopicTable:
 
     # ---- in use ----------------------------------------------------------------------------------
 
-    def ensure(self, name: str, *, reply_owner: int = 0) -> _native.HubTopic:
+    def ensure(self, name: str) -> _native.HubTopic:
         """Return the topic of a checked name, made if it is not there.
 
         Raises:
@@ -83,14 +83,7 @@ class TopicTable:
         if topic is not None:
             return topic
         self._check_room("")
-        said = self.declarations.effective(name)
-        topic = self._hub.declare(
-            name,
-            retain=said.retain,
-            contract=said.contract,
-            owner=reply_owner,
-            group=self.declarations.class_row(name),
-        )
+        topic = self._declare(name)
         self._implicit[name] = _Use(0, 0)
         self._note_retained(topic)
         return topic
@@ -237,24 +230,35 @@ class TopicTable:
                     self._align(topic)
             return
         self._implicit.pop(name, None)
+        existing = self._hub.topic(name)
+        if existing is None:
+            self._note_retained(self._declare(name))
+        else:
+            self._align(existing)
+
+    def _declare(self, name: str) -> _native.HubTopic:
         said = self.declarations.effective(name)
-        topic = self._hub.declare(
+        return self._hub.declare(
             name,
             retain=said.retain,
             contract=said.contract,
             owner=said.owner,
             group=self.declarations.class_row(name),
         )
-        self._align(topic)
 
     def _align(self, topic: _native.HubTopic) -> None:
-        said = self.declarations.effective(topic.name)
-        topic.retain, topic.contract, topic.owner = said.retain, said.contract, said.owner
-        group = self.declarations.class_row(topic.name)
-        if topic.group != group:
-            topic.group = group
-        self._note_retained(topic)
-        self._hub.touch(topic.name)
+        """Bring a topic that is in use in line with what is declared now."""
+        name, said = topic.name, self.declarations.effective(topic.name)
+        other_class = topic.group != self.declarations.class_row(name)
+        less = (
+            (topic.contract is not None and said.contract is None)
+            or (topic.owner != 0 and said.owner == 0)
+            or (topic.has_retained and not said.retain)
+        )
+        if other_class or less:  # a new row in the other class; what was counted stays in the old
+            self._hub.drop(name)
+        self._note_retained(self._declare(name))
+        self._hub.touch(name)
 
     def _note_retained(self, topic: _native.HubTopic) -> None:
         if topic.retain:
