@@ -103,22 +103,25 @@ async def bulk_sink(link: Link) -> None:
 
 async def bulk_source(link: Link) -> None:
     """Send tensors in place; a buffer is refilled once the receipt of its last message is here."""
-    async with sira.connect(_url(link)) as bus:
-        sending: dict[int, asyncio.Task[Any]] = {}
+    sent = answered = 0
+    async with sira.connect(_url(link)) as bus, bus.publisher("bench.bulk") as publisher:
 
-        async def before_fill(slot: int) -> None:
-            if slot in sending:
-                await sending.pop(slot)
+        async def before_fill(_slot: int) -> None:
+            nonlocal answered
+            while sent - answered >= link.params["buffers"]:
+                async for _receipt in publisher.receipts():
+                    answered += 1
+                    break
 
-        async def send(tensor: NDArray[np.float32], slot: int) -> None:
-            sending[slot] = asyncio.create_task(
-                bus.publish("bench.bulk", {"x": tensor}, timeout_s=60)
-            )
-            await asyncio.sleep(0)
+        async def send(tensor: NDArray[np.float32], _slot: int) -> None:
+            nonlocal sent
+            await publisher.send({"x": tensor})
+            sent += 1
 
         async def flush() -> None:
-            for slot in sorted(sending):
-                await sending.pop(slot)
+            nonlocal answered
+            async for _receipt in publisher.receipts():
+                answered += 1
 
         await patterns.pour_tensors_async(link, send, flush, before_fill)
         await link.rested()
