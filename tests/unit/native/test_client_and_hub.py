@@ -1,4 +1,4 @@
-"""An Outbox, a Hub and an Inbox in a row: what the node and a client make of each other's frames."""
+"""An Outbox, a Hub and an Inbox in a row: what node and client make of each other's frames."""
 
 from __future__ import annotations
 
