@@ -64,9 +64,11 @@ class World:
         return sira.testing.LocalBus(self._local, **settings)
 
     def sync(self, **settings: Any) -> SyncBus:
-        return SyncBus(self.bus(message_type=sira.SyncMessage, **settings)) if (
-            self.node is None
-        ) else sira.connect_sync(self.node.url, **settings)
+        return (
+            SyncBus(self.bus(message_type=sira.SyncMessage, **settings))
+            if (self.node is None)
+            else sira.connect_sync(self.node.url, **settings)
+        )
 
 
 @pytest.fixture(scope="session")

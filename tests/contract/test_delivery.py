@@ -102,7 +102,7 @@ async def test_a_latest_topic_gives_its_last_message_to_who_comes_later(
         assert (made.kind, made.declared) == ("latest", True)
         for number in range(3):
             await bus.publish(topic, {"n": number})
-        async with other.subscribe(topic) as messages, bus.subscribe(f"{topic[:-1]}*") as _:
+        async with other.subscribe(topic) as messages:
             assert (await messages.next(timeout_s=10))["n"] == 2
             await bus.publish(topic, {"n": 3})
             assert (await messages.next(timeout_s=10))["n"] == 3
