@@ -223,10 +223,31 @@ static PyObject *array_of(PyObject *name, PyObject *value, bool *gathered)
                       Py_TYPE(value)->tp_name);
 }
 
+/* A masked array of NumPy with a mask? Sent without it, what was hidden would be data: -1, BAD_REQUEST. */
+static int refuse_mask(PyObject *name, PyObject *array)
+{
+    PyObject *mro = Py_TYPE(array)->tp_mro; /* borrowed */
+    bool masked = false;
+    for (Py_ssize_t i = 0; mro && i < PyTuple_GET_SIZE(mro) && !masked; i++)
+        masked = strcmp(((PyTypeObject *)PyTuple_GET_ITEM(mro, i))->tp_name, "MaskedArray") == 0;
+    if (!masked) return 0;
+    PyObject *mask = PyObject_GetAttrString(array, "mask"); /* owned; an array unless nothing is masked */
+    if (!mask) return -1;
+    const bool is_set = PyArray_Check(mask);
+    Py_DECREF(mask);
+    if (!is_set) return 0;
+    sira_raise("BAD_REQUEST", "tensor %.200R has a mask: fill it, or send the mask as a tensor of its own", name);
+    return -1;
+}
+
 /* `name` and `value` borrowed; the caller keeps them alive. */
 static int add_value(struct sira_body *body, PyObject *name, PyObject *value)
 {
-    if (PyArray_Check(value)) return add_array(body, name, (PyArrayObject *)value, false);
+    if (PyArray_Check(value)) {
+        if (!PyArray_CheckExact(value) && Py_TYPE(value) != sira_bound.tensor_type && refuse_mask(name, value) < 0)
+            return -1;
+        return add_array(body, name, (PyArrayObject *)value, false);
+    }
     bool gathered;
     PyObject *array = array_of(name, value, &gathered);
     if (!array) return -1;

@@ -236,18 +236,13 @@ int sira_add_functions(PyObject *module, PyMethodDef *methods)
     return PyModule_AddFunctions(module, methods);
 }
 
-/* Groups that are still being written may be missing from the link. */
-extern int sira_add_client(PyObject *module) __attribute__((weak));
-extern int sira_add_hub(PyObject *module) __attribute__((weak));
-
 static int native_exec(PyObject *module)
 {
     if (PyArray_API == NULL && _import_array() < 0) return -1;
     if (bind_builtin() < 0) return -1;
     if (sira_add_functions(module, native_functions) < 0) return -1;
     if (sira_add_message(module) < 0 || sira_add_topic(module) < 0) return -1;
-    if (sira_add_client && sira_add_client(module) < 0) return -1;
-    if (sira_add_hub && sira_add_hub(module) < 0) return -1;
+    if (sira_add_client(module) < 0 || sira_add_hub(module) < 0) return -1;
     return 0;
 }
 

@@ -67,6 +67,13 @@ def test_what_is_not_a_tensor_is_a_bad_request_that_names_it(value: Any) -> None
         sent({"weight": value})
 
 
+def test_a_mask_is_never_dropped_in_silence() -> None:
+    masked = np.ma.masked_array([1.0, 2.0], mask=[True, False])
+    with pytest.raises(errors.BadRequest, match="mask"):
+        sent({"x": masked})
+    assert sent({"x": masked.filled(0), "mask": masked.mask}).keys() == ("x", "mask")
+
+
 @pytest.mark.parametrize("name", ["", 7, None, b"x", "n" * 256, "\ud800"], ids=ascii)
 def test_a_name_that_cannot_travel_is_a_bad_request(name: Any) -> None:
     with pytest.raises(errors.BadRequest):

@@ -199,6 +199,18 @@ def test_copy_true_gives_memory_of_its_own_that_may_be_written() -> None:
     assert ctypes.string_at(managed.tensor.data, 32) == array.tobytes()
 
 
+@pytest.mark.skipif(
+    np.lib.NumpyVersion(np.__version__) < "2.1.0", reason="from_dlpack(copy=) came with NumPy 2.1"
+)
+def test_numpy_asks_for_a_device_and_a_copy_and_gets_both() -> None:
+    array = received(np.arange(4.0))
+    copied = np.from_dlpack(array, device="cpu", copy=True)
+    assert not np.shares_memory(copied, array)
+    assert copied.tolist() == [0, 1, 2, 3]
+    copied[0] = 7
+    assert np.shares_memory(np.from_dlpack(array, device="cpu", copy=False), array)
+
+
 def test_what_dlpack_cannot_say_is_copied_or_refused() -> None:
     swapped = np.arange(4, dtype=">i4")
     copied = versioned(_native.dlpack(swapped, max_version=(1, 0)))
