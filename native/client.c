@@ -145,7 +145,8 @@ done:
 
 static PyMethodDef client_functions[] = {
     {"ready", client_ready, METH_O, "ready(value) -> Awaitable: awaiting it gives value without suspending."},
-    {"credit_frame", client_credit_frame, METH_O, "credit_frame([(subscription, taken), ...]) -> Frame with these credits."},
+    {"credit_frame", client_credit_frame, METH_O,
+     "credit_frame([(subscription, taken), ...]) -> Frame with these credits."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -155,8 +155,9 @@ PyObject *upload_chunk(Outbox *self, struct upload *upload, uint64_t now_ns)
     }
     const bool busy = self->small_ns && now_ns < self->small_ns + BUSY_NS;
     const struct sira_body_tensor *tensor = &body->tensors[upload->tensor];
+    const uint32_t chunk_bytes = busy ? self->chunk_bytes_busy : self->chunk_bytes;
     uint64_t len = tensor->bytes - upload->offset;
-    if (len > (busy ? self->chunk_bytes_busy : self->chunk_bytes)) len = busy ? self->chunk_bytes_busy : self->chunk_bytes;
+    if (len > chunk_bytes) len = chunk_bytes;
     if (len > self->transfer_window_bytes) len = self->transfer_window_bytes;
 
     uint8_t *to;
