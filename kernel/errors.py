@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from sira.v1 import error_pb2
 
+_RETRY_AFTER_MS_MAX = 0xFFFF_FFFF  # uint32 on the wire: seven weeks
 # An error quotes what was sent; a peer must not choose how long its refusal is.
 _TEXT_CHARS_MAX = 1_000
 
@@ -51,7 +52,7 @@ class SiraError(Exception):
         """
         super().__init__(message or _first_line(type(self)))
         self.details: dict[str, str] = dict(details or {})
-        self.retry_after_ms = retry_after_ms
+        self.retry_after_ms = min(retry_after_ms, _RETRY_AFTER_MS_MAX)
         if retryable is not None:
             self.retryable = retryable
         if help is not None:
