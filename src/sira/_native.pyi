@@ -1,8 +1,9 @@
 """The C core as Python sees it: codec, message views, client and node data planes.
 
-No policy, no sockets, no threads, no clocks beyond ids: every call that depends on time takes `now_ns`
-(CLOCK_MONOTONIC). All types belong to the GIL; none may be shared by two event loops without a lock.
-Errors are raised through the factory given to `bind`: `factory(code, message, details)` returns the exception.
+No policy, no sockets, no threads, no clocks beyond ids: every call that depends on time takes
+`now_ns` (CLOCK_MONOTONIC). All types belong to the GIL; none may be shared by two event loops
+without a lock. Errors are raised through the factory given to `bind`: `factory(code, message,
+details)` returns the exception.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, Final, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
-# ---- module (native/module.c) ------------------------------------------------------------------------
+# ---- module (native/module.c) -------------------------------------------------------------------
 def version() -> str: ...
 def bind(
     *,
@@ -24,25 +25,26 @@ def bind(
 def new_id() -> bytes: ...
 def now_ns() -> int: ...  # CLOCK_MONOTONIC
 def keep_memory_warm() -> bool:
-    """mallopt: buffers up to 1 GiB stay on the heap and are not given back at once. False: not glibc."""
+    """mallopt: buffers up to 1 GiB stay on the heap and are not given back at once. False: not
+    glibc.
+    """
 
-# ---- topics (native/topic.c) -------------------------------------------------------------------------
+# ---- topics (native/topic.c) --------------------------------------------------------------------
 def check_topic(name: str) -> None: ...  # raises BAD_TOPIC
 def check_pattern(pattern: str) -> None: ...
 def topic_match(pattern: str, name: str) -> bool: ...
 
-# ---- contracts (native/contract.c) -------------------------------------------------------------------
+# ---- contracts (native/contract.c) --------------------------------------------------------------
 @final
 class Contract:
     """Compiled tensor contract. Raises BAD_REQUEST when a text does not parse."""
 
     def __new__(cls, texts: Mapping[str, str]) -> Contract: ...
     def check(self, message: Message) -> str | None: ...  # why it does not fit; None: fits
-    def unify(
-        self, other: Contract
-    ) -> str | None: ...  # two-line diff; None: some message fits both
+    # two-line diff; None: some message fits both
+    def unify(self, other: Contract) -> str | None: ...
 
-# ---- message (native/message.c, tensor.c, dlpack.c) ----------------------------------------------------
+# ---- message (native/message.c, tensor.c, dlpack.c) ---------------------------------------------
 class Message:
     """A received or built message: lazy view of one encoded Message. Immutable.
 
@@ -90,13 +92,11 @@ class Message:
     @property
     def payload_bytes(self) -> int: ...
     @property
-    def encoded(
-        self,
-    ) -> memoryview: ...  # for an inline message: the Message; for a reassembled one: its head
+    # for an inline message: the Message; for a reassembled one: its head
+    def encoded(self) -> memoryview: ...
     @property
-    def bytes(
-        self,
-    ) -> memoryview: ...  # body of bytes or text; BAD_REQUEST when the body is tensors
+    # body of bytes or text; BAD_REQUEST when the body is tensors
+    def bytes(self) -> memoryview: ...
     @property
     def text(self) -> str: ...
     def keys(self) -> tuple[str, ...]: ...
@@ -107,9 +107,8 @@ class Message:
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[str]: ...
     def specs(self) -> dict[str, tuple[str, tuple[int, ...]]]: ...  # name -> (dtype name, shape)
-    def packed(
-        self, name: str
-    ) -> NDArray[np.uint8]: ...  # i4/u4 as they travel, two a byte, no copy
+    # i4/u4 as they travel, two a byte, no copy
+    def packed(self, name: str) -> NDArray[np.uint8]: ...
 
 def dlpack(
     array: NDArray[Any],
@@ -119,11 +118,15 @@ def dlpack(
     dl_device: tuple[int, int] | None = None,
     copy: bool | None = None,
 ) -> Any:
-    """DLPack capsule of any CPU array, read-only ones too (flag for consumers of 1.x, plain capsule else)."""
+    """DLPack capsule of any CPU array, read-only ones too (flag for consumers of 1.x, plain capsule
+    else).
+    """
 
 @final
 class Options:
-    """Everything of an envelope that a publisher may set, checked once; reusable over many messages."""
+    """Everything of an envelope that a publisher may set, checked once; reusable over many
+    messages.
+    """
 
     def __new__(
         cls,
@@ -155,13 +158,15 @@ class Options:
         grade: int = 0,
     ) -> Options: ...
 
-# A body: mapping of name -> array-like (NumPy, DLPack producer, buffer, scalar, list), bytes-like, str,
-# Message (its body is sent again without decoding), or None (empty).
+# A body: mapping of name -> array-like (NumPy, DLPack producer, buffer, scalar, list), bytes- like,
+# str, Message (its body is sent again without decoding), or None (empty).
 Body = Mapping[str, Any] | bytes | bytearray | memoryview | str | Message | None
 
 def encode_message(topic: str, body: Body, options: Options | None = None) -> bytes: ...
 def encode_iovec(topic: str, body: Body, options: Options | None = None) -> list[memoryview]:
-    """The encoded Message as slices: payloads are the callers' own memory (gathered once if strided)."""
+    """The encoded Message as slices: payloads are the callers' own memory (gathered once if
+    strided).
+    """
 
 def join_frame(messages: Sequence[bytes]) -> bytes: ...  # encoded Messages -> one Frame
 def split_frame(frame: bytes) -> list[Message]: ...  # the inline messages of a Frame
@@ -194,12 +199,13 @@ class Receipt:
     bytes: Final[int]
     spooled: Final[bool]
 
-# ---- client data plane (native/outbox.c, inbox.c, mailbox.c, pool.c) ------------------------------------
+# ---- client data plane (native/outbox.c, inbox.c, mailbox.c, pool.c) ----------------------------
 class Outbox:
-    """What a client has to publish on one Publish stream: batches, large transfers, windows, receipts.
+    """What a client has to publish on one Publish stream: batches, large transfers, windows,
+    receipts.
 
-    Small bodies (<= inline_bytes_max) are copied into the batch at once. Larger ones become transfers
-    (head, chunks) that hold the caller's memory until their last chunk is taken.
+    Small bodies (<= inline_bytes_max) are copied into the batch at once. Larger ones become
+    transfers (head, chunks) that hold the caller's memory until their last chunk is taken.
     """
 
     def __new__(
@@ -218,37 +224,44 @@ class Outbox:
     def push(
         self, topic: str, body: Body, options: Options | None = None, ticket: Any = None
     ) -> bytes:
-        """Queue one message; returns its id. `ticket` (any object) comes back from `feed` with the outcome;
-        None: outcomes are only counted. Calls `wake` when the outbox was idle."""
-    room: bool  # False: window or batch buffer full, the caller should wait until `feed`/`take` makes room
-    transfer_room: bool  # False: window_bytes of large messages wait to be taken; wait until `take` makes room.
-    # Apart from `room`, so that a 1 GiB tensor on its way keeps no small message waiting. Past 2 x window_bytes
-    # `push` of a large message raises QUEUE_FULL: a sender of large ones looks at it after each push.
+        """Queue one message; returns its id. `ticket` (any object) comes back from `feed` with the
+        outcome; None: outcomes are only counted. Calls `wake` when the outbox was idle.
+        """
+    # False: window or batch buffer full, the caller should wait until `feed`/`take` makes room
+    room: bool
+    # False: window_bytes of large messages wait to be taken; wait until `take` makes room. Apart
+    # from `room`, so that a 1 GiB tensor on its way keeps no small message waiting. Past
+    # 2 x window_bytes `push` of a large message raises QUEUE_FULL.
+    transfer_room: bool
     transfer_bytes: int  # bytes of large messages that wait to be taken
     ready: bool  # take() would return a frame now
-    unanswered: (
-        int  # messages sent or queued whose receipt has not come (quiet ones are not counted)
-    )
+    # messages sent or queued whose receipt has not come (quiet ones are not counted)
+    unanswered: int
     accepted: int  # receipts without error so far
     refused: int
     def take(self, now_ns: int) -> bytes | None:
-        """Next Frame to write, or None. Smaller messages by priority first, then chunks of transfers by
-        (priority, deadline), alternating when both wait."""
+        """Next Frame to write, or None. Smaller messages by priority first, then chunks of
+        transfers by (priority, deadline), alternating when both wait.
+        """
     def feed(self, frame: bytes) -> list[tuple[Any, Receipt | bytes]]:
-        """Take a Frame from the node. (ticket, Receipt) or (ticket, encoded Error) of messages with a ticket,
-        in order; quiet messages come back only when refused."""
+        """Take a Frame from the node. (ticket, Receipt) or (ticket, encoded Error) of messages with
+        a ticket, in order; quiet messages come back only when refused.
+        """
     def rewind(self) -> tuple[int, list[Any]]:
-        """The connection was lost. Unanswered messages are queued again, verbatim and first. Returns how many
-        they are (for the `sira-resume` metadata) and tickets of transfers that cannot be repeated (their
-        memory was given back): these are dropped from the queue, outcome unknown."""
-    def cancel(
-        self, ticket: Any
-    ) -> bool: ...  # forget a queued or unanswered message; an unfinished transfer is aborted
+        """The connection was lost. Unanswered messages are queued again, verbatim and first.
+        Returns how many they are (for the `sira-resume` metadata) and tickets of transfers that
+        cannot be repeated (their memory was given back): these are dropped from the queue, outcome
+        unknown.
+        """
+    # forget a queued or unanswered message; an unfinished transfer is aborted
+    def cancel(self, ticket: Any) -> bool: ...
     def clear(self) -> list[Any]: ...  # drop everything, returns tickets
 
 class Mailbox:
-    """Messages of one subscription, waiting for the application. Python subclass gives `_wait` (coroutine
-    that returns the next message) and may be async-iterated: `__anext__` answers at once from the buffer."""
+    """Messages of one subscription, waiting for the application. Python subclass gives `_wait`
+    (coroutine that returns the next message) and may be async-iterated: `__anext__` answers at once
+    from the buffer.
+    """
 
     message_type: type[Message]
     context: Any  # becomes Message.context
@@ -262,15 +275,15 @@ class Mailbox:
         wake: Callable[[], None] | None,
         on_credit: Callable[[], None] | None,
     ) -> None:
-        """`wake()` on empty -> not empty while armed (see `arm`); `on_credit()` whenever `credit_every` more
-        messages were taken since the last `take_credit`."""
-    def pop(
-        self,
-    ) -> Message | None: ...  # highest priority first; order holds per (source, topic, priority)
-    def arm(self) -> None: ...  # the next arrival calls wake() once; now, if a message is here already
-    def take_credit(
-        self,
-    ) -> int: ...  # messages to confirm: contiguous oldest ones taken; resets the count
+        """`wake()` on empty -> not empty while armed (see `arm`); `on_credit()` whenever
+        `credit_every` more messages were taken since the last `take_credit`.
+        """
+    # highest priority first; order holds per (source, topic, priority)
+    def pop(self) -> Message | None: ...
+    # the next arrival calls wake() once; now, if a message is here already
+    def arm(self) -> None: ...
+    # messages to confirm: contiguous oldest ones taken; resets the count
+    def take_credit(self) -> int: ...
     depth: int
     held_bytes: int
     def __aiter__(self) -> Mailbox: ...
@@ -296,10 +309,12 @@ class Inbox:
 def ready(value: Any) -> Awaitable[Any]: ...  # awaiting it gives `value` without suspending; once
 def credit_frame(credits: Sequence[tuple[int, int]]) -> bytes: ...  # (subscription, taken) -> Frame
 
-# ---- node data plane (native/hub*.c) ----------------------------------------------------------------------
+# ---- node data plane (native/hub*.c) ------------------------------------------------------------
 @final
 class Hub:
-    """Topics, queues, flow control and the ledger of one node. Deterministic: time comes in as now_ns."""
+    """Topics, queues, flow control and the ledger of one node. Deterministic: time comes in as
+    now_ns.
+    """
 
     def __new__(
         cls,
@@ -322,24 +337,24 @@ class Hub:
         owner: int = 0,
         group: str = "",
     ) -> HubTopic:
-        """Create or get. `group`: the class row that the counts fold into when the topic is dropped."""
+        """Create or get. `group`: the class row that the counts fold into when the topic is
+        dropped.
+        """
     def drop(self, name: str) -> None: ...  # forget a topic, fold its row; routes to it are invalid
-    def touch(
-        self, topic: str | None = None
-    ) -> None: ...  # routes of this topic (None: all) are resolved anew
+    # routes of this topic (None: all) are resolved anew
+    def touch(self, topic: str | None = None) -> None: ...
     def tick(self, now_ns: int) -> list[tuple[str, Any]]:
-        """Expire, time out what is blocked, mark stalls. Events: ("stalled", Sub), ("resumed", Sub)."""
+        """Expire, time out what is blocked, mark stalls. Events: ("stalled", Sub), ("resumed",
+        Sub).
+        """
     def topics(self) -> list[HubTopic]: ...
-    def ledger(
-        self,
-    ) -> list[dict[str, Any]]: ...  # rows: fields of LedgerRow; folded class rows too
-    def histograms(
-        self,
-    ) -> list[
-        tuple[str, list[int], int]
-    ]: ...  # (class, counts per bucket, sum_ns); bounds: HISTOGRAM_BOUNDS_NS
+    # rows: fields of LedgerRow; folded class rows too
+    def ledger(self) -> list[dict[str, Any]]: ...
+    # (class, counts per bucket, sum_ns); bounds: HISTOGRAM_BOUNDS_NS
+    def histograms(self) -> list[tuple[str, list[int], int]]: ...
     def close(self) -> None: ...  # forget all topics: the node stops
-    stats: dict[str, int]  # at least: topics, subscriptions, pending, pending_bytes, in_flight, parked, transfers
+    # at least: topics, subscriptions, pending, pending_bytes, in_flight, parked, transfers
+    stats: dict[str, int]
 
 HISTOGRAM_BOUNDS_NS: tuple[int, ...]
 
@@ -356,7 +371,7 @@ class HubTopic:
 
 @final
 class Route:
-    """Where the messages of one publisher on one topic go. Python decides, C remembers and obeys."""
+    """Where the messages of one publisher on one topic go. Python decides, C remembers it."""
 
     def __new__(
         cls,
@@ -384,16 +399,18 @@ class Ingress:
         history: History | None = None,
         resume: int = 0,
     ) -> Ingress:
-        """`stamp`: encoded fields (principal, tenant) appended to every Message. `resolve(topic)` gives the
-        route or raises a SiraError (the refusal). `wake()`: next_frame() has something. `resume`: the first
-        so many messages were sent before on a lost stream; those in `history` get their first receipt."""
-    def feed(
-        self, frame: bytes, now_ns: int
-    ) -> None: ...  # raises only for a Frame that cannot be split
+        """`stamp`: encoded fields (principal, tenant) appended to every Message. `resolve(topic)`
+        gives the route or raises a SiraError (the refusal). `wake()`: next_frame() has something.
+        `resume`: the first so many messages were sent before on a lost stream; those in `history`
+        get their first receipt.
+        """
+    # raises only for a Frame that cannot be split
+    def feed(self, frame: bytes, now_ns: int) -> None: ...
     def next_frame(self, now_ns: int) -> bytes | None: ...  # receipts and chunk credits
     full: bool  # stop reading this stream until `drained` fires
     drained: Callable[[], None] | None
-    unanswered: int  # messages whose receipt next_frame() has not given out yet (quiet ones too, until settled)
+    # messages whose receipt next_frame() has not given out yet (quiet ones too, until settled)
+    unanswered: int
     def close(self, now_ns: int) -> None: ...  # unfinished transfers are aborted (PEER_LOST)
     published: int
     bytes: int
@@ -421,9 +438,8 @@ class Egress:
         window_messages: int = 1024,
         window_bytes: int = 64 << 20,
     ) -> Sub: ...
-    def control(
-        self, kind: int, body: bytes
-    ) -> None: ...  # queue one control item, ahead of messages
+    # queue one control item, ahead of messages
+    def control(self, kind: int, body: bytes) -> None: ...
     def feed(self, frame: bytes, now_ns: int) -> list[tuple[int, bytes]] | None:
         """Credits are taken in C; other items come back: (kind, encoded submessage)."""
     def next_frame(self, now_ns: int) -> bytes | None: ...
