@@ -45,14 +45,18 @@ def body_of(message: _native.Message) -> tuple[str | None, Mapping[str, Any]]:
         return None, {}
 
 
-def lines(found: Mapping[str, Any], *, full: bool) -> str:
-    """Return the lines for people about one message, from its `row`."""
+def lines(found: Mapping[str, Any], *, full: bool, title: str = "topic") -> str:
+    """Return the lines for people about one message, from its `row`; `title` is the key shown first.
+
+    A reply's topic is a private one that says nothing: its `source` does.
+    """
     clock = time.strftime("%H:%M:%S", time.localtime(found["time_ns"] / 1e9))
-    head = f"{clock} {found['topic']}"
+    head = f"{clock} {printable(found[title]) or found['topic']}"
     if found["priority"]:
         head += f"  priority {found['priority']}"
     if found["headers"]:
-        head += "  " + " ".join(f"{key}={value}" for key, value in sorted(found["headers"].items()))
+        pairs = (f"{key}={value}" for key, value in sorted(found["headers"].items()))
+        head += "  " + printable(" ".join(pairs))
     if found["text"] is not None:
         text = printable(found["text"])
         if not full and len(text) > _TEXT_SHOWN_CHARS:

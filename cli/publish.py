@@ -60,7 +60,10 @@ class _Tally:
 
 
 async def pub(args: Namespace, out: Output, stop: Stop) -> Result:
-    """Publish one message, --count of them, or --rate a second until told to stop."""
+    """Publish one message, --count of them, or --rate a second until told to stop.
+
+    A signal lets the message that is on its way have its receipt; a second one does not.
+    """
     topic, body, content_type = _parts(args)
     keywords = options(args, content_type)
     keywords["ttl_s"], keywords["timeout_s"] = args.ttl, args.timeout
@@ -69,8 +72,7 @@ async def pub(args: Namespace, out: Output, stop: Stop) -> Result:
     out.start(topic=topic, count=count, rate=args.rate)
     async with connected(args) as bus:
         tally.start_ns = time.monotonic_ns()
-        await stop.race(_publish(bus, topic, body, keywords, count, args.rate, out, tally, stop))
-    tally.unknown += tally.sent - tally.accepted - tally.refused - tally.unknown
+        await _publish(bus, topic, body, keywords, count, args.rate, out, tally, stop)
     data = tally.data(topic)
     if count != 1:
         out.text(
@@ -93,7 +95,7 @@ async def _publish(
 ) -> None:
     told_s = time.monotonic()
     start_s = told_s
-    while count is None or tally.sent < count:
+    while not stop.asked and (count is None or tally.sent < count):
         if rate and await stop.sleep(start_s + tally.sent / rate - time.monotonic()):
             return
         tally.sent += 1
@@ -177,4 +179,4 @@ def _show(reply: Any, args: Namespace, out: Output, *, index: int | None) -> Non
             path = path.with_name(f"{path.stem}-{index:06}.npz")
         saved = save_npz_of(reply, path)
     found = row(reply, saved=saved)
-    out.item(found, lines(found, full=args.full))
+    out.item(found, lines(found, full=args.full, title="source"))

@@ -73,8 +73,11 @@ def main(address: str) -> None:
         print(f"took {tensor.name} = {struct.unpack('<3f', tensor.data)} of {came.topic}")
         credit = bus_pb2.Credit(subscription=1, taken=1)
         up.put(bus_pb2.Frame(items=[bus_pb2.Item(credit=credit)]))
+        closing = bus_pb2.Close(subscription=1)
+        up.put(bus_pb2.Frame(items=[bus_pb2.Item(close=closing)]))
+        assert not next(down).items[0].ended.HasField("error")
         up.put(None)
-        assert not list(down)  # the stream ends when we have said all
+        down.cancel()
 
         try:
             reply = bus.Request(

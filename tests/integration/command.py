@@ -18,6 +18,7 @@ from typing import Any
 
 import jsonschema
 
+from sira.cli.parser import build, expand_default
 from sira.cli.spec import specification
 
 TIMEOUT_S = 60.0
@@ -55,8 +56,7 @@ def schema_of(verb: str, kind: str) -> dict[str, Any]:
     if kind in _spec()["common"]:
         schema: dict[str, Any] = _spec()["common"][kind]
         return schema
-    found = next(v for v in _spec()["verbs"] if v["name"] == verb or v["name"] == f"{verb} list"
-                 or (v["default"] and v["name"].split()[0] == verb))  # fmt: skip
+    found = next(v for v in _spec()["verbs"] if v["name"] == verb)
     schema = found[kind]
     return schema
 
@@ -108,8 +108,7 @@ def finish(process: subprocess.Popen[str], verb: str, *, as_json: bool) -> Ended
 
 def sira(*words: str, url: str | None = None, home: Path | None = None) -> Ended:
     """Run `sira WORDS` to its end."""
-    verb = " ".join(words[:2]) if words[0] in ("topics", "config") else words[0]
-    verb = {"topics --json": "topics list", "config --json": "config show"}.get(verb, verb)
+    verb = build().parse_args(expand_default(words)).verb.name
     return finish(start(*words, url=url, home=home), verb, as_json="--json" in words)
 
 

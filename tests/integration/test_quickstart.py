@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300
 
 DOC = Path(__file__).parents[2] / "docs" / "quickstart.md"
 PORT_OF_THE_DOC = "7700"
-COMMAND_TIMEOUT_S = 90.0
+COMMAND_TIMEOUT_S = 60.0
 END = "--- end of the command ---"
 
 
@@ -63,7 +63,7 @@ class Shell:
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self._process = subprocess.Popen(
-            ["bash", "--norc", "--noprofile", "-m"],
+            ["bash", "--norc", "--noprofile"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
