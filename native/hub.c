@@ -257,6 +257,8 @@ static PyObject *hub_tick(PyObject *self, PyObject *now)
     while (in) {
         Py_INCREF(in);
         const int rc = in->parked ? ingress_expire(in, now_ns) : 0;
+        for (struct xfer *xfer = in->xfers; xfer; xfer = xfer->next) /* its window may be smaller than our step */
+            if (!xfer->buffered && xfer->credit_due) ingress_credit(in, xfer);
         Ingress *next = in->hub_next;
         Py_DECREF(in);
         if (rc < 0) goto fail;
@@ -363,6 +365,16 @@ static PyObject *hub_stats(PyObject *self, void *unused)
     return dict;
 }
 
+static PyObject *hub_dropped(PyObject *self, void *unused)
+{
+    (void)unused;
+    const Hub *hub = (Hub *)self;
+    PyObject *dict = PyDict_New(); /* owned */
+    for (uint16_t i = 0; dict && i < hub->reason_count; i++)
+        if (hub->dropped[i] && put_u64(dict, hub->reasons[i], hub->dropped[i]) < 0) Py_CLEAR(dict);
+    return dict;
+}
+
 static PyMethodDef hub_methods[] = {
     {"topic", hub_topic_py, METH_O, "The topic of that name, or None."},
     {"declare", (PyCFunction)(void (*)(void))hub_declare, METH_VARARGS | METH_KEYWORDS, "Create or get a topic."},
@@ -378,6 +390,7 @@ static PyMethodDef hub_methods[] = {
 
 static PyGetSetDef hub_getset[] = {
     {"stats", hub_stats, NULL, "Counters since the start and levels now.", NULL},
+    {"dropped", hub_dropped, NULL, "Deliveries dropped since the start, by reason.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

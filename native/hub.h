@@ -85,7 +85,7 @@ struct xfer {
     uint64_t *tensor_bytes; /* owned */
     bool complete, aborted, parked, keep; /* keep: hold all chunks (retained topic) */
     bool refused;
-    uint64_t slot; /* receipt slot to settle when complete; UINT64_MAX: none */
+    uint64_t slot; /* SLOT_LATE: its answer is due when it is whole; SLOT_NONE: it was given, or is not wanted */
     uint32_t matched;
     struct chunk *first, *last; /* first: oldest chunk still held by `keep` or `parked` */
     struct out *outs; /* all deliveries of this message, through out->peer */
@@ -265,6 +265,7 @@ struct Hub {
     uint32_t env_depth;
     struct pick *picks; /* owned, PICKS_MAX + 1 of them */
     /* statistics */
+    uint64_t dropped[REASONS_MAX]; /* deliveries, over all topics, by reason */
     uint64_t frames_in, frames_out, bytes_in, bytes_out, messages_in, deliveries_out, chunks_in, chunks_out,
         routes_resolved, blob_count, blob_bytes, buffered_bytes, xfers;
 };
@@ -290,6 +291,11 @@ struct receipt_slot {
     uint64_t bytes;
     PyObject *error; /* owned bytes; state 2 */
 };
+
+/* Receipts come in the order of messages, but for large ones: theirs come when they are whole, by their id, so
+ * that nothing small waits for a 1 GiB tensor. */
+#define SLOT_NONE UINT64_MAX
+#define SLOT_LATE (UINT64_MAX - 1)
 
 struct parked { /* a message that waits for room */
     struct parked *next;
@@ -343,7 +349,9 @@ struct Ingress {
 };
 
 void ingress_credit(Ingress *in, struct xfer *xfer);
-void ingress_settle(Ingress *in, uint64_t slot, uint8_t state, uint32_t matched, uint64_t bytes, PyObject *error);
+void ingress_settle(Ingress *in, uint64_t slot, const uint8_t *id, uint8_t state, uint32_t matched, uint64_t bytes,
+                    PyObject *error);
+void ingress_answer(Ingress *in, const struct receipt_slot *slot); /* at once, outside of the order */
 void ingress_wake(Ingress *in);
 void ingress_unfull(Ingress *in);
 int ingress_retry(Ingress *in, uint64_t now_ns);

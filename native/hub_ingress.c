@@ -135,14 +135,16 @@ void ingress_wake(Ingress *in)
     hub_call(in->wake);
 }
 
-static uint64_t slot_open(Ingress *in, const struct sira_env *env)
+/* The place of a message's answer. SLOT_NONE with MemoryError. */
+static uint64_t slot_open(Ingress *in, const struct sira_env *env, bool head)
 {
+    if (head) return SLOT_LATE;
     if (in->slot_len == in->slot_cap) {
         const uint32_t cap = in->slot_cap ? in->slot_cap * 2 : 16;
         struct receipt_slot *at = PyMem_Malloc(cap * sizeof *at);
         if (!at) {
             PyErr_NoMemory();
-            return UINT64_MAX;
+            return SLOT_NONE;
         }
         for (uint32_t i = 0; i < in->slot_len; i++)
             at[(in->slot_base + i) & (cap - 1)] = in->slots[(in->slot_base + i) & (in->slot_cap - 1)];
@@ -157,9 +159,18 @@ static uint64_t slot_open(Ingress *in, const struct sira_env *env)
     return number;
 }
 
-/* Takes over `error`. */
-void ingress_settle(Ingress *in, uint64_t number, uint8_t state, uint32_t matched, uint64_t bytes, PyObject *error)
+/* Takes over `error`. `id`: 16 bytes, read only for SLOT_LATE. */
+void ingress_settle(Ingress *in, uint64_t number, const uint8_t *id, uint8_t state, uint32_t matched, uint64_t bytes,
+                    PyObject *error)
 {
+    if (number == SLOT_LATE) {
+        struct receipt_slot late = {.state = state, .matched = matched, .bytes = bytes, .error = error};
+        memcpy(late.id, id, SIRA_ID_BYTES);
+        if (state == 1 && in->history) history_add(in->history, id, matched, bytes, in->hub->now_ns);
+        if (state != 3) ingress_answer(in, &late);
+        Py_XDECREF(error);
+        return;
+    }
     assert(number - in->slot_base < in->slot_len);
     struct receipt_slot *slot = &in->slots[number & (in->slot_cap - 1)];
     assert(slot->state == 0);
@@ -172,7 +183,7 @@ void ingress_settle(Ingress *in, uint64_t number, uint8_t state, uint32_t matche
 }
 
 /* The current exception becomes the answer to a message; it is counted where a topic is known. */
-static int settle_refused(Ingress *in, uint64_t number, HubTopic *topic, const char *code)
+static int settle_refused(Ingress *in, uint64_t number, const uint8_t *id, HubTopic *topic, const char *code)
 {
     PyObject *error = hub_error_bytes(in->hub); /* owned */
     if (!error) return -1;
@@ -180,7 +191,7 @@ static int settle_refused(Ingress *in, uint64_t number, HubTopic *topic, const c
         Py_DECREF(error);
         return -1;
     }
-    ingress_settle(in, number, 2, 0, 0, error);
+    ingress_settle(in, number, id, 2, 0, 0, error);
     return 0;
 }
 
@@ -207,6 +218,7 @@ static bool route_has_room(const Route *route, const struct blob *blob)
 static int post(Ingress *in, Route *route, struct blob *blob, uint64_t slot, bool quiet, bool has_reply_to,
                 uint64_t now_ns)
 {
+    const uint8_t *id = blob->xfer ? blob->xfer->id : NULL; /* late answers go by it */
     HubTopic *topic = route->topic;
     struct row *row = row_live(topic->row);
     struct xfer *xfer = blob->xfer;
@@ -249,13 +261,13 @@ static int post(Ingress *in, Route *route, struct blob *blob, uint64_t slot, boo
         PyObject *error = hub_error_bytes(in->hub); /* owned */
         if (!error) return -1;
         if (xfer) xfer->refused = true;
-        ingress_settle(in, slot, 2, 0, 0, error);
+        ingress_settle(in, slot, id, 2, 0, 0, error);
     } else if (quiet) {
-        ingress_settle(in, slot, 3, matched, blob->payload_bytes, NULL);
+        ingress_settle(in, slot, id, 3, matched, blob->payload_bytes, NULL);
     } else if (xfer && xfer->received < xfer->total) {
         xfer->slot = slot;
     } else {
-        ingress_settle(in, slot, 1, matched, blob->payload_bytes, NULL);
+        ingress_settle(in, slot, id, 1, matched, blob->payload_bytes, NULL);
     }
     if (xfer && xfer->received == xfer->total) xfer_complete(in->hub, xfer);
     return 0;
@@ -326,8 +338,8 @@ void ingress_unfull(Ingress *in)
 static int refuse_parked(Ingress *in, struct route_entry *entry, const char *code)
 {
     struct parked *parked = unpark(in, entry);
-    const int rc = settle_refused(in, parked->slot, entry->route->topic, code);
     struct xfer *xfer = parked->blob->xfer;
+    const int rc = settle_refused(in, parked->slot, xfer ? xfer->id : NULL, entry->route->topic, code);
     if (xfer) {
         xfer->parked = false;
         xfer->refused = true;
@@ -456,14 +468,16 @@ static int take_parsed(Ingress *in, PyObject *frame, const struct sira_item *ite
                                                    SIRA_ENV_CLIENT | (head ? SIRA_ENV_HEAD : 0),
                                                    hub->message_bytes_max, env, &at);
     hub->messages_in++;
-    const uint64_t slot = slot_open(in, env);
-    if (slot == UINT64_MAX) return -1;
+    static const uint8_t no_id[SIRA_ID_BYTES];
+    const uint8_t *id = env->id.len == SIRA_ID_BYTES ? env->id.data : no_id;
+    const uint64_t slot = slot_open(in, env, head);
+    if (slot == SLOT_NONE) return -1;
     if (in->resume) { /* sent before, on a stream that was lost */
         in->resume--;
         const struct past *past =
             status == SIRA_OK && in->history ? history_find(in->history, env->id.data, now_ns) : NULL;
         if (past) {
-            ingress_settle(in, slot, item->quiet ? 3 : 4, past->matched, past->bytes, NULL);
+            ingress_settle(in, slot, id, item->quiet ? 3 : 4, past->matched, past->bytes, NULL);
             if (head && env->payload_bytes) { /* its chunks come again and go nowhere */
                 struct xfer *xfer = xfer_new(in, env);
                 if (!xfer) return -1;
@@ -475,7 +489,7 @@ static int take_parsed(Ingress *in, PyObject *frame, const struct sira_item *ite
     }
     if (status != SIRA_OK) {
         sira_raise_status(status, at);
-        return settle_refused(in, slot, NULL, NULL);
+        return settle_refused(in, slot, id, NULL, NULL);
     }
     struct route_entry *entry = NULL;
     struct blob *blob = NULL;
@@ -484,7 +498,7 @@ static int take_parsed(Ingress *in, PyObject *frame, const struct sira_item *ite
     char code[REASON_BYTES];
     if (head && xfer_find(in, env->id)) {
         sira_raise("BAD_REQUEST", "a transfer with this id is under way on this stream");
-        return settle_refused(in, slot, NULL, NULL);
+        return settle_refused(in, slot, id, NULL, NULL);
     }
     if (head && !(xfer = xfer_new(in, env))) return -1;
     entry = promises_kept(item, env) ? route_of(in, env->topic) : NULL;
@@ -500,7 +514,7 @@ static int take_parsed(Ingress *in, PyObject *frame, const struct sira_item *ite
     if (!blob) {
         if (xfer) xfer->refused = true;
         exception_code(code, sizeof code);
-        rc = settle_refused(in, slot, entry ? entry->route->topic : NULL, code);
+        rc = settle_refused(in, slot, id, entry ? entry->route->topic : NULL, code);
         goto done;
     }
     if (xfer) {
@@ -513,7 +527,7 @@ static int take_parsed(Ingress *in, PyObject *frame, const struct sira_item *ite
         if (item->has_wait && item->wait_ms == 0) {
             if (xfer) xfer->refused = true;
             sira_raise("QUEUE_FULL", "no room at a subscriber of %U", entry->route->topic->name);
-            rc = settle_refused(in, slot, entry->route->topic, "QUEUE_FULL");
+            rc = settle_refused(in, slot, id, entry->route->topic, "QUEUE_FULL");
         } else {
             rc = park(in, entry, blob, slot, item, has_reply_to, now_ns);
         }
@@ -546,7 +560,7 @@ static int take_message(Ingress *in, PyObject *frame, const struct sira_item *it
 static int give_up(Ingress *in, struct xfer *xfer, const char *reason, uint64_t now_ns)
 {
     uint64_t slot = xfer->slot;
-    xfer->slot = UINT64_MAX;
+    xfer->slot = SLOT_NONE;
     xfer->refs++;
     for (struct route_entry *entry = in->parked; entry; entry = entry->parked_next) {
         struct parked *before = NULL, *parked = entry->first;
@@ -562,7 +576,7 @@ static int give_up(Ingress *in, struct xfer *xfer, const char *reason, uint64_t 
         break;
     }
     int rc = 0;
-    if (slot != UINT64_MAX) rc = settle_refused(in, slot, NULL, NULL);
+    if (slot != SLOT_NONE) rc = settle_refused(in, slot, xfer->id, NULL, NULL);
     else PyErr_Clear(); /* a quiet message, or one that was refused before */
     xfer_abort(in->hub, xfer, hub_reason(in->hub, reason), now_ns);
     xfer_unref(in->hub, xfer);

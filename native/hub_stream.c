@@ -121,6 +121,21 @@ static uint8_t *receipt_write(uint8_t *p, const struct receipt_slot *slot)
     return p;
 }
 
+void ingress_answer(Ingress *in, const struct receipt_slot *slot)
+{
+    const size_t size = receipt_size(slot);
+    const size_t item = pb_bytes_size(SIRA_ITEM_RECEIPT, size);
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)pb_bytes_size(1, item)); /* owned */
+    if (bytes) {
+        uint8_t *p = pb_put_varint(pb_put_key((uint8_t *)PyBytes_AS_STRING(bytes), 1, PB_LEN), item);
+        p = pb_put_varint(pb_put_key(p, SIRA_ITEM_RECEIPT, PB_LEN), size);
+        (void)receipt_write(p, slot);
+        if (!in->closed && PyList_Append(in->credits, bytes) == 0) ingress_wake(in);
+        Py_DECREF(bytes);
+    }
+    if (PyErr_Occurred()) PyErr_WriteUnraisable((PyObject *)in); /* no memory: the publisher will time out */
+}
+
 PyObject *ingress_next_frame(Ingress *in, uint64_t now_ns)
 {
     in->hub->now_ns = now_ns;

@@ -87,6 +87,7 @@ void row_drop(Hub *hub, struct row *row, uint16_t reason, uint64_t n)
     assert(row->pending >= n);
     row->pending -= n;
     if (row_count(hub, &row->dropped, reason, n) < 0) PyErr_Clear(); /* 64 bytes were not to be had */
+    hub->dropped[reason] += n;
 }
 
 /* A row with one reference, the caller's. */

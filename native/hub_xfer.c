@@ -160,7 +160,7 @@ struct xfer *xfer_new(Ingress *in, const struct sira_env *env)
     xfer->tensor_count = env->tensor_count;
     xfer->tensor_bytes = bytes;
     xfer->total = env->payload_bytes;
-    xfer->slot = UINT64_MAX;
+    xfer->slot = SLOT_NONE;
     while (xfer->tensor_at < xfer->tensor_count && bytes[xfer->tensor_at] == 0) xfer->tensor_at++;
     xfer->next = in->xfers;
     if (in->xfers) in->xfers->prev = xfer;
@@ -214,9 +214,9 @@ void xfer_release_held(Hub *hub, struct xfer *xfer)
 void xfer_complete(Hub *hub, struct xfer *xfer)
 {
     xfer->complete = true;
-    if (xfer->ingress && xfer->slot != UINT64_MAX && !xfer->parked && !xfer->refused) {
-        ingress_settle(xfer->ingress, xfer->slot, 1, xfer->matched, xfer->total, NULL);
-        xfer->slot = UINT64_MAX;
+    if (xfer->ingress && xfer->slot != SLOT_NONE && !xfer->parked && !xfer->refused) {
+        ingress_settle(xfer->ingress, xfer->slot, xfer->id, 1, xfer->matched, xfer->total, NULL);
+        xfer->slot = SLOT_NONE;
     }
     struct blob *head = xfer->keep_head; /* owned: goes to the topic */
     xfer->keep_head = NULL;

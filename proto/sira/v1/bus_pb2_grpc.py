@@ -87,7 +87,9 @@ class BusServicer:
 
     def Publish(self, request_iterator, context):
         """A receipt per message, in order, refusals among them (`Receipt.error`); a refusal does not end the
-        stream. Up: message, head, chunk, abort. Down: receipt, credit (for chunks).
+        stream. The receipt of a large message (head and chunks) comes when it is whole, or refused, and
+        nothing waits for it: match it by id. Up: message, head, chunk, abort. Down: receipt, credit (for
+        chunks).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,4 +1,4 @@
-"""A node's data plane without a node: streams of one Hub, driven by hand, frames made by plain protobuf."""
+"""A node's data plane without a node: streams of one Hub, frames made by plain protobuf."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any sequence of events leaves the books balanced: a seeded walk through everything that can happen."""
+"""Any sequence of events leaves the books balanced: seeded walks through all that can happen."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import random
 
 import pytest
+
 from sira import _native
 from sira.v1 import bus_pb2
 
@@ -22,7 +23,9 @@ PATTERNS = (*TOPICS, "a.*", ">", "own.*")
 class Walk:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.bench = Bench(queue_messages_max=6, queue_bytes_max=40_000, transfer_window_bytes=4_000)
+        self.bench = Bench(
+            queue_messages_max=6, queue_bytes_max=40_000, transfer_window_bytes=4_000
+        )
         self.bench.hub.declare("state", retain=True)
         self.publishers: list[Publisher] = []
         self.subscribers: list[Subscriber] = []
@@ -61,7 +64,9 @@ class Walk:
 
     def begin(self) -> None:
         if publisher := self.publisher():
-            sizes = [self.random.choice([0, 1, 3_000, 30_000]) for _ in range(self.random.randint(1, 3))]
+            sizes = [
+                self.random.choice([0, 1, 3_000, 30_000]) for _ in range(self.random.randint(1, 3))
+            ]
             made = head(self.random.choice(TOPICS), sizes, **self.fields())
             publisher.send(bus_pb2.Item(head=made, **self.item_fields()))
             self.transfers.append((publisher, list(chunks(made, 1_000))))

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import pytest
+
 from sira.v1 import bus_pb2, message_pb2
 
-from .hub_harness import SECOND_NS, Bench, Publisher, Subscriber, chunks, frame, head, item, message
-from .hub_harness import payload_of
+from .hub_harness import (
+    SECOND_NS,
+    Bench,
+    Publisher,
+    chunks,
+    head,
+    item,
+    message,
+    payload_of,
+)
 
 MIB = 1 << 20
 
 
 def reassemble(items: list[bus_pb2.Item], subscription: int) -> list[bytearray]:
-    """Payloads as any client would assemble them by the rule of bus.proto; aborted ones are left out."""
+    """Payloads as any client would assemble them by the rule of bus.proto, but aborted ones."""
     open_heads: dict[bytes, message_pb2.Message] = {}
-    untagged: dict[bytes, int] = {}  # chunks that name no subscription are those of the first head
+    untagged: dict[bytes, int] = {}  # chunks without a subscription are the first head's
     data: dict[bytes, bytearray] = {}
     done: list[bytearray] = []
     for i in items:
@@ -31,7 +40,9 @@ def reassemble(items: list[bus_pb2.Item], subscription: int) -> list[bytearray]:
             data.pop(i.abort.message_id, None)
         else:
             continue
-        for key in [k for k in data if len(data[k]) == sum(t.data_bytes for t in open_heads[k].tensors)]:
+        for key in [
+            k for k in data if len(data[k]) == sum(t.data_bytes for t in open_heads[k].tensors)
+        ]:
             done.append(data.pop(key))
     return done
 
@@ -213,7 +224,8 @@ def test_a_publisher_may_give_up_and_the_stream_goes_on() -> None:
     parked = head("x", [1000])
     publisher.send(bus_pb2.Item(head=parked))
     publisher.send(bus_pb2.Item(abort=bus_pb2.Abort(message_id=parked.id)))
-    assert [r.error.code for r in publisher.receipts()] == ["", "", "ABORTED"]
+    codes = {r.id: r.error.code for r in publisher.receipts()}
+    assert sorted(codes.values()) == ["", "", "ABORTED"] and codes[parked.id] == "ABORTED"
     subscriber.take(sub, 1)
     assert subscriber.payloads() == [b"second"]
     bench.assert_balanced()
@@ -301,5 +313,26 @@ def test_a_lost_group_members_unsent_transfer_goes_whole_to_another() -> None:
     bench.assert_balanced()
 
 
-def drain(subscriber: Subscriber) -> int:
-    return len(frame(*subscriber.items()))
+def test_a_small_messages_receipt_does_not_wait_for_a_large_one() -> None:
+    bench = Bench()
+    publisher = bench.publisher()
+    made = head("x", [2 * MIB])
+    publisher.send(bus_pb2.Item(head=made))
+    small = publisher.publish("y")
+    assert [r.id for r in publisher.receipts()] == [small.id]
+    for chunk in chunks(made, MIB):
+        publisher.stream.feed(chunk, bench.now_ns)
+    assert [r.id for r in publisher.receipts()] == [made.id]
+
+
+def test_a_publisher_with_a_small_window_gets_its_credit_too() -> None:
+    bench = Bench(transfer_window_bytes=8 * MIB)
+    publisher, subscriber = bench.publisher(), bench.subscriber()
+    subscriber.open("x")
+    made = head("x", [MIB])
+    publisher.send(bus_pb2.Item(head=made))
+    publisher.stream.feed(next(chunks(made, 1000)), bench.now_ns)
+    subscriber.items()
+    assert publisher.answers() == []
+    bench.tick(0.1)
+    assert [i.credit.bytes for i in publisher.answers()] == [1000]
