@@ -17,7 +17,7 @@ from sira import _native
 from sira.client.deadline import Deadline
 from sira.client.outgoing import Owner
 from sira.client.transport import Stream
-from sira.kernel.errors import SiraError, from_proto
+from sira.kernel.errors import NodeDraining, SiraError, from_proto
 from sira.v1 import bus_pb2
 
 CREDIT_DELAY_S = 0.05
@@ -247,5 +247,7 @@ class Incoming:
         elif kind == _ENDED:
             ended = bus_pb2.Ended.FromString(body)
             error = from_proto(ended.error) if ended.HasField("error") else None
-            self._ended(ended.subscription, error)
+            if not isinstance(error, NodeDraining):
+                self._ended(ended.subscription, error)
+            # A node that goes down ends the stream next: the subscription is opened elsewhere.
         # Kinds of a later version are none of our business.

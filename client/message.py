@@ -12,7 +12,7 @@ import sira.kernel.binding  # noqa: F401  ties the C core to its errors and dtyp
 from sira import _native
 
 if TYPE_CHECKING:
-    from sira._native import Body
+    from sira._native import Body as Body
 else:
     Body = Any  # the alias exists for type checkers only
 

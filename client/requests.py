@@ -21,6 +21,7 @@ from sira.client.message import Message
 from sira.client.outgoing import Outcome, as_error
 from sira.client.subscription import Subscription
 from sira.kernel.errors import (
+    NodeDraining,
     OutcomeUnknown,
     QueueFull,
     SiraError,
@@ -178,8 +179,10 @@ class Requests:
         while True:
             try:
                 return await self._once(topic, body, deadline, idempotent, fields)
-            except Unreachable:
-                again = idempotent and self._connection.retry.requests
+            except (Unreachable, NodeDraining) as error:
+                # Refused by a node that goes down: nobody got it.
+                harmless = idempotent or isinstance(error, NodeDraining)
+                again = harmless and self._connection.retry.requests
                 if not again or deadline.left_s() <= (delay_s := next(delays_s)):
                     raise
                 self._connection.check()

@@ -61,11 +61,12 @@ class Runner:
 def quiet_poller(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Leave out one report of gRPC's that means nothing; pass on all others.
 
-    gRPC wakes the event loops of a process through one socket, and a loop that comes second finds
-    it empty (BlockingIOError in PollerCompletionQueue).
+    gRPC wakes the event loops of a process through one socket: a loop that comes second finds it
+    empty, and one that comes first may find what was meant for a loop that is closed by now.
     """
-    if isinstance(context.get("exception"), BlockingIOError) and "PollerCompletionQueue" in repr(
-        context.get("handle")
+    told = str(context.get("message", "")) + repr(context.get("handle"))
+    if "PollerCompletionQueue" in told and isinstance(
+        context.get("exception"), BlockingIOError | RuntimeError
     ):
         return
     loop.default_exception_handler(context)

@@ -33,9 +33,10 @@ class Doors:
         self._catalog = Catalog()
         for each in builtin_topic_classes():
             self._catalog.add_topic_class(each)
-        self._calls = 0
+        self.calls = 0
+        self.calls_now = 0
         logs = Logs(node=settings.node_name, level="error")
-        counts = Counts(kernel, logs, Loop(), (0, 0))
+        counts = Counts(kernel, logs, Loop(), self)
         ticker, links = Ticker(kernel), Links()
         service = BusService(
             kernel,
@@ -63,7 +64,12 @@ class Doors:
         except DecodeError:
             raise FrameCorrupt(f"the request is no {method.request.DESCRIPTOR.full_name}") from None
         call = Call(_NoContext(), method, principal, hello, "local", {})
-        reply = await method.handler(call, request)
+        self.calls += 1
+        self.calls_now += 1
+        try:
+            reply = await method.handler(call, request)
+        finally:
+            self.calls_now -= 1
         return cast(bytes, reply.SerializeToString())
 
 

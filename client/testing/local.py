@@ -65,6 +65,8 @@ class LocalNode:
         self._running = False
         for stream in list(self._streams):
             stream.lose(Unreachable("the node was stopped"))
+        if self._kernel is not None:
+            self._kernel.hub.close()
         self._kernel = self._doors = None
 
     def start(self) -> None:
@@ -219,5 +221,3 @@ class LocalBus(Bus):
     def another(self, **settings: Any) -> Self:
         """Return a second client of the same node; connect it like the first."""
         return type(self)(self.local_node, **settings)
-
-

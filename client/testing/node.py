@@ -73,7 +73,9 @@ class Node:
             self.kill()
             log_text = self.log_path.read_text(errors="replace")[-_LOG_CHARS:]
             if ended is None:
-                raise Timeout(f"the node does not serve after {timeout_s:g} s; its log:\n{log_text}")
+                raise Timeout(
+                    f"the node does not serve after {timeout_s:g} s; its log:\n{log_text}"
+                )
             raise Unreachable(f"the node ended with exit code {ended}; its log:\n{log_text}")
         self.url = f"sira://{address}"
         return self

@@ -154,9 +154,11 @@ async def test_an_exception_is_handler_failed_and_its_traceback_stays_here(
         raise ZeroDivisionError("by zero")
 
     async with world.bus() as bus, world.bus() as other, _agent(other, topic, handler):
-        with caplog.at_level(logging.ERROR, logger="sira.agent"):
-            with pytest.raises(sira.HandlerFailed, match="by zero") as caught:
-                await bus.request(topic, {"x": 1}, timeout_s=10)
+        with (
+            caplog.at_level(logging.ERROR, logger="sira.agent"),
+            pytest.raises(sira.HandlerFailed, match="by zero") as caught,
+        ):
+            await bus.request(topic, {"x": 1}, timeout_s=10)
         assert caught.value.details["exception"] == "ZeroDivisionError"
         assert "Traceback" not in str(caught.value)
         assert "ZeroDivisionError" in caplog.text
@@ -173,7 +175,7 @@ async def test_an_error_of_ours_reaches_the_caller_as_it_is(world: Any, topic: s
 
 
 async def test_messages_that_want_no_answer_are_handled_too(
-    world: Any, topic: str, accounted: Any
+    world: Any, topic: str, accounted: Any, until: Any
 ) -> None:
     seen: list[int] = []
 
@@ -184,8 +186,7 @@ async def test_messages_that_want_no_answer_are_handled_too(
     async with world.bus() as bus, world.bus() as other, _agent(other, topic, handler):
         await bus.publish_many(topic, [{"n": n} for n in range(50)])
         await accounted(bus, topic)
-        while len(seen) < 50:
-            await asyncio.sleep(0.005)
+        await until(lambda: len(seen) == 50)
         assert seen == list(range(50))
 
 

@@ -1,4 +1,4 @@
-"""What happens when messages cannot be taken at once: overflow, expiry, kept messages, contracts."""
+"""What happens to messages that are not taken at once: overflow, expiry, kept ones, contracts."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ async def test_block_makes_the_publisher_wait_and_loses_nothing(
     world: Any, topic: str, accounted: Any
 ) -> None:
     count = 30_000
-    async with world.bus() as bus, world.bus() as other:
-        async with other.subscribe(topic, window_messages=4) as messages:
+    async with (
+        world.bus() as bus,
+        world.bus() as other,
+        other.subscribe(topic, window_messages=4) as messages,
+    ):
 
-            async def send() -> None:
-                async with bus.publisher(topic, timeout_s=30) as publisher:
-                    for number in range(count):
-                        await publisher.send(number.to_bytes(4, "little"))
+        async def send() -> None:
+            async with bus.publisher(topic, timeout_s=30) as publisher:
+                for number in range(count):
+                    await publisher.send(number.to_bytes(4, "little"))
 
-            sending = asyncio.create_task(send())
-            for number in range(count):
-                message = await messages.next(timeout_s=30)
-                assert int.from_bytes(message.bytes, "little") == number
-            await sending
-            row = await accounted(bus, topic)
-            assert (row.owed, row.delivered, row.dropped) == (count, count, {})
+        sending = asyncio.create_task(send())
+        for number in range(count):
+            message = await messages.next(timeout_s=30)
+            assert int.from_bytes(message.bytes, "little") == number
+        await sending
+        row = await accounted(bus, topic)
+        assert (row.owed, row.delivered, row.dropped) == (count, count, {})
 
 
 async def test_a_full_queue_refuses_in_time_and_nobody_got_the_message(
@@ -62,36 +65,42 @@ async def test_a_full_queue_refuses_in_time_and_nobody_got_the_message(
 
 async def test_drop_drops_the_new_and_counts_it(world: Any, topic: str, accounted: Any) -> None:
     count = 20_000
-    async with world.bus() as bus, world.bus() as other:
-        async with other.subscribe(topic, overflow="drop", window_messages=1) as messages:
-            await bus.publish_many(topic, [n.to_bytes(4, "little") for n in range(count)])
-            got = [await messages.next(timeout_s=10)]
-            while True:
-                try:
-                    got.append(await messages.next(timeout_s=0.3))
-                except sira.Timeout:
-                    break
-            numbers = [int.from_bytes(message.bytes, "little") for message in got]
-            assert numbers == list(range(len(got)))
-            row = await accounted(bus, topic)
-            assert len(got) == row.delivered < count
-            assert row.dropped == {"QUEUE_FULL": count - len(got)}
+    async with (
+        world.bus() as bus,
+        world.bus() as other,
+        other.subscribe(topic, overflow="drop", window_messages=1) as messages,
+    ):
+        await bus.publish_many(topic, [n.to_bytes(4, "little") for n in range(count)])
+        got = [await messages.next(timeout_s=10)]
+        while True:
+            try:
+                got.append(await messages.next(timeout_s=0.3))
+            except sira.Timeout:
+                break
+        numbers = [int.from_bytes(message.bytes, "little") for message in got]
+        assert numbers == list(range(len(got)))
+        row = await accounted(bus, topic)
+        assert len(got) == row.delivered < count
+        assert row.dropped == {"QUEUE_FULL": count - len(got)}
 
 
 async def test_latest_keeps_the_newest(world: Any, topic: str, accounted: Any) -> None:
     count = 500
-    async with world.bus() as bus, world.bus() as other:
-        async with other.subscribe(topic, overflow="latest") as messages:
-            for number in range(count):
-                await bus.publish(topic, {"n": number})
-            seen = []
-            while not seen or seen[-1] != count - 1:
-                seen.append(int((await messages.next(timeout_s=10))["n"]))
-            assert seen == sorted(seen)
-            assert len(seen) < count
-            row = await accounted(bus, topic)
-            assert row.delivered + row.superseded == count
-            assert row.dropped == {}
+    async with (
+        world.bus() as bus,
+        world.bus() as other,
+        other.subscribe(topic, overflow="latest") as messages,
+    ):
+        for number in range(count):
+            await bus.publish(topic, {"n": number})
+        seen = []
+        while not seen or seen[-1] != count - 1:
+            seen.append(int((await messages.next(timeout_s=10))["n"]))
+        assert seen == sorted(seen)
+        assert len(seen) < count
+        row = await accounted(bus, topic)
+        assert row.delivered + row.superseded == count
+        assert row.dropped == {}
 
 
 async def test_a_latest_topic_gives_its_last_message_to_who_comes_later(
@@ -111,16 +120,19 @@ async def test_a_latest_topic_gives_its_last_message_to_who_comes_later(
 async def test_a_message_that_expired_is_counted_and_never_delivered(
     world: Any, topic: str, accounted: Any
 ) -> None:
-    async with world.bus() as bus, world.bus() as other:
-        async with other.subscribe(topic, window_messages=1) as messages:
-            await bus.publish(topic, b"in the window")
-            await bus.publish(topic, b"expires", ttl_s=0.02)
-            await bus.publish(topic, b"stays")
-            await asyncio.sleep(0.2)
-            assert (await messages.next(timeout_s=10)).bytes == b"in the window"
-            assert (await messages.next(timeout_s=10)).bytes == b"stays"
-            row = await accounted(bus, topic)
-            assert (row.owed, row.delivered, row.expired) == (3, 2, 1)
+    async with (
+        world.bus() as bus,
+        world.bus() as other,
+        other.subscribe(topic, window_messages=1) as messages,
+    ):
+        await bus.publish(topic, b"in the window")
+        await bus.publish(topic, b"expires", ttl_s=0.02)
+        await bus.publish(topic, b"stays")
+        await asyncio.sleep(0.2)
+        assert (await messages.next(timeout_s=10)).bytes == b"in the window"
+        assert (await messages.next(timeout_s=10)).bytes == b"stays"
+        row = await accounted(bus, topic)
+        assert (row.owed, row.delivered, row.expired) == (3, 2, 1)
 
 
 async def test_a_contract_is_held_at_publish_and_told_in_two_lines(world: Any, topic: str) -> None:
@@ -200,16 +212,19 @@ async def test_a_message_nobody_matched_is_counted(world: Any, topic: str, accou
 
 
 async def test_a_cancelled_publish_leaves_no_trace_in_the_client(world: Any, topic: str) -> None:
-    async with world.bus() as bus, world.bus() as other:
-        async with other.subscribe(topic, window_messages=1):
-            waiting = []
-            while not waiting or waiting[-1].done():
-                waiting.append(asyncio.create_task(bus.publish(topic, b"x" * (1 << 20))))
-                await asyncio.sleep(0.01)
-            waiting[-1].cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiting[-1]
-            assert bus.connection.is_up
+    async with (
+        world.bus() as bus,
+        world.bus() as other,
+        other.subscribe(topic, window_messages=1),
+    ):
+        waiting = []
+        while not waiting or waiting[-1].done():
+            waiting.append(asyncio.create_task(bus.publish(topic, b"x" * (1 << 20))))
+            await asyncio.sleep(0.01)
+        waiting[-1].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting[-1]
+        assert bus.connection.is_up
 
 
 async def test_settings_that_cannot_be_are_refused_by_name(world: Any, topic: str) -> None:

@@ -127,12 +127,13 @@ async def test_order_holds_for_each_publisher(world: Any, topic: str) -> None:
         assert got == list(range(count))
 
 
-async def test_higher_priority_overtakes_what_is_not_yet_taken(world: Any, topic: str) -> None:
+async def test_higher_priority_overtakes_what_is_not_taken(
+    world: Any, topic: str, until: Any
+) -> None:
     async with world.bus() as bus, bus.subscribe(topic) as messages:
         for number, priority in enumerate([0, 0, 7, 3]):
             await bus.publish(topic, {"n": number}, priority=priority)
-        while messages.depth < 4:
-            await asyncio.sleep(0.005)
+        await until(lambda: messages.depth == 4)
         assert [int((await messages.next())["n"]) for _ in range(4)] == [2, 3, 0, 1]
 
 

@@ -183,7 +183,7 @@ async def test_who_answers_a_stream_nobody_reads_is_told(world: Any, topic: str)
 
 
 async def test_a_slow_reader_of_a_stream_slows_its_writer_and_loses_nothing(
-    world: Any, topic: str
+    world: Any, topic: str, until: Any
 ) -> None:
     sent = 0
 
@@ -197,8 +197,7 @@ async def test_a_slow_reader_of_a_stream_slows_its_writer_and_loses_nothing(
         async for reply in bus.request_stream(topic, timeout_s=50):
             assert int.from_bytes(reply.bytes, "little") == got
             if got == 0:
-                while sent < 5_000:  # far ahead, and then held back by the window
-                    await asyncio.sleep(0.01)
+                await until(lambda: sent > 5_000)  # far ahead, and then held back by the window
             got += 1
         assert got == 12_000
 

@@ -1,0 +1,293 @@
+"""Losing the node and coming back: what is told, what is sent again, what is never done twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sira
+import sira.testing
+
+
+class Local:
+    """A node in this process that can be cut off, killed and started."""
+
+    def __init__(self) -> None:
+        self.node = sira.testing.LocalNode()
+
+    def bus(self, **settings: Any) -> sira.Bus:
+        return sira.testing.LocalBus(self.node, **settings)
+
+    def kill(self) -> None:
+        self.node.stop()
+
+    def start(self) -> None:
+        self.node.start()
+
+    def close(self) -> None:
+        return
+
+
+class Real:
+    """A node process of the test's own."""
+
+    def __init__(self) -> None:
+        self.node = sira.testing.Node().start()
+
+    def bus(self, **settings: Any) -> sira.Bus:
+        return sira.connect(self.node.url, **settings)
+
+    def kill(self) -> None:
+        self.node.kill()
+
+    def stop(self) -> None:
+        assert self.node.stop() == 0
+
+    def start(self) -> None:
+        self.node.start()
+
+    def close(self) -> None:
+        self.node.kill()
+
+
+@pytest.fixture(params=[Local, Real], ids=["local", "node"])
+def own(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A node that the test may break."""
+    node = request.param()
+    yield node
+    node.close()
+
+
+async def test_a_subscription_lives_over_the_end_of_its_node(own: Any, until: Any) -> None:
+    async with own.bus() as bus, bus.subscribe("a.>") as messages:
+        await bus.publish("a.b", b"before")
+        assert (await messages.next(timeout_s=10)).bytes == b"before"
+        own.kill()
+        await until(lambda: messages.reconnects == 1)
+        own.start()
+
+        async def matched() -> bool:
+            return (await bus.publish("a.b", b"after", timeout_s=30)).matched == 1
+
+        await until(matched)
+        assert (await messages.next(timeout_s=10)).bytes == b"after"
+
+
+async def test_what_waits_for_the_node_is_sent_when_it_is_back(own: Any, until: Any) -> None:
+    async with own.bus() as bus:
+        await bus.publish("a", b"warm")
+        own.kill()
+        await until(lambda: not bus.connection.is_up)
+        waiting = asyncio.create_task(bus.publish("a", b"patient", timeout_s=30))
+        asking = asyncio.create_task(bus.request("nobody", timeout_s=30))
+        await asyncio.sleep(0.05)
+        own.start()
+        assert (await waiting).grade == "accepted"
+        with pytest.raises(sira.NoMatch):
+            await asking
+
+
+async def test_a_publish_is_unreachable_when_the_node_stays_away(own: Any, until: Any) -> None:
+    async with own.bus() as bus:
+        await bus.publish("a", b"warm")
+        own.kill()
+        await until(lambda: not bus.connection.is_up)
+        with pytest.raises(sira.Unreachable) as caught:
+            await bus.publish("a", b"lost", timeout_s=0.2)
+        assert isinstance(caught.value, ConnectionError)
+        with pytest.raises(sira.Unreachable):
+            await bus.request("a", timeout_s=0.2)
+        with pytest.raises(sira.Unreachable):
+            await bus.ledger(timeout_s=0.2)
+
+
+async def test_a_publish_whose_node_died_is_unknown_not_repeated(own: Any, until: Any) -> None:
+    async with own.bus() as bus, own.bus() as other:
+        async with other.subscribe("a", window_messages=1):
+            first = [asyncio.create_task(bus.publish("a", bytes(1 << 20))) for _ in range(80)]
+            await until(lambda: any(task.done() for task in first))
+            await asyncio.sleep(0.1)
+            assert not all(task.done() for task in first), "some wait for room"
+            own.kill()
+            await until(lambda: not bus.connection.is_up)
+            own.start()
+            outcomes = await asyncio.gather(*first, return_exceptions=True)
+        codes = {getattr(outcome, "code", "accepted") for outcome in outcomes}
+        assert "OUTCOME_UNKNOWN" in codes
+        assert codes <= {"OUTCOME_UNKNOWN", "accepted", "QUEUE_FULL"}
+
+
+async def test_a_request_under_way_is_unknown_unless_it_may_be_repeated(own: Any) -> None:
+    async with own.bus() as bus, own.bus() as other, other.subscribe("a") as messages:
+        asking = asyncio.create_task(bus.request("a", b"once", timeout_s=30))
+        again = asyncio.create_task(bus.request("a", b"again", timeout_s=30, idempotent=True))
+        for _ in range(2):
+            await messages.next(timeout_s=10)
+        own.kill()
+        with pytest.raises(sira.OutcomeUnknown):
+            await asking
+        own.start()
+        while True:
+            # Whoever asks again may be back before who answers: NO_MATCH is an answer too.
+            message = await asyncio.wait_for(_next_or_done(messages, again), 30)
+            if message is None:
+                break
+            assert message.bytes == b"again"
+            await message.reply(b"answered")
+        outcome = (await asyncio.gather(again, return_exceptions=True))[0]
+        assert isinstance(outcome, sira.NoMatch) or outcome.bytes == b"answered"
+
+
+async def _next_or_done(messages: sira.Subscription, task: asyncio.Task[Any]) -> Any:
+    taking = asyncio.ensure_future(messages.next())
+    await asyncio.wait([taking, task], return_when=asyncio.FIRST_COMPLETED)
+    if taking.done():
+        return taking.result()
+    taking.cancel()
+    return None
+
+
+async def test_a_stream_of_replies_is_truncated_when_the_node_is_lost(own: Any) -> None:
+    async with own.bus() as bus, own.bus() as other, other.subscribe("a") as messages:
+        stream = bus.request_stream("a", timeout_s=30)
+        first = asyncio.ensure_future(anext(stream))
+        message = await messages.next(timeout_s=10)
+        await message.reply(b"0", end=False)
+        assert (await first).bytes == b"0"
+        waiting = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0)
+        own.kill()
+        with pytest.raises(sira.StreamTruncated) as caught:
+            await waiting
+        assert caught.value.details["kept"] == "1"
+
+
+async def test_owned_topics_are_made_again(own: Any, until: Any) -> None:
+    async with own.bus() as bus:
+        await bus.topics.create("mine.a", owned=True, contract={"x": "f32[N]"})
+        own.kill()
+        await until(lambda: not bus.connection.is_up)
+        own.start()
+
+        async def there() -> bool:
+            return [each.name for each in await bus.topics.list("mine.*", timeout_s=30)] == [
+                "mine.a"
+            ]
+
+        await until(there)
+        with pytest.raises(sira.ContractMismatch):
+            await bus.publish("mine.a", {"x": np.zeros(1, np.int8)})
+
+
+async def test_without_retry_a_lost_node_is_the_end(own: Any) -> None:
+    retry = sira.Retry(connects=False, publishes=False)
+    async with own.bus(retry=retry) as bus, bus.subscribe("a") as messages:
+        own.kill()
+        with pytest.raises(sira.Unreachable):
+            await messages.next(timeout_s=30)
+        with pytest.raises(sira.Unreachable):
+            await bus.publish("a")
+
+
+async def test_a_node_that_is_restarted_in_order_loses_nothing_of_its_clients(until: Any) -> None:
+    own = Real()
+    try:
+        async with own.bus() as bus, own.bus() as other, other.subscribe("a") as messages:
+            await bus.publish("a", b"0")
+            stopping = asyncio.create_task(asyncio.to_thread(own.stop))
+            assert (await messages.next(timeout_s=10)).bytes == b"0"
+            await stopping
+            asking = asyncio.create_task(bus.publish("b", b"x", timeout_s=30))
+            own.start()
+            await asking
+            await until(lambda: messages.reconnects == 1)
+
+            async def matched() -> bool:
+                return (await bus.publish("a", b"1", timeout_s=30)).matched == 1
+
+            await until(matched)
+            assert (await messages.next(timeout_s=10)).bytes == b"1"
+    finally:
+        own.close()
+
+
+async def test_several_addresses_are_tried_in_order() -> None:
+    with sira.testing.node() as node:
+        url = f"sira://127.0.0.1:1,{node.url}"
+        async with sira.connect(url) as bus:
+            assert (await bus.publish("a", b"x")).matched == 0
+
+
+async def test_a_lost_node_is_replaced_by_the_next_address(until: Any) -> None:
+    first, second = sira.testing.Node().start(), sira.testing.Node().start()
+    try:
+        async with sira.connect(f"{first.url},{second.url}") as bus, bus.subscribe("a") as messages:
+            assert (await bus.publish("a", b"x")).matched == 1
+            await messages.next(timeout_s=10)
+            first.kill()
+            await until(lambda: messages.reconnects == 1)
+
+            async def matched() -> bool:
+                return (await bus.publish("a", b"y", timeout_s=30)).matched == 1
+
+            await until(matched)
+            assert (await messages.next(timeout_s=10)).bytes == b"y"
+    finally:
+        first.kill()
+        second.kill()
+
+
+async def test_no_node_is_unreachable_and_names_the_address() -> None:
+    with pytest.raises(sira.Unreachable) as caught:
+        await sira.connect("sira://127.0.0.1:1", timeout_s=0.3)
+    assert "127.0.0.1:1" in str(caught.value) + str(caught.value.details)
+    assert caught.value.help
+    with pytest.raises(sira.Unreachable):
+        await sira.connect("sira://127.0.0.1:1", retry=sira.Retry(connects=False))
+
+
+async def test_a_bus_that_was_closed_or_never_opened_says_so(world: Any) -> None:
+    bus = world.bus()
+    with pytest.raises(sira.Unreachable, match="not connected"):
+        await bus.publish("a")
+    async with bus:
+        messages = await bus.subscribe("a")
+        await bus.publish("a", b"x")
+    await bus.close()
+    with pytest.raises(sira.Unreachable, match="closed"):
+        await bus.publish("a")
+    with pytest.raises(sira.Unreachable, match="closed"):
+        bus.subscribe("a")
+    with pytest.raises(sira.SiraError):
+        await messages.open()
+
+
+async def test_a_cut_connection_repeats_publishes_once(until: Any) -> None:
+    """The node that is reached again knows what it has taken: nothing is lost, nothing doubled."""
+    node = sira.testing.LocalNode()
+    count = 20_000
+    async with (
+        sira.testing.LocalBus(node) as other,
+        other.subscribe("a", window_messages=65_536) as messages,
+    ):
+        async with sira.testing.LocalBus(node) as bus, bus.publisher("a") as publisher:
+            for number in range(count):
+                await publisher.send(number.to_bytes(4, "little"))
+                if number % 4_000 == 3_999:
+                    # Only the publisher's streams: the subscriber must not miss anything.
+                    for stream in list(node._streams):
+                        if type(stream).__name__ == "LocalPublish":
+                            stream.lose(sira.Unreachable("cut"))
+            await publisher.flush(timeout_s=30)
+        got = [
+            int.from_bytes((await messages.next(timeout_s=10)).bytes, "little")
+            for _ in range(count)
+        ]
+        assert got == list(range(count))
+        with pytest.raises(sira.Timeout):
+            await messages.next(timeout_s=0.1)
+        assert (await other.ledger("a"))["a"].owed == count
