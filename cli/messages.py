@@ -10,6 +10,7 @@ from typing import Any
 from sira import _native
 from sira.cli.output import bytes_text
 from sira.cli.tensors import describe, describe_line, save_npz
+from sira.kernel.errors import BadRequest
 
 _TEXT_SHOWN_CHARS = 200
 
@@ -34,21 +35,19 @@ def row(message: _native.Message, *, saved: Path | None = None) -> dict[str, Any
 
 def body_of(message: _native.Message) -> tuple[str | None, Mapping[str, Any]]:
     """Return (text, tensors): one of them is there, neither for bytes that are no text."""
-    names = message.keys()
-    if names and names != ("",):
+    if len(message):
         return None, dict(message.items())
-    if not message.payload_bytes:
-        return "", {}
     try:
         return str(message.text), {}
-    except Exception:  # bytes: their count is told
+    except BadRequest:  # bytes: their count is told
         return None, {}
 
 
 def lines(found: Mapping[str, Any], *, full: bool, title: str = "topic") -> str:
-    """Return the lines for people about one message, from its `row`; `title` is the key shown first.
+    """Return the lines for people about one message, from its `row`.
 
-    A reply's topic is a private one that says nothing: its `source` does.
+    Args:
+        title: the key shown first: a reply's topic is a private one, its `source` says more.
     """
     clock = time.strftime("%H:%M:%S", time.localtime(found["time_ns"] / 1e9))
     head = f"{clock} {printable(found[title]) or found['topic']}"

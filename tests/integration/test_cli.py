@@ -23,6 +23,7 @@ from sira.cli.top import look
 from sira.cli.top_screen import TopScreen
 from sira.cli.verbs import VERBS
 from tests.integration.command import (
+    Ended,
     check_envelopes,
     finish,
     finish_started,
@@ -270,6 +271,57 @@ def test_sub_with_a_group_shares_and_says_latest(url: str) -> None:
 def test_request_without_a_listener_is_no_match(url: str) -> None:
     ended = sira("request", "lab.nobody", "x", "--json", url=url)
     assert (ended.code, ended.data["code"]) == (3, "NO_MATCH")
+
+
+def ask(handler: Any, *words: str, url: str) -> Ended:
+    """Run `sira request lab.asked WORDS` while an agent with `handler` serves the topic."""
+
+    async def serve() -> Ended:
+        async with sdk.Agent("asked-1", topic="lab.asked", handler=handler, url=url):
+            return await asyncio.to_thread(sira, "request", "lab.asked", *words, url=url)
+
+    return asyncio.run(serve())
+
+
+def test_request_shows_the_reply(url: str, tmp_path: Path) -> None:
+    def double(x: Any) -> dict[str, Any]:
+        return {"y": x * 2}
+
+    saved = tmp_path / "reply.npz"
+    words = ["--tensor", "x=f32[3]:range", "--save", str(saved), "--json"]
+    ended = ask(double, *words, url=url)
+    (item,) = ended.items()
+    assert ended.code == 0 and (ended.data["replies"], ended.data["round_trip_ns"] > 0) == (1, True)
+    assert (item["source"], item["tensors"]["y"]["max"]) == ("asked-1", 4)
+    assert load_npz(saved)["y"].tolist() == [0, 2, 4]
+    text = ask(double, "--tensor", "x=f32[3]:range", url=url)
+    assert "asked-1" in text.out and "y: f32[3]" in text.out and "1 reply in" in text.out
+
+
+def test_request_takes_a_stream_of_replies(url: str) -> None:
+    def count(x: Any) -> Iterator[dict[str, Any]]:
+        for number in range(int(x)):
+            yield {"n": np.array(number)}
+
+    ended = ask(count, "--tensor", "x=i64[]:4", "--stream", "--json", url=url)
+    assert (ended.code, ended.data["replies"]) == (0, 4)
+    assert [item["tensors"]["n"]["max"] for item in ended.items()] == [0, 1, 2, 3]
+
+
+def test_a_handler_that_fails_is_exit_code_3(url: str) -> None:
+    def fail(x: Any) -> None:
+        raise ValueError("no")
+
+    ended = ask(fail, "--tensor", "x=f32[1]", "--json", url=url)
+    assert (ended.code, ended.data["code"]) == (3, "HANDLER_FAILED")
+
+
+def test_bytes_that_are_no_text_are_counted(url: str, tmp_path: Path) -> None:
+    (tmp_path / "raw").write_bytes(b"\xff\x00\x01")
+    reader, first = started("sub", "lab.raw", "--count", "1", url=url)
+    assert sira("pub", "lab.raw", f"@{tmp_path}/raw", url=url).code == 0
+    (item,) = finish_started(reader, "sub", first).items()
+    assert (item["text"], item["tensors"], item["payload_bytes"]) == (None, {}, 3)
 
 
 def test_topics_are_created_listed_and_deleted(url: str) -> None:
