@@ -127,4 +127,6 @@ def _is_message(annotation: Any) -> bool:
     if isinstance(annotation, type):
         return issubclass(annotation, _native.Message)
     # An annotation that could not be evaluated is still text.
-    return isinstance(annotation, str) and annotation.split(".")[-1] in ("Message", "SyncMessage")
+    if not isinstance(annotation, str):
+        return False
+    return annotation.strip("'\"").split(".")[-1] in ("Message", "SyncMessage")

@@ -29,7 +29,8 @@ class Lineage(TypedDict, total=False):
 
 def lineage(cause: _native.Message | None = None) -> Lineage:
     """Return what to write into the next message; empty outside handlers and traces."""
-    cause = cause or handling.get()
+    if cause is None:  # not `or`: a message without tensors is empty, and so false
+        cause = handling.get()
     traceparent = _span_traceparent() if "opentelemetry.trace" in sys.modules else ""
     if cause is None:
         return {"traceparent": traceparent} if traceparent else {}
