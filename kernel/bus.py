@@ -58,6 +58,7 @@ class Bus:
         self.settings = settings
         self.epoch = os.urandom(_EPOCH_BYTES)
         self.draining = False
+        self._dropped_told: dict[str, int] = {}
         self.refusals: Counter[tuple[str, str]] = Counter()  # by action and code
         self.policy = policy
         self._soon, self._clock_ns = soon, clock_ns
@@ -334,6 +335,7 @@ class Bus:
     def set_policy(self, policy: Policy) -> None:
         """Put other rules in force. Subscriptions that they do not allow end at once."""
         self.policy = policy
+        self._tell_config("policy", getattr(policy, "__name__", type(policy).__name__))
         for subscription in list(self.subscriptions):
             try:
                 self.may(subscription.client.principal, "subscribe", subscription.pattern)
@@ -344,6 +346,7 @@ class Bus:
     def set_limits(self, limits: tuple[Limit, ...]) -> None:
         """Put other limits in force."""
         self.admission.limits = limits
+        self._tell_config("limits", ", ".join(limit.name for limit in limits))
         self.hub.touch()
 
     def drain(self) -> None:
@@ -370,6 +373,7 @@ class Bus:
                 pattern=sub.pattern,
                 group=sub.group.name if sub.group else "",
             )
+        self._tell_drops()
         self.clients.forget(now_ns)
         return self.topics.step(now_ns)
 
@@ -382,6 +386,20 @@ class Bus:
             action=action,
             resource=resource[:255],
             reason=error.code,
+        )
+
+    def _tell_drops(self) -> None:
+        """Tell how many deliveries were dropped since the last time, by reason."""
+        dropped = self.hub.dropped
+        for reason, count in dropped.items():
+            since = count - self._dropped_told.get(reason, 0)
+            if since:
+                self.events.emit("sira.dropped", reason=reason, count=since)
+        self._dropped_told = dropped
+
+    def _tell_config(self, setting: str, value: str) -> None:
+        self.events.emit(
+            "sira.config", setting=setting, value=value, principal=str(self.node.principal)
         )
 
     def _limit_reached(self, principal: Principal, topic: str, limit: str) -> None:

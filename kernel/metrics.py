@@ -5,6 +5,7 @@ Nothing is counted twice: the data plane and the bus hold the numbers, here they
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -75,6 +76,7 @@ class Counts:
             "refused_total": sum(bus.refusals.values()),
             "events_total": bus.events.emitted,
             "events_suppressed_total": bus.events.suppressed,
+            "cpu_s_total": time.process_time(),
             "calls_total": self.calls.calls,
             "calls_now": self.calls.calls_now,
             "log_lines_total": self.logs.written,
@@ -118,6 +120,12 @@ class _Reader(Collector):
         for (action, code), count in self._counts.bus.refusals.items():
             refused.add_metric([action, code], count)
         yield refused
+        dropped = CounterMetricFamily(
+            _PREFIX + "dropped", "deliveries dropped, by reason", labels=["reason"]
+        )
+        for reason, count in self._counts.bus.hub.dropped.items():
+            dropped.add_metric([reason], count)
+        yield dropped
         yield self._latency()
 
     def _latency(self) -> Metric:

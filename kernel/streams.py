@@ -9,10 +9,10 @@ from google.protobuf.message import DecodeError
 
 from sira import _native
 from sira.kernel.errors import (
-    BadRequest,
     FrameCorrupt,
     NodeDraining,
     OutcomeUnknown,
+    ProtocolError,
     SiraError,
     Unsupported,
 )
@@ -116,7 +116,7 @@ class SubscribeStream:
 
         Raises:
             FrameCorrupt: the frame cannot be split.
-            BadRequest: an item that has no business on this stream, or credit for what was never
+            ProtocolError: an item that has no business on this stream, or credit for what was never
                 sent.
         """
         for kind, body in self.egress.feed(frame, now_ns) or ():
@@ -127,7 +127,7 @@ class SubscribeStream:
             elif kind == ACK:
                 self._refuse_ack(_parse(bus_pb2.Ack, body).subscription, now_ns)
             elif kind:
-                raise BadRequest(f"an item of kind {kind} has no business on a Subscribe stream")
+                raise ProtocolError(f"an item of kind {kind} has no business on a Subscribe stream")
 
     def end(self, subscription: Subscription, error: SiraError, now_ns: int) -> None:
         """End one subscription and tell why."""

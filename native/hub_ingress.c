@@ -635,7 +635,10 @@ int ingress_feed(Ingress *in, PyObject *frame, uint64_t now_ns)
         case SIRA_ITEM_HEAD: rc = take_message(in, frame, &item, now_ns); break;
         case SIRA_ITEM_CHUNK: rc = take_chunk(in, frame, &item, first && at == len, now_ns); break;
         case SIRA_ITEM_ABORT: rc = take_abort(in, &item, now_ns); break;
-        default: break; /* of a later version: additive */
+        case SIRA_ITEM_NONE: break; /* of a later version: additive */
+        default:
+            sira_raise("PROTOCOL_ERROR", "an item of kind %u has no business on a Publish stream", item.kind);
+            rc = -1;
         }
         if (rc < 0) return -1;
     }

@@ -354,6 +354,7 @@ class Hub:
     def histograms(self) -> list[tuple[str, list[int], int]]: ...
     def close(self) -> None: ...  # forget all topics: the node stops
     # at least: topics, subscriptions, pending, pending_bytes, in_flight, parked, transfers
+    dropped: dict[str, int]  # deliveries dropped since the start, by reason
     stats: dict[str, int]
 
 HISTOGRAM_BOUNDS_NS: tuple[int, ...]
