@@ -174,15 +174,17 @@ static PyObject *frame_of_messages(Egress *egress, uint64_t now_ns)
     if (!count) return NULL;
     PyObject *frame = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)bytes); /* owned */
     uint8_t *p = frame ? (uint8_t *)PyBytes_AS_STRING(frame) : NULL;
+    bool small = false; /* heads alone are no reason to shrink chunks */
     for (uint32_t i = 0; i < count; i++) {
         struct pick *pick = &picks[i];
         if (p) p = item_write(p, pick, now_ns);
         if (pick->slot.out) out_start(egress, pick->slot.out);
+        else small = true;
         blob_unref(hub, pick->slot.blob);
     }
     assert(!p || p == (uint8_t *)PyBytes_AS_STRING(frame) + bytes);
     hub->deliveries_out += count;
-    egress->small_ns = now_ns;
+    if (small) egress->small_ns = now_ns;
     return frame;
 }
 
