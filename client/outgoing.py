@@ -232,12 +232,15 @@ class Outgoing:
     async def finish(self, deadline: Deadline) -> None:
         """Send what is queued, wait for its receipts, end the stream in order."""
         outbox = self.outbox
-        while self.stream is not None and (outbox.unanswered or outbox.ready):
+        # A writer that does not sleep holds a frame that the stream has not taken yet.
+        while self.stream is not None and (
+            outbox.unanswered or outbox.ready or self._sleeping is None
+        ):
             if deadline.left_s() <= 0:
                 return
             await asyncio.sleep(0.001)
         stream, self.stream = self.stream, None
-        if stream is None or self._sleeping is None:
+        if stream is None:
             return
         await stream.done_writing()
         await asyncio.wait(self._tasks[1:], timeout=deadline.left_s())

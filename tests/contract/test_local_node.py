@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
 
 import sira
 import sira.testing
+from sira.testing.streams import LocalStream
 
 
 async def test_a_frozen_clock_expires_nothing_until_it_is_stepped() -> None:
@@ -79,3 +81,42 @@ async def test_nothing_is_left_on_the_loop_when_the_buses_are_closed() -> None:
         await bus.publish("a", b"x")
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before
+
+
+async def test_a_request_and_its_reply_cost_four_messages_and_no_receipt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Credits come in batches, later; a receipt for a question or an answer would be a fifth."""
+    counts: Counter[tuple[str, str]] = Counter()
+    write, read = LocalStream.write, LocalStream.read
+
+    async def counted_write(self: LocalStream, frame: bytes) -> None:
+        counts[type(self).__name__, "up"] += 1
+        await write(self, frame)
+
+    async def counted_read(self: LocalStream) -> bytes | None:
+        frame = await read(self)
+        counts[type(self).__name__, "down"] += 1
+        return frame
+
+    monkeypatch.setattr(LocalStream, "write", counted_write)
+    monkeypatch.setattr(LocalStream, "read", counted_read)
+    async with (
+        sira.testing.LocalBus() as bus,
+        bus.another() as other,
+        other.subscribe("a") as asked,
+    ):
+
+        async def answer() -> None:
+            async for message in asked:
+                await message.reply(b"y")
+
+        answering = asyncio.create_task(answer())
+        await bus.request("a", b"x", timeout_s=10)  # opens what is opened once
+        counts.clear()
+        for _ in range(100):
+            await bus.request("a", b"x", timeout_s=10)
+        assert counts["LocalPublish", "up"] == 200
+        assert counts["LocalPublish", "down"] == 0
+        assert counts["LocalSubscribe", "down"] == 200
+        answering.cancel()
