@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import uvloop
+
 from sira.cli.output import EXIT_INTERRUPTED, CliError, Output, Result
 from sira.client.address import URL_DEFAULT
 
@@ -72,7 +74,6 @@ def run_async(handler: Handler, args: Namespace, out: Output, *, endless: bool) 
         CliError: INTERRUPTED, when a signal came and the verb is not one that signals end well, or
             came twice.
     """
-    import uvloop
 
     async def guarded() -> Result:
         loop, stop = asyncio.get_running_loop(), Stop()

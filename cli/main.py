@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -35,14 +36,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
 
 
+class _Deferred:
+    """Holds Ctrl-C back while modules load: numpy, for one, cannot be loaded half, then again."""
+
+    def __init__(self) -> None:
+        self._came = False
+        main = threading.current_thread() is threading.main_thread()
+        # Ignored, or handled by somebody else: left alone.
+        self._active = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._active:
+            signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, *_signal: object) -> None:
+        self._came = True
+
+    def end(self) -> None:
+        """Let Ctrl-C through again. Raises KeyboardInterrupt when it came meanwhile."""
+        if self._active:
+            self._active = False
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if self._came:
+                raise KeyboardInterrupt
+
+
 def _main(words: list[str]) -> int:
-    try:
-        from sira.cli.output import CliError, Output, UsageError
-        from sira.cli.parser import build, expand_default
-    except KeyboardInterrupt:
-        return _interrupted_early(words)
+    deferred = _Deferred()
+    from sira.cli.output import CliError, Output, UsageError
+    from sira.cli.parser import build, expand_default
+
     out = Output("", as_json="--json" in words)
     try:
+        deferred.end()
         parser = build()
         args = parser.parse_args(expand_default(words))
         if args.version:
@@ -75,14 +99,17 @@ def _fail(out: Output, error: CliError) -> int:
 
 
 def _run(verb: Verb, args: argparse.Namespace, out: Output) -> Result:
-    module, _, name = verb.run.partition(":")
-    handler: Any = getattr(import_module(f"sira.cli.{module}"), name)
-    if not inspect.iscoroutinefunction(handler):
-        result: Result = handler(args, out)
-        return result
-    from sira.cli.link import run_async
-
-    return run_async(handler, args, out, endless=verb.endless)
+    deferred = _Deferred()
+    try:
+        module, _, name = verb.run.partition(":")
+        handler: Any = getattr(import_module(f"sira.cli.{module}"), name)
+        from sira.cli.link import run_async
+    finally:
+        deferred.end()
+    if inspect.iscoroutinefunction(handler):
+        return run_async(handler, args, out, endless=verb.endless)
+    result: Result = handler(args, out)
+    return result
 
 
 def _print_table(args: argparse.Namespace) -> int:
@@ -100,18 +127,6 @@ def _interrupted() -> CliError:
     from sira.cli.output import EXIT_INTERRUPTED, CliError
 
     return CliError("INTERRUPTED", "interrupted before it was done", exit_code=EXIT_INTERRUPTED)
-
-
-def _interrupted_early(words: list[str]) -> int:
-    """Keep the promise of one last envelope even when Ctrl-C comes while modules are loaded."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return _fail_early(words)
-
-
-def _fail_early(words: list[str]) -> int:
-    from sira.cli.output import Output
-
-    return _fail(Output("", as_json="--json" in words), _interrupted())
 
 
 def _translate(error: Exception) -> CliError:

@@ -18,8 +18,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-import numpy as np
-
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -69,7 +67,8 @@ class UsageError(CliError):
 
 def plain(value: Any) -> Any:
     """Make `value` fit for strict JSON: NumPy scalars become numbers, NaN and infinities text."""
-    if isinstance(value, np.generic):
+    numpy = sys.modules.get("numpy")  # not loaded: then this is none of its scalars
+    if numpy is not None and isinstance(value, numpy.generic):
         value = value.item()
     if isinstance(value, bool) or value is None or isinstance(value, (str, int)):
         return value
