@@ -181,9 +181,11 @@ async def consume(bus: Bus, plan: dict[str, Any], line: Line) -> None:
                 async with asyncio.timeout(_QUIET_S):
                     message = await anext(iterator)
             except TimeoutError:
-                if expected is None:
-                    continue
-                break
+                if expected is not None:
+                    break
+                if hearing.done():  # the coordinator has gone without a word
+                    hearing.result()
+                continue
             now_ns = _clock_ns()
             sequence, stamp_ns = message["head"].tolist()
             if not intact(message["data"], sequence):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from textual.widgets import DataTable
 
@@ -522,6 +523,15 @@ def test_bench_saves_judges_and_draws(url: str, tmp_path: Path) -> None:
     assert (ended.code, ended.data["verdict"]["state"]) == (1, "slower")
     other = bench(url, "--size", "512", "--rate", "100", "--baseline", str(base))
     assert (other.code, other.data["verdict"]["state"]) == (0, "not comparable")
+
+
+def test_a_killed_bench_leaves_no_workers(url: str) -> None:
+    process, _ = started("bench", "--seconds", "2", "--rate", "10", url=url)
+    parent = psutil.Process(process.pid)
+    workers = wait_until("two workers", lambda: (c := parent.children()) and len(c) == 2 and c)
+    process.kill()
+    process.communicate()
+    wait_until("no worker left", lambda: not any(worker.is_running() for worker in workers))
 
 
 def test_a_worker_that_cannot_start_is_an_error(unused: str) -> None:
