@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import argparse
 
     from sira.cli.output import CliError, Output, Result
-    from sira.cli.verbs import Verb
+    from sira.cli.table import Verb
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     # Workers are new processes, never forks that go on: gRPC need not watch for forks, nor warn.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    # Its own log would stand between our lines; what it says to us comes as an error.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         return _main(words)
     except BrokenPipeError:

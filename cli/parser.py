@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from sira.cli.output import UsageError
-from sira.cli.verbs import COMMON, Argument, Verb, groups
+from sira.cli.table import COMMON, Argument, Verb
+from sira.cli.verbs import groups
 
 _TYPES: dict[str, Any] = {"string": str, "integer": int, "number": float, "path": str}
 

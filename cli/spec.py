@@ -7,7 +7,8 @@ from typing import Any
 from sira import __version__
 from sira.cli import schemas
 from sira.cli.output import ENVELOPE_VERSION
-from sira.cli.verbs import COMMON, VERBS, Argument, Verb, groups
+from sira.cli.table import COMMON, Argument, Verb
+from sira.cli.verbs import VERBS, groups
 
 _JSON_TYPES = {
     "string": "string",

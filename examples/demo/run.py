@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -154,33 +155,19 @@ def run(exits: ExitStack, folder: Path, out: Path, rounds: int) -> None:
         name: start(exits, [str(HERE / "stages" / f"{name}.py"), url])
         for name in ("edges", "thumbnail")
     }
-    bus = exits.enter_context(sira.connect_sync(url))
-    for name, process in agents.items():
-        wait_until(
-            f"agent {name}",
-            lambda name=name: list(bus.explain(f"demo.{name}")),
-            timeout_s=START_TIMEOUT_S,
-        )
-        print(f"agent     pid {process.pid}, serves demo.{name}")
-    subscription = exits.enter_context(bus.subscribe("demo.results"))
-    tensors_file = folder / "tensors.npz"
-    argv = [str(HERE / "stages" / "gateway.py"), url, str(SOURCE), str(rounds), str(tensors_file)]
-    gateway = start(exits, argv, stdout=subprocess.PIPE)
-    size = os.path.getsize(SOURCE)
-    print(f"gateway   pid {gateway.pid}, {rounds} rounds of {SOURCE.name}, {size} bytes")
-    said, _ = gateway.communicate(timeout=GATEWAY_TIMEOUT_S)
-    if gateway.returncode != 0:
-        raise Failed(f"the gateway ended with exit code {gateway.returncode}")
-    report = json.loads(said)
-    arrived = []
-    while len(arrived) < rounds:
-        message = subscription.next(timeout_s=SETTLE_TIMEOUT_S)
-        if int(message.headers["round"]) >= 0:  # the others are warm-up
-            arrived.append(np.array(message["thumbnail"]))
-    with np.load(tensors_file) as saved:
-        tensors = {name: saved[name] for name in saved.files}
-    compare(tensors, arrived, rounds)
-    ledger = settled_ledger(bus)
+    with sira.connect_sync(url) as bus:
+        for name, process in agents.items():
+            wait_until(
+                f"agent {name}",
+                lambda name=name: list(bus.explain(f"demo.{name}")),
+                timeout_s=START_TIMEOUT_S,
+            )
+            print(f"agent     pid {process.pid}, serves demo.{name}")
+        with bus.subscribe("demo.results") as results:
+            report, tensors = run_gateway(exits, folder, url, rounds)
+            arrived = [np.array(message["thumbnail"]) for message in take(results, rounds)]
+        compare(tensors, arrived, rounds)
+        ledger = settled_ledger(bus)
     show(report, ledger)
     if not ledger.balanced or any(row.dropped or row.unknown for row in ledger):
         raise Failed("the ledger does not account for every message")
@@ -190,6 +177,31 @@ def run(exits: ExitStack, folder: Path, out: Path, rounds: int) -> None:
         stop(process, f"agent {name}")
     stop(node, "the node")
     print(f"verified  every pixel equals the single-process run; results are in {out}")
+
+
+def run_gateway(
+    exits: ExitStack, folder: Path, url: str, rounds: int
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Run the gateway to its end; returns what it measured, and the tensors of its last round."""
+    target = folder / "tensors.npz"
+    argv = [str(HERE / "stages" / "gateway.py"), url, str(SOURCE), str(rounds), str(target)]
+    gateway = start(exits, argv, stdout=subprocess.PIPE)
+    size = os.path.getsize(SOURCE)
+    print(f"gateway   pid {gateway.pid}, {rounds} rounds of {SOURCE.name}, {size} bytes")
+    said, _ = gateway.communicate(timeout=GATEWAY_TIMEOUT_S)
+    if gateway.returncode != 0:
+        raise Failed(f"the gateway ended with exit code {gateway.returncode}")
+    with np.load(target) as saved:
+        return json.loads(said), {name: saved[name] for name in saved.files}
+
+
+def take(results: sira.SyncSubscription, rounds: int) -> Iterator[Any]:
+    """Yield the results of all rounds but the warm-up."""
+    while rounds:
+        message = results.next(timeout_s=SETTLE_TIMEOUT_S)
+        if int(message.headers["round"]) >= 0:
+            rounds -= 1
+            yield message
 
 
 def show(report: dict[str, Any], ledger: Any) -> None:

@@ -15,7 +15,8 @@ from sira.cli.main import main
 from sira.cli.output import UsageError
 from sira.cli.parser import build, expand_default
 from sira.cli.spec import completion, specification
-from sira.cli.verbs import COMMON, VERBS, Verb, groups
+from sira.cli.table import COMMON, Verb
+from sira.cli.verbs import VERBS, groups
 
 NAMES = [verb.name for verb in VERBS]
 WANTED = {

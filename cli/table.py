@@ -1,0 +1,84 @@
+"""What a verb and an argument are, and what every verb has: --json and --url."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sira.cli.output import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_REFUSED,
+    EXIT_UNREACHABLE,
+    EXIT_USAGE,
+)
+from sira.client.address import URL_DEFAULT
+
+Kind = Literal["string", "integer", "number", "boolean", "path"]
+Effects = Literal["read", "idempotent", "once"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Argument:
+    """One argument. A name with dashes is an option, else its place counts."""
+
+    name: str
+    help: str
+    kind: Kind = "string"
+    default: Any = None
+    choices: tuple[str, ...] = ()
+    metavar: str = ""
+    many: bool = False
+    required: bool = False
+    minimum: float | None = None
+
+    @property
+    def positional(self) -> bool:
+        """Whether it is told by its place."""
+        return not self.name.startswith("-")
+
+    @property
+    def key(self) -> str:
+        """Its name in the parsed arguments and in the specification."""
+        return self.name.lstrip("-").replace("-", "_")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """One verb: what it takes, does, gives, and how it may end."""
+
+    name: str
+    summary: str
+    run: str
+    """`module:function` of sira.cli; loaded when the verb runs."""
+    arguments: tuple[Argument, ...] = ()
+    effects: Effects = "read"
+    result: Mapping[str, Any] = field(default_factory=dict)
+    item: Mapping[str, Any] | None = None
+    exits: Mapping[int, str] = field(default_factory=dict)
+    endless: bool = False
+    """Ctrl-C is the usual way to end it: then it ends with a result, not with INTERRUPTED."""
+    connects: bool = True
+    default: bool = False
+
+    @property
+    def exit_codes(self) -> dict[int, str]:
+        """Exit code -> meaning, the common ones included."""
+        common = {EXIT_OK: "done, and all is accounted for", EXIT_USAGE: "the arguments are wrong"}
+        if self.connects:
+            common[EXIT_REFUSED] = "the node refused, or the request failed"
+            common[EXIT_UNREACHABLE] = "no node answers at the address"
+        common[EXIT_INTERRUPTED] = "interrupted before it was done"
+        return dict(sorted({**common, **self.exits}.items()))
+
+
+JSON = Argument(
+    name="--json", kind="boolean", help="print one JSON envelope a line, and nothing else"
+)
+URL = Argument(
+    name="--url",
+    metavar="URL",
+    help=f"the node; several are joined by commas (default: SIRA_URL, else {URL_DEFAULT})",
+)
+COMMON = (JSON, URL)
