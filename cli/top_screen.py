@@ -48,10 +48,11 @@ class TopScreen(App[None]):
             table: DataTable[str] = self.query_one(f"#{name}", DataTable)
             for key, title in columns:
                 table.add_column(title, key=key)
-        self.set_interval(self._args.interval, self._refresh)
-        await self._refresh()
+        self.set_interval(self._args.interval, self.refresh_now)
+        await self.refresh_now()
 
-    async def _refresh(self) -> None:
+    async def refresh_now(self) -> None:
+        """Ask the node and redraw; nothing while paused."""
         if self._paused:
             return
         try:
