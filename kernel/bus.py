@@ -23,7 +23,7 @@ from sira.kernel.errors import ContractMismatch, Denied, NodeDraining, NoMatch, 
 from sira.kernel.events import Events
 from sira.kernel.identity import Principal
 from sira.kernel.opening import check_open
-from sira.kernel.settings import Settings
+from sira.kernel.settings import SCHEMA, Settings
 from sira.kernel.streams import OPENED, PublishStream, SubscribeStream
 from sira.kernel.subscriptions import OVERFLOW_NAMES, Subscription, SubscriptionTable
 from sira.kernel.topic_table import TopicTable
@@ -380,6 +380,10 @@ class Bus:
     def refused(self, principal: Principal, action: str, resource: str, error: SiraError) -> None:
         """Count and tell that something was refused."""
         self.refusals[action, error.code] += 1
+        setting = error.details.get("setting", "")
+        if error.code == "QUOTA_EXCEEDED" and setting in SCHEMA:
+            limit = float(getattr(self.settings, setting))
+            self.events.emit("sira.limit", setting=setting, value=limit, principal=str(principal))
         self.events.emit(
             "sira.refused",
             principal=str(principal),

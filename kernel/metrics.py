@@ -66,13 +66,18 @@ class Counts:
     def values(self) -> dict[str, float]:
         """Return all numbers without labels, by name."""
         bus = self.bus
+        pending = in_flight = stalled = 0
+        for each in bus.subscriptions:
+            pending += each.sub.pending
+            in_flight += each.sub.in_flight
+            stalled += each.sub.stalled
         values: dict[str, float] = dict(bus.hub.stats)
         values |= {
             "clients": len(bus.clients),
             "subscriptions": len(bus.subscriptions),
-            "pending_messages": sum(each.sub.pending for each in bus.subscriptions),
-            "in_flight_messages": sum(each.sub.in_flight for each in bus.subscriptions),
-            "stalled_subscriptions": sum(each.sub.stalled for each in bus.subscriptions),
+            "pending_messages": pending,
+            "in_flight_messages": in_flight,
+            "stalled_subscriptions": stalled,
             "refused_total": sum(bus.refusals.values()),
             "events_total": bus.events.emitted,
             "events_suppressed_total": bus.events.suppressed,

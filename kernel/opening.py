@@ -74,12 +74,6 @@ def check_open(bus: Bus, stream: SubscribeStream, request: bus_pb2.Open) -> Want
         raise BadRequest(f"{request.overflow} is no overflow rule", details={"field": "overflow"})
     if client.number and client.subscription_count >= settings.subscriptions_per_client_max:
         limit = settings.subscriptions_per_client_max
-        bus.events.emit(
-            "sira.limit",
-            setting="subscriptions_per_client_max",
-            value=limit,
-            principal=str(client.principal),
-        )
         raise QuotaExceeded(
             f"subscriptions_per_client_max = {limit} is reached",
             details={"setting": "subscriptions_per_client_max"},

@@ -82,7 +82,8 @@ class TopicTable:
         topic = self._hub.topic(name)
         if topic is not None:
             return topic
-        self._check_room("")
+        if first_token(name) != NODE_PREFIX:  # there are few, and they tell of the limit
+            self._check_room()
         topic = self._declare(name)
         self._implicit[name] = _Use(0, 0)
         self._note_retained(topic)
@@ -144,7 +145,7 @@ class TopicTable:
         self._check_contracts(declaration)
         self._check_owned(owner)
         if name not in self._implicit:
-            self._check_room(by)
+            self._check_room()
         self.declarations.add(declaration)
         self._apply(name)
         self._events().emit(
@@ -290,10 +291,9 @@ class TopicTable:
         elif now_ns - use.since_ns >= idle_ns and not topic.has_retained:
             self._drop(name, "IDLE")
 
-    def _check_room(self, by: str) -> None:
+    def _check_room(self) -> None:
         if len(self) >= self._settings.topics_max:
             limit = self._settings.topics_max
-            self._events().emit("sira.limit", setting="topics_max", value=limit, principal=by)
             raise QuotaExceeded(
                 f"topics_max = {limit} is reached", details={"setting": "topics_max"}
             )

@@ -618,6 +618,11 @@ int ingress_feed(Ingress *in, PyObject *frame, uint64_t now_ns)
     hub->now_ns = now_ns;
     hub->frames_in++;
     hub->bytes_in += len;
+    if (len > SIRA_FRAME_BYTES_MAX) {
+        sira_raise("MESSAGE_TOO_LARGE", "a frame of %zu bytes, at most %d: send large messages in chunks", len,
+                   SIRA_FRAME_BYTES_MAX);
+        return -1;
+    }
     size_t at = 0;
     for (;;) {
         struct sira_item item;

@@ -22,7 +22,7 @@ from sira.kernel.topics import REPLY_PREFIX, covers, first_token, is_pattern
 from sira.v1 import bus_pb2, message_pb2
 
 _PAGE_TOPICS, _PAGE_TOPICS_MAX = 1_000, 10_000
-_NAMES_A_STEP = 5_000  # between two steps others have the loop
+_NAMES_A_STEP = 1_000  # between two steps others have the loop
 
 
 class BusService:

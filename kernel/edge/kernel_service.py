@@ -15,7 +15,7 @@ from sira.kernel.settings import Settings
 from sira.kernel.subscriptions import OVERFLOW_NAMES
 from sira.v1 import kernel_pb2
 
-_ROWS_A_STEP = 2_000  # between two steps others have the loop
+_ROWS_A_STEP = 200  # between two steps others have the loop
 
 
 class KernelService:

@@ -14,6 +14,7 @@ from sira.kernel.edge.door import Call
 from sira.kernel.edge.ticker import Ticker
 from sira.kernel.errors import (
     BadRequest,
+    Internal,
     MessageTooLarge,
     NodeDraining,
     PeerLost,
@@ -92,10 +93,13 @@ class Requests:
         """End all requests under way."""
         if self._reader is not None:
             self._reader.cancel()
+        self._fail_all(NodeDraining(retry_after_ms=1_000))
+        self._stream.close(_native.now_ns(), reason=NodeDraining.code)
+
+    def _fail_all(self, error: SiraError) -> None:
         for asked in list(self._asked.values()):
             if not asked.reply.done():
-                asked.reply.set_exception(NodeDraining(retry_after_ms=1_000))
-        self._stream.close(_native.now_ns(), reason=NodeDraining.code)
+                asked.reply.set_exception(error)
 
     # ---- out -------------------------------------------------------------------------------------
 
@@ -165,18 +169,22 @@ class Requests:
 
     async def _read(self) -> None:
         """Hand replies to those who wait for them."""
-        while True:
-            self._wake.clear()
-            data = self._stream.egress.next_frame(_native.now_ns())
-            if data is None:
-                await self._wake.wait()
-                continue
-            for item in bus_pb2.Frame.FromString(data).items:
-                for number in item.subscriptions:
-                    asked = self._asked.get(number)
-                    if asked is not None and not asked.reply.done():
-                        self._take(asked, item)
-            await asyncio.sleep(0)  # others want the loop as well
+        try:
+            while True:
+                self._wake.clear()
+                data = self._stream.egress.next_frame(_native.now_ns())
+                if data is None:
+                    await self._wake.wait()
+                    continue
+                for item in bus_pb2.Frame.FromString(data).items:
+                    for number in item.subscriptions:
+                        asked = self._asked.get(number)
+                        if asked is not None and not asked.reply.done():
+                            self._take(asked, item)
+                await asyncio.sleep(0)  # others want the loop as well
+        except Exception as error:  # a fault of ours: those who wait are told, the next begins anew
+            self._reader = None
+            self._fail_all(Internal(f"{type(error).__name__} while replies were read"))
 
     def _take(self, asked: _Asked, item: bus_pb2.Item) -> None:
         if item.HasField("head"):

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import grpc
 import pytest
 
+from sira.kernel import rpc
 from sira.kernel.node import Node
 from sira.v1 import bus_pb2, kernel_pb2, message_pb2, tensor_pb2
 
@@ -244,6 +245,21 @@ def test_a_message_over_the_limit_is_refused_before_its_bytes_come() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await plain.bus.Request(message("big", bytes(3 << 20)), timeout=10)
         assert code_of(caught.value) == "MESSAGE_TOO_LARGE"
+
+    beside(attack)
+
+
+def test_a_frame_over_the_limit_ends_that_stream_alone() -> None:
+    async def attack(node: Node, plain: Plain) -> None:
+        whole = frame(bus_pb2.Item(message=message("big", bytes(3 << 20))))
+        code = await _stream_error(plain, "Publish", whole.SerializeToString())
+        assert code == "MESSAGE_TOO_LARGE"
+        call = plain.channel.stream_stream("/sira.v1.Bus/Publish")()
+        await call.write(bytes(5 << 20))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:  # gRPC itself says no: no details
+            while await within(call.read()) is not grpc.aio.EOF:
+                pass
+        assert rpc.from_grpc(caught.value).code == "MESSAGE_TOO_LARGE"
 
     beside(attack)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import resource
 
 import grpc
@@ -213,6 +214,8 @@ def test_idle_topics_are_forgotten_and_their_counts_kept() -> None:
 
 def test_topics_are_limited_and_the_limit_is_named() -> None:
     async def work(node: Node, plain: Plain) -> None:
+        facts = plain.subscribing()
+        await facts.opened(1, "sira.limit")
         await plain.create("t.1")
         pub = plain.publishing()
         ok, over, known = await pub.publish(message("t.2"), message("t.3"), message("t.1"))
@@ -222,6 +225,8 @@ def test_topics_are_limited_and_the_limit_is_named() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await plain.create("t.4")
         assert code_of(caught.value) == "QUOTA_EXCEEDED"
+        told = json.loads(data_of(await facts.next()))
+        assert (told["setting"], told["value"]) == ("topics_max", 2)
 
     session(work, topics_max=2)
 
