@@ -90,15 +90,15 @@ static bool upload_may_send(const Outbox *self, const struct upload *upload)
     return outstanding == 0 || outstanding + chunk <= self->transfer_window_bytes;
 }
 
+/* Among equals the oldest (the list has the newest first), to its end: were they to take turns, a reader that has
+ * room for some only would hold the first of them back behind chunks of the last, which wait for that room. */
 struct upload *upload_next(const Outbox *self)
 {
     struct upload *best = NULL;
     for (struct upload *upload = self->uploads; upload; upload = upload->next) {
         if (!upload_may_send(self, upload)) continue;
         if (!best || upload->priority > best->priority ||
-            (upload->priority == best->priority &&
-             (upload->deadline_ns < best->deadline_ns ||
-              (upload->deadline_ns == best->deadline_ns && upload->served < best->served))))
+            (upload->priority == best->priority && upload->deadline_ns <= best->deadline_ns))
             best = upload;
     }
     return best;

@@ -218,6 +218,34 @@ async def test_a_small_message_passes_a_large_one(world: Any, topic: str) -> Non
         await sending
 
 
+@pytest.mark.parametrize(("count", "size"), [(256, 1 << 20), (40, 12 << 20)])
+async def test_large_messages_one_after_the_other_keep_moving(
+    world: Any, topic: str, count: int, size: int
+) -> None:
+    """More than all windows hold, to a reader that pauses: nothing waits for what follows it."""
+    async with (
+        world.bus() as bus,
+        world.bus() as other,
+        other.subscribe(topic) as messages,
+        bus.publisher(topic) as publisher,
+    ):
+
+        async def send() -> None:
+            body = np.zeros(size, np.uint8)
+            for _ in range(count):
+                await publisher.send({"x": body})
+            await publisher.flush()
+
+        sending = asyncio.create_task(send())
+        for number in range(count):
+            message = await messages.next(timeout_s=30)
+            assert message["x"].nbytes == size
+            if number % 16 == 0:
+                await asyncio.sleep(0.01)
+        await sending
+        assert (publisher.accepted, publisher.refused) == (count, 0)
+
+
 async def test_messages_of_several_tasks_go_to_one_each(world: Any, topic: str) -> None:
     async with world.bus() as bus, bus.subscribe(topic) as messages:
         takers = [asyncio.create_task(messages.next(timeout_s=10)) for _ in range(4)]
