@@ -188,13 +188,17 @@ Echo = Callable[[bytes], Awaitable[Any]]
 async def swarm(link: Link, connections: Sequence[Echo]) -> None:
     """Echo on many connections: first as fast as they go, then on a schedule.
 
-    params: message_bytes. Each `run` heard names a window (start_ns, end_ns on the shared clock),
-    interval_ns and seed. interval_ns 0: one message is always under way on each connection, and
-    round trips that end inside the window count. Else each connection sends every interval_ns, and
-    a latency counts from when the message was due: a late loop or a busy connection is not hidden.
+    params: message_bytes. Says `subscribed` before the first message, so that what an idle
+    connection costs can be read, and goes on at `go`. Each `run` heard names a window (start_ns,
+    end_ns on the shared clock), interval_ns and seed. interval_ns 0: one message is always under
+    way on each connection, and round trips that end inside the window count. Else each connection
+    sends every interval_ns, and a latency counts from when the message was due: a late loop or a
+    busy connection is not hidden.
     """
     filling = tail(link.params["message_bytes"])
     sequence = [0] * len(connections)
+    link.say("subscribed")
+    await link.heard("go")
 
     async def once(position: int) -> None:
         message = HEAD.pack(sequence[position], 0) + filling

@@ -170,10 +170,12 @@ async def swarm(link: Link) -> None:
             topic = f"bench.swarm.{link.params['process']}.{position}"
             bus = await stack.enter_async_context(sira.connect(_url(link)))
             messages = await stack.enter_async_context(bus.subscribe(topic))
-            publisher = await stack.enter_async_context(bus.publisher(topic))
+            opened: list[Any] = []  # at the first message: a subscriber alone does not publish
 
             async def echo(message: bytes) -> Any:
-                await publisher.send(message)
+                if not opened:
+                    opened.append(await stack.enter_async_context(bus.publisher(topic)))
+                await opened[0].send(message)
                 return (await anext(messages)).bytes
 
             return echo

@@ -1,5 +1,8 @@
 """conn1000: 1,000 connections of 20 processes echo small messages through one server process.
 
+`server_kib_per_connection` is read when each connection has its subscription (raw grpcio: its
+stream) and has sent nothing; `..._loaded` after the load, when it also publishes.
+
 Through a server of its own (raw grpcio) a message comes back on its stream. Through a node or
 broker each connection subscribes to a topic of its own and publishes to it: one message in and one
 out at the server for each round trip, as with raw grpcio.
@@ -49,6 +52,13 @@ def _run(
     return np.concatenate([np.asarray(a["samples_us"], np.float64) for a in answers]) * 1e3
 
 
+def _begin(stage: Stage, swarm: list[Participant]) -> None:
+    stage.hear_all(swarm, "subscribed")
+    for member in swarm:
+        member.say("go")
+    stage.hear_all(swarm, "ready")
+
+
 def measure(system: System, params: dict[str, Any]) -> Figures:
     """Start the server, read its memory, connect, then flood, pace and rest."""
     count = params["connections"]
@@ -65,11 +75,14 @@ def measure(system: System, params: dict[str, Any]) -> Figures:
         entry = system.entry("swarm")
         # One connection first, which stays: what a server allocates once is not counted for each.
         first = stage.participant(entry, {**share, "connections": 1, "process": -1})
-        stage.hear_all([first], "ready")
+        _begin(stage, [first])
         rss_before_bytes = rss_bytes(server)
         swarm = [stage.participant(entry, {**share, "process": i}) for i in range(PROCESSES)]
-        stage.hear_all(swarm, "ready")
+        stage.hear_all(swarm, "subscribed")
         rss_bytes_each = (rss_bytes(server) - rss_before_bytes) / count
+        for member in swarm:
+            member.say("go")
+        stage.hear_all(swarm, "ready")
         connected = connection_count(server, port) - 1
         cpu_s = stage.cpu_s([server])
         flood_ns = _run(stage, swarm, params["flood_s"], 0, seed=1)
