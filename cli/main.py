@@ -28,8 +28,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     # Workers are new processes, never forks that go on: gRPC need not watch for forks, nor warn.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-    # Its own log would stand between our lines; what it says to us comes as an error.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         return _main(words)
     except BrokenPipeError:

@@ -43,8 +43,6 @@ def run(
     Returns:
         0 after an orderly end; 3 when the node could not start (`failed` was told why).
     """
-    # gRPC's core writes lines of its own to stderr, where ours are JSON.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         with data_dir(settings.data_path, settings.listen) as lock:
             _native.keep_memory_warm()

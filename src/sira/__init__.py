@@ -7,11 +7,12 @@ Refuses to know how any of them works. Read `_PUBLIC` first.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sira._native import Receipt
+    from sira._native import Receipt, keep_memory_warm
     from sira.client.agent import Agent
     from sira.client.bus import Bus, connect
     from sira.client.info import Explanation, Ledger, LedgerRow, Topic
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
     )
 
 __version__ = "0.1.0"
+
+# gRPC's core tells stderr about each lost connection; we tell the logger `sira`. It reads this when
+# it is loaded, and whoever sets it keeps their own choice.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 # Public name -> the module that defines it. For type checkers the same names are imported from the
 # same modules above.
@@ -81,6 +86,7 @@ _PUBLIC: dict[str, str] = {
     "Unsupported": "sira.kernel.errors",
     "connect": "sira.client.bus",
     "connect_sync": "sira.client.sync",
+    "keep_memory_warm": "sira._native",
 }
 
 __all__ = [
@@ -120,6 +126,7 @@ __all__ = [
     "__version__",
     "connect",
     "connect_sync",
+    "keep_memory_warm",
 ]
 
 

@@ -25,8 +25,10 @@ def bind(
 def new_id() -> bytes: ...
 def now_ns() -> int: ...  # CLOCK_MONOTONIC
 def keep_memory_warm() -> bool:
-    """mallopt: buffers up to 1 GiB stay on the heap and are not given back at once. False: not
-    glibc.
+    """Let this process keep freed buffers of up to 1 GiB (glibc: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD).
+
+    Large messages then meet memory that is there already, for about 15 % less CPU. The node does it
+    by itself; a client is asked first, since it changes the whole process. False: not glibc.
     """
 
 # ---- topics (native/topic.c) --------------------------------------------------------------------
