@@ -25,10 +25,10 @@ def bind(
 def new_id() -> bytes: ...
 def now_ns() -> int: ...  # CLOCK_MONOTONIC
 def keep_memory_warm() -> bool:
-    """Let this process keep freed buffers of up to 1 GiB (glibc: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD).
+    """Let this process keep freed buffers of up to 1 GiB (mallopt). False: not glibc.
 
-    Large messages then meet memory that is there already, for about 15 % less CPU. The node does it
-    by itself; a client is asked first, since it changes the whole process. False: not glibc.
+    Large messages then meet memory that is there already, for about 15 % less CPU. The node does
+    it by itself; a client is asked first, since it changes the whole process.
     """
 
 # ---- topics (native/topic.c) --------------------------------------------------------------------
