@@ -9,6 +9,7 @@ enum {
     TURN_BYTES = 16 << 10,      /* of one subscription before the next has its turn */
     BUSY_CHUNK_BYTES = 256 << 10, /* larger chunks are split while small messages are about */
     BUSY_NS = 50000000,         /* "about": within the last 50 ms */
+    TAGGED_CHUNK_BYTES_MAX = SIRA_FRAME_BYTES_MAX - 64, /* the subscription must fit beside it */
 };
 
 /* ---- the list of subscriptions that have something and may send it ------------------------------------------ */
@@ -234,6 +235,7 @@ static PyObject *frame_of_chunk(Egress *egress, uint64_t now_ns)
         PyObject *frame; /* owned */
         size_t len = all - out->split_at;
         if (busy && len > BUSY_CHUNK_BYTES) len = BUSY_CHUNK_BYTES;
+        if (out->tagged && len > TAGGED_CHUNK_BYTES_MAX) len = TAGGED_CHUNK_BYTES_MAX;
         if (chunk->alone && !out->tagged && len == all) frame = Py_NewRef(chunk->frame);
         else frame = chunk_frame(out, chunk, out->split_at, len);
         if (!frame) return NULL;

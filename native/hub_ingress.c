@@ -7,6 +7,9 @@
 
 enum { ROUTES_MAX = 16384 }; /* a publisher on more topics than this resolves them anew now and then */
 
+/* A message in one piece, so that with the node's stamp and a subscription it still fits into a frame. */
+enum { INLINE_BYTES_MAX = SIRA_FRAME_BYTES_MAX - SIRA_STAMP_BYTES_MAX - 64 };
+
 static uint64_t topic_hash(struct sira_slice topic)
 {
     uint64_t h = 0xcbf29ce484222325u;
@@ -491,6 +494,11 @@ static int take_parsed(Ingress *in, PyObject *frame, const struct sira_item *ite
         sira_raise_status(status, at);
         return settle_refused(in, slot, id, NULL, NULL);
     }
+    if (!head && env->raw.len > INLINE_BYTES_MAX) {
+        sira_raise("MESSAGE_TOO_LARGE", "a message of %zu bytes, at most %d: send larger ones in chunks", env->raw.len,
+                   INLINE_BYTES_MAX);
+        return settle_refused(in, slot, id, NULL, NULL);
+    }
     struct route_entry *entry = NULL;
     struct blob *blob = NULL;
     struct xfer *xfer = NULL;
@@ -602,8 +610,8 @@ static int take_chunk(Ingress *in, PyObject *frame, const struct sira_item *item
 
 static int take_abort(Ingress *in, const struct sira_item *item, uint64_t now_ns)
 {
-    struct sira_chunk abort; /* field 1 of Abort is the id too; its error is the publisher's own affair */
-    if (sira_chunk_parse(item->body, &abort) != SIRA_OK) return 0;
+    struct sira_abort abort; /* its error is the publisher's own affair */
+    if (sira_abort_parse(item->body, &abort) != SIRA_OK) return 0;
     struct xfer *xfer = xfer_find(in, abort.id);
     if (!xfer) return 0;
     sira_raise("ABORTED", "the publisher gave this message up");

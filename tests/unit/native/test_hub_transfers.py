@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sira.v1 import bus_pb2, message_pb2
+from sira.v1 import bus_pb2, error_pb2, message_pb2
 
 from .hub_harness import (
     SECOND_NS,
@@ -229,6 +229,66 @@ def test_a_publisher_may_give_up_and_the_stream_goes_on() -> None:
     subscriber.take(sub, 1)
     assert subscriber.payloads() == [b"second"]
     bench.assert_balanced()
+
+
+def test_an_abort_may_say_why() -> None:
+    bench = Bench()
+    publisher, subscriber = bench.publisher(), bench.subscriber()
+    sub = subscriber.open("x")
+    made = head("x", [1000])
+    publisher.send(bus_pb2.Item(head=made))
+    subscriber.items()
+    why = error_pb2.Error(code="OUT_OF_PAPER", message="no more")
+    publisher.send(bus_pb2.Item(abort=bus_pb2.Abort(message_id=made.id, error=why)))
+    (receipt,) = publisher.receipts()
+    assert (receipt.id, receipt.error.code) == (made.id, "ABORTED")
+    (gone,) = [i.abort.message_id for i in subscriber.items() if i.HasField("abort")]
+    assert gone == made.id and bench.hub.stats["transfers"] == 0
+    subscriber.take(sub, 1)
+    bench.assert_balanced()
+
+
+FRAME_BYTES_MAX = 2 << 20
+
+
+def test_a_message_that_fits_into_no_frame_down_is_refused_and_one_byte_less_passes() -> None:
+    bench = Bench()
+    publisher, subscriber = bench.publisher(), bench.subscriber()
+    subscriber.open("x")
+    around = message("x", b"").ByteSize() + 7  # longer lengths: of shape, data and tensor
+    limit = FRAME_BYTES_MAX - 1024 - 64  # the node's stamp, and the item around it
+    sizes = range(limit - around - 8, limit - around + 8)
+    made = [message("x", bytes(size)) for size in sizes]
+    for each in made:
+        publisher.send(item(each))
+    codes = [r.error.code for r in publisher.receipts()]
+    assert codes == ["" if m.ByteSize() <= limit else "MESSAGE_TOO_LARGE" for m in made]
+    assert set(codes) == {"", "MESSAGE_TOO_LARGE"}
+    assert all(len(got) <= FRAME_BYTES_MAX for got in subscriber.frames())
+
+
+def test_a_chunk_that_fills_a_frame_fits_into_one_also_with_a_subscription() -> None:
+    bench = Bench()
+    publisher, subscriber = bench.publisher(), bench.subscriber()
+    subscriber.open("x")
+    subscriber.open("x")
+    made = head("x", [2 * MIB])
+    full = max(n for n in range(2 * MIB - 64, 2 * MIB) if len(chunk_of(made, n)) <= 2 * MIB)
+    publisher.send(bus_pb2.Item(head=made))
+    publisher.stream.feed(chunk_of(made, full), bench.now_ns)
+    for rest in chunks(made, full):
+        if rest != chunk_of(made, full):
+            publisher.stream.feed(rest, bench.now_ns)
+    frames = list(subscriber.frames())
+    assert all(len(got) <= FRAME_BYTES_MAX for got in frames)
+    items = [i for got in frames for i in bus_pb2.Frame.FromString(got).items]
+    for subscription in (1, 2):
+        assert reassemble(items, subscription) == [expected(made)]
+
+
+def chunk_of(made: message_pb2.Message, size: int) -> bytes:
+    """The frame of a message's first chunk, of `size` bytes."""
+    return next(chunks(made, size))
 
 
 def test_a_parked_large_message_keeps_its_place_and_its_chunks() -> None:
