@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import sira.kernel.binding  # noqa: F401  ties the C core to its errors
@@ -20,7 +20,7 @@ from sira.kernel.admit import Admission, Limit
 from sira.kernel.authorize import Allow, Policy, allow_all, authorize, denied
 from sira.kernel.clients import Client, Clients, Hello
 from sira.kernel.errors import ContractMismatch, Denied, NodeDraining, NoMatch, Revoked, SiraError
-from sira.kernel.events import Events
+from sira.kernel.events import Events, Field, Kind
 from sira.kernel.identity import Principal
 from sira.kernel.opening import check_open
 from sira.kernel.settings import SCHEMA, Settings
@@ -45,6 +45,7 @@ class Bus:
         policy: Policy = allow_all,
         clock_ns: Callable[[], int] = _native.now_ns,
         soon: Callable[[Callable[[], None]], object],
+        log: Callable[[Kind, Mapping[str, Field]], None] | None = None,
     ) -> None:
         """Begin empty.
 
@@ -54,6 +55,7 @@ class Bus:
             clock_ns: CLOCK_MONOTONIC, ns; for facts and limits. Data-plane calls get `now_ns`.
             soon: runs a function after the current call has left the data plane
                 (`loop.call_soon`).
+            log: gets each fact of `sira.>`, listened to or not.
         """
         self.settings = settings
         self.epoch = os.urandom(_EPOCH_BYTES)
@@ -86,6 +88,7 @@ class Bus:
             publish=self._publish_fact,
             clock_ns=clock_ns,
             wake=self._flush_soon,
+            log=log,
             per_s_max=settings.events_per_s_max,
             queue_max=settings.events_queue_max,
         )

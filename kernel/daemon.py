@@ -21,7 +21,7 @@ from sira.kernel.settings import Settings
 
 LOCK_NAME = "node.lock"
 _LOCK_FORMAT = "sira-lock 1"  # format name and version: first line of the file
-EXIT_OK, EXIT_CANNOT_START = 0, 3
+EXIT_OK, EXIT_CUT_SHORT, EXIT_CANNOT_START = 0, 1, 3
 
 
 def run(
@@ -41,17 +41,16 @@ def run(
         failed: told why the node could not start; None: one line on stderr.
 
     Returns:
-        0 after an orderly end; 3 when the node could not start (`failed` was told why).
+        0 after an orderly end; 1 when a second signal cut it short; 3 when the node could not start (`failed` was told why).
     """
     try:
         with data_dir(settings.data_path, settings.listen) as lock:
             _native.keep_memory_warm()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_serve(settings, lock, ready or _print_ready))
+                return runner.run(_serve(settings, lock, ready or _print_ready))
     except SiraError as error:
         (failed or _print_failed)(error)
         return EXIT_CANNOT_START
-    return EXIT_OK
 
 
 @contextlib.contextmanager
@@ -109,7 +108,7 @@ def _print_failed(error: SiraError) -> None:
     print(f"sira: {error}; {error.help}", file=sys.stderr)
 
 
-async def _serve(settings: Settings, lock: Path, ready: Callable[[str], None]) -> None:
+async def _serve(settings: Settings, lock: Path, ready: Callable[[str], None]) -> int:
     from sira.kernel.node import Node  # loads gRPC, which reads its environment then
 
     logs = Logs(node=settings.node_name, level=settings.log_level, queue_max=settings.log_queue_max)
@@ -129,11 +128,13 @@ async def _serve(settings: Settings, lock: Path, ready: Callable[[str], None]) -
         hurry = asyncio.ensure_future(signals.second.wait())
         await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
-        if not stopping.done():
+        in_time = stopping.done()
+        if not in_time:
             logs.warning("daemon", "signal", "ending at once; what was not taken is lost")
             stopping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await stopping
+        return EXIT_OK if in_time else EXIT_CUT_SHORT
     finally:
         signals.close()
         logs.close()

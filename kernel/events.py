@@ -13,15 +13,29 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 Field = str | int | float | bool | None
+_LEVELS = {
+    "sira.stalled": "warning",
+    "sira.limit": "warning",
+    "sira.resumed": "info",
+    "sira.config": "info",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of fact: its topic, what it means, its fields (name to JSON type and meaning)."""
+    """One kind of fact: its topic, what it means, its fields (name to JSON type and meaning).
+
+    `level` is that of the log line that says the same.
+    """
 
     topic: str
     summary: str
     fields: Mapping[str, tuple[str, str]]
+
+    @property
+    def level(self) -> str:
+        """Severity of the fact in the log."""
+        return _LEVELS.get(self.topic, "debug")
 
     def json_schema(self) -> str:
         """Return the JSON Schema of the body."""
@@ -109,6 +123,7 @@ class Events:
         publish: Callable[[str, bytes], None],
         clock_ns: Callable[[], int],
         wake: Callable[[], None] | None = None,
+        log: Callable[[Kind, Mapping[str, Field]], None] | None = None,
         per_s_max: float,
         queue_max: int,
     ) -> None:
@@ -120,11 +135,12 @@ class Events:
                 in the queue until `flush`.
             clock_ns: CLOCK_MONOTONIC, ns.
             wake: told when the queue is no longer empty; None: the owner flushes by itself.
+            log: gets each fact, listened to or not; None: nobody keeps a log.
             per_s_max: facts of one kind a second.
             queue_max: facts waiting; the newest are left out when it is full.
         """
         self._listened, self._publish, self._clock_ns = listened, publish, clock_ns
-        self._wake = wake
+        self._wake, self._log = wake, log
         self._per_s_max, self._queue_max = per_s_max, queue_max
         self._queue: deque[tuple[str, bytes]] = deque()
         self._meters: dict[str, _Meter] = {}
@@ -135,7 +151,8 @@ class Events:
         """Say one fact of a known kind."""
         assert topic in KINDS, topic
         assert fields.keys() == KINDS[topic].fields.keys(), (topic, fields)
-        if not self._listened(topic):
+        heard = self._listened(topic)
+        if not heard and self._log is None:
             return
         meter = self._meter(topic)
         if meter.tokens < 1 or len(self._queue) >= self._queue_max:
@@ -146,6 +163,10 @@ class Events:
         if meter.suppressed:
             fields["suppressed"] = meter.suppressed
             meter.suppressed = 0
+        if self._log is not None:
+            self._log(KINDS[topic], fields)
+        if not heard:
+            return
         self.emitted += 1
         self._queue.append((topic, json.dumps(fields).encode()))
         if len(self._queue) == 1 and self._wake is not None:

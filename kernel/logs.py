@@ -13,6 +13,7 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from typing import IO, Any
 
 FIELDS = (
@@ -47,19 +48,19 @@ class Logs:
 
     def debug(self, component: str, event: str, message: str = "", **fields: Any) -> None:
         """Say what only its developers want to know."""
-        self._put("debug", component, event, message, fields)
+        self.write("debug", component, event, message, fields)
 
     def info(self, component: str, event: str, message: str = "", **fields: Any) -> None:
         """Say what happened."""
-        self._put("info", component, event, message, fields)
+        self.write("info", component, event, message, fields)
 
     def warning(self, component: str, event: str, message: str = "", **fields: Any) -> None:
         """Say what somebody should look at."""
-        self._put("warning", component, event, message, fields)
+        self.write("warning", component, event, message, fields)
 
     def error(self, component: str, event: str, message: str = "", **fields: Any) -> None:
         """Say what went wrong."""
-        self._put("error", component, event, message, fields)
+        self.write("error", component, event, message, fields)
 
     def close(self) -> None:
         """Write what waits and end the thread; a reader that never reads is not waited for."""
@@ -71,9 +72,10 @@ class Logs:
             self._thread.join(_CLOSE_S)
             self._thread = None
 
-    def _put(
-        self, level: str, component: str, event: str, message: str, fields: dict[str, Any]
+    def write(
+        self, level: str, component: str, event: str, message: str, fields: Mapping[str, Any]
     ) -> None:
+        """Write one line of a level that is known only now."""
         if LEVELS[level] < self._threshold:
             return
         line: dict[str, Any] = dict.fromkeys(FIELDS, "")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -22,6 +24,7 @@ from sira.kernel.edge.server import listen
 from sira.kernel.edge.subscribe import Subscribing
 from sira.kernel.edge.ticker import Ticker
 from sira.kernel.errors import NodeDraining
+from sira.kernel.events import Field, Kind
 from sira.kernel.identity import Principal
 from sira.kernel.introspect import builtin_topic_classes
 from sira.kernel.logs import Logs
@@ -67,7 +70,7 @@ class Node:
         """
         settings = self.settings
         loop = asyncio.get_running_loop()
-        self.bus = Bus(settings, soon=loop.call_soon)
+        self.bus = Bus(settings, soon=loop.call_soon, log=self._log_fact)
         self.ticker = Ticker(self.bus)
         self.telemetry = telemetry.configured(settings)
         self.door = Door(
@@ -85,6 +88,7 @@ class Node:
         self._fill_catalog()
         await self._server.start()
         self._tasks.append(loop.create_task(self._measure_lag(), name="sira-lag"))
+        self._warn_when_open()
         self.logs.info(
             "node", "started", f"listening on {self.address}", version=__version__,
             epoch=self.bus.epoch.hex(),
@@ -122,10 +126,29 @@ class Node:
         self.bus.hub.close()
         self.stopped.set()
 
+    def _log_fact(self, kind: Kind, fields: Mapping[str, Field]) -> None:
+        """Write a fact of `sira.>` into the log."""
+        principal = fields.get("principal")
+        tenant = self._tenant_of(principal) if isinstance(principal, str) else ""
+        self.logs.write(kind.level, "bus", kind.topic, kind.summary, {**fields, "tenant": tenant})
+
+    @staticmethod
+    def _tenant_of(principal: str) -> str:
+        parts = principal.split("/")  # sira://CLUSTER/TENANT/KIND/NAME
+        return parts[3] if len(parts) > 3 else ""
+
     def _identify(self, context: Any) -> Principal:
         """Say who a connection speaks for: without TLS, whoever can reach the port."""
         del context
         return self._anonymous
+
+    def _warn_when_open(self) -> None:
+        host = self.settings.address[0].strip("[]")
+        if host != "localhost" and not _is_loopback(host):
+            self.logs.warning(
+                "node", "open", f"{self.address} is reached from outside, and all who reach it "
+                "are trusted: listen on loopback, or keep strangers off the network",
+            )  # fmt: skip
 
     def _fill_catalog(self) -> None:
         bus, catalog = self.bus, self.catalog
@@ -169,3 +192,11 @@ class Node:
             await asyncio.sleep(_LAG_EVERY_S)
             lag_ns = _native.now_ns() - before_ns - round(_LAG_EVERY_S * 1e9)
             self.loop_lag.note(max(0, lag_ns))
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether an address is of this machine alone; a name may be anything."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

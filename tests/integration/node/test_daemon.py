@@ -128,7 +128,7 @@ def test_a_second_signal_ends_at_once_whatever_waits(tmp_path: Path) -> None:
                 await _refused(draining.call)
                 node.signal(signal.SIGTERM)
                 code, log = await node.ended()
-                assert code == 0
+                assert code == 1
                 assert [json.loads(line)["level"] for line in log].count("warning") == 1
 
     async def _refused(call: object) -> None:

@@ -144,6 +144,21 @@ def test_a_fact_nobody_listens_to_is_not_made() -> None:
     assert (said.out, said.events.emitted, said.events.suppressed) == ([], 0, 0)
 
 
+def test_the_log_gets_facts_that_nobody_listens_to() -> None:
+    lines: list[tuple[str, str]] = []
+    events = Events(
+        listened=lambda _: False,
+        publish=lambda topic, body: None,
+        clock_ns=lambda: 0,
+        log=lambda kind, fields: lines.append((kind.level, kind.topic)),
+        per_s_max=2,
+        queue_max=1,
+    )
+    for _ in range(5):
+        events.emit("sira.limit", setting="topics_max", value=1, principal="p")
+    assert lines == [("warning", "sira.limit")] * 2 and events.emitted == 0
+
+
 def test_every_kind_of_fact_has_a_schema_under_its_topic() -> None:
     for topic, kind in KINDS.items():
         schema = json.loads(kind.json_schema())
