@@ -41,7 +41,8 @@ def run(
         failed: told why the node could not start; None: one line on stderr.
 
     Returns:
-        0 after an orderly end; 1 when a second signal cut it short; 3 when the node could not start (`failed` was told why).
+        0 after an orderly end; 1 when a second signal cut it short; 3 when the node could not
+        start (`failed` was told why).
     """
     try:
         with data_dir(settings.data_path, settings.listen) as lock:
