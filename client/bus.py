@@ -1,7 +1,7 @@
 """The bus, as an application holds it: publish, subscribe, ask, look.
 
 `Bus` only translates: waiting for receipts is connection.py's, for replies requests.py's, messages
-come through subscription.py. What later features bring is refused in later.py.
+come through subscription.py. looking.py has what only looks, later.py what later features bring.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from sira.client.answers import Answers
 from sira.client.connection import Connection
 from sira.client.deadline import Deadline
 from sira.client.envelope import Envelope, envelope
-from sira.client.info import Explanation, Ledger
-from sira.client.later import Later
 from sira.client.lineage import lineage
+from sira.client.looking import Looking
 from sira.client.message import Body, Message
 from sira.client.publisher import Batch, Publisher
 from sira.client.requests import ReplyStream, Requests
@@ -32,7 +31,6 @@ from sira.v1 import kernel_pb2
 
 CONNECT_S = 5.0
 REQUEST_S = 10.0
-CALL_S = 5.0
 # The node answers QUEUE_FULL by itself; we wait a little longer than it does, so that this is what
 # the caller hears.
 _NODE_LEAD_S = 2.0
@@ -59,7 +57,7 @@ def connect(
     return Bus(url, name=name, retry=retry, timeout_s=timeout_s)
 
 
-class Bus(Later):
+class Bus(Looking):
     """A connection to a node and all that is done over it. Belongs to one event loop.
 
     Attributes:
@@ -401,60 +399,3 @@ class Bus(Later):
         assert self._requests is not None, "connected"
         fields = envelope(priority=priority, key=key, headers=headers, further=further)
         return self._requests.stream(topic, body, timeout_s=timeout_s, fields=fields)
-
-    # ---- looking ---------------------------------------------------------------------------------
-
-    async def ledger(self, pattern: str = "", *, timeout_s: float | None = CALL_S) -> Ledger:
-        """Return the deliveries owed on the topics of `pattern` ("": all), and their fate."""
-        self.connection.incoming.flush_credits()
-        answer = await self.connection.unary(
-            "/sira.v1.Kernel/Ledger",
-            kernel_pb2.LedgerRequest(pattern=pattern),
-            kernel_pb2.LedgerResponse,
-            timeout_s=timeout_s,
-        )
-        return Ledger.from_proto(answer)
-
-    async def explain(
-        self,
-        topic: str,
-        *,
-        principal: str = "",
-        action: str = "",
-        timeout_s: float | None = CALL_S,
-    ) -> Explanation:
-        """Return where a message on `topic` would go, and why.
-
-        Args:
-            principal: who would act; "": this client.
-            action: "": publish.
-        """
-        answer = await self.connection.unary(
-            "/sira.v1.Kernel/Explain",
-            kernel_pb2.ExplainRequest(topic=topic, principal=principal, action=action),
-            kernel_pb2.ExplainResponse,
-            timeout_s=timeout_s,
-        )
-        return Explanation.from_proto(topic, answer)
-
-    async def stats(
-        self, *, prometheus: bool = False, timeout_s: float | None = CALL_S
-    ) -> kernel_pb2.StatsResponse:
-        """Return the node's counts, by metric name with the unit in it."""
-        return await self.connection.unary(
-            "/sira.v1.Kernel/Stats",
-            kernel_pb2.StatsRequest(prometheus=prometheus),
-            kernel_pb2.StatsResponse,
-            timeout_s=timeout_s,
-        )
-
-    async def introspect(
-        self, service: str = "", *, timeout_s: float | None = CALL_S
-    ) -> kernel_pb2.IntrospectResponse:
-        """Return the node's services, methods, settings and topic classes."""
-        return await self.connection.unary(
-            "/sira.v1.Kernel/Introspect",
-            kernel_pb2.IntrospectRequest(service=service),
-            kernel_pb2.IntrospectResponse,
-            timeout_s=timeout_s,
-        )

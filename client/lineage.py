@@ -94,5 +94,6 @@ def check_fork(forks_then: int) -> None:
         raise Unreachable(
             "this connection belongs to the parent process",
             retryable=False,
-            help="a forked child connects anew: call sira.connect() or connect_sync() in it",
+            help="a child connects by itself: start it by 'spawn' or 'forkserver', or fork before "
+            "the first connection, and call sira.connect() or connect_sync() in it",
         )

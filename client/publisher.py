@@ -85,7 +85,7 @@ class Publisher:
             return self._send_later(body)
         options = self._options
         if handling.get() is not None:
-            options = _native.Options(**{**self._fields, **lineage()})
+            options = self._caused()
         try:
             self._push(self.topic, body, options, self._ticket)
         except QueueFull:  # a large body, and those before it are not on their way yet
@@ -99,8 +99,14 @@ class Publisher:
 
     async def _send_later(self, body: Body) -> None:
         self._connection.check()
-        await self._outgoing.transfer_room(Deadline(self._timeout_s, self._connection.loop))
-        await self.send(body)
+        deadline = Deadline(self._timeout_s, self._connection.loop)
+        options = self._options if handling.get() is None else self._caused()
+        await self._outgoing.push(self.topic, body, options, self._ticket, deadline)
+        self.sent += 1
+
+    def _caused(self) -> _native.Options:
+        """Return the envelope of a message that a handler sends."""
+        return _native.Options(**{**self._fields, **lineage()})
 
     def _settle(self, outcome: Outcome) -> None:
         if type(outcome) is _native.Receipt:

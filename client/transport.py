@@ -7,11 +7,12 @@ opaque bytes on both sides of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import grpc
 import grpc.aio
 
+from sira.client.lineage import forks
 from sira.kernel.errors import SiraError, Timeout, Unreachable
 from sira.kernel.rpc import from_grpc
 
@@ -68,8 +69,26 @@ class Transport(Protocol):
 class GrpcTransport:
     """One HTTP/2 connection to a node, without encryption."""
 
+    _forks_at_first_use: ClassVar[int | None] = None
+
     def __init__(self, address: str) -> None:
-        """Prepare a channel to `host:port`; it connects at its first call."""
+        """Prepare a channel to `host:port`; it connects at its first call.
+
+        Raises:
+            Unreachable: gRPC was used before this process was forked off. Its threads stayed with
+                the parent, and a call here would wait for them for ever.
+        """
+        cls = type(self)
+        if cls._forks_at_first_use is None:
+            cls._forks_at_first_use = forks()
+        elif cls._forks_at_first_use != forks():
+            raise Unreachable(
+                "gRPC was in use when this process was forked off, and does not work in it",
+                retryable=False,
+                help="fork before the first connection, or start the child by multiprocessing's "
+                "'spawn' or 'forkserver'",
+                details={"address": address},
+            )
         self._address = address
         self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
         self._calls: dict[str, Any] = {}

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from sira.client.requests import ReplyStream
     from sira.client.retry import Retry
     from sira.client.subscription import Subscription
-    from sira.client.sync import SyncBus, SyncPublisher, SyncReplyStream, connect_sync
+    from sira.client.sync import SyncBus, connect_sync
+    from sira.client.sync_parts import SyncPublisher, SyncReplyStream
     from sira.client.sync_subscription import SyncSubscription
     from sira.kernel.errors import (
         BadRequest,
@@ -77,8 +78,8 @@ _PUBLIC: dict[str, str] = {
     "Subscription": "sira.client.subscription",
     "SyncBus": "sira.client.sync",
     "SyncMessage": "sira.client.message",
-    "SyncPublisher": "sira.client.sync",
-    "SyncReplyStream": "sira.client.sync",
+    "SyncPublisher": "sira.client.sync_parts",
+    "SyncReplyStream": "sira.client.sync_parts",
     "SyncSubscription": "sira.client.sync_subscription",
     "Timeout": "sira.kernel.errors",
     "Topic": "sira.client.info",

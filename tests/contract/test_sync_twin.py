@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -153,23 +156,45 @@ def test_an_agent_can_be_entered_without_a_loop(real_node: Any, topic: str) -> N
         assert bus.request(topic, {"x": 21}, timeout_s=10)["y"] == 42
 
 
-def test_a_forked_child_is_told_to_connect_anew(real_node: Any, topic: str) -> None:
+def test_a_forked_child_is_told_at_once_that_it_must_connect_by_itself(
+    real_node: Any, topic: str
+) -> None:
     with sira.connect_sync(real_node.url) as bus:
         bus.publish(topic, b"x")
-        read, write = os.pipe()
-        child = os.fork()
-        if child == 0:
-            told = b"nothing was raised"
-            try:
-                bus.publish(topic, b"y")
-            except sira.Unreachable as error:
-                told = error.help.encode()
-            except BaseException as error:
-                told = repr(error).encode()
-            os.write(write, told)
-            os._exit(0)
-        os.close(write)
-        os.waitpid(child, 0)
-        with os.fdopen(read, "rb") as pipe:
-            assert b"connect" in pipe.read()
+        uses = (lambda: bus.publish(topic, b"y"), lambda: sira.connect_sync(real_node.url))
+        told = [_in_child(use) for use in uses]
+        assert all(text.startswith("Unreachable") and "spawn" in text for text in told), told
         assert bus.publish(topic, b"z").grade == "accepted"
+
+
+def _in_child(use: Callable[[], object]) -> str:
+    """Fork, and return what `use` raised in the child."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        text = "nothing was raised"
+        try:
+            use()
+        except BaseException as error:
+            text = f"{type(error).__name__} {getattr(error, 'help', error)}"
+        os.write(write, text.encode())
+        os._exit(0)
+    os.close(write)
+    os.waitpid(child, 0)
+    with os.fdopen(read) as pipe:
+        return pipe.read()
+
+
+def test_a_child_forked_before_the_first_connection_connects(real_node: Any, topic: str) -> None:
+    code = """
+import os, sys, sira
+child = os.fork()
+with sira.connect_sync(sys.argv[1]) as bus:
+    bus.publish(sys.argv[2], b"x")
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    with sira.connect_sync(real_node.url) as bus, bus.subscribe(topic) as messages:
+        subprocess.run([sys.executable, "-c", code, real_node.url, topic], check=True, timeout=60)
+        for _ in range(2):
+            assert messages.next(timeout_s=10).bytes == b"x"

@@ -1,0 +1,74 @@
+"""Looking at a node: ledger, explanations, counts, what it can do."""
+
+from __future__ import annotations
+
+from sira.client.connection import Connection
+from sira.client.info import Explanation, Ledger
+from sira.client.later import Later
+from sira.v1 import kernel_pb2
+
+CALL_S = 5.0
+
+
+class Looking(Later):
+    """Calls that change nothing. `Bus` has them."""
+
+    @property
+    def connection(self) -> Connection:
+        """The connection under the bus."""
+        raise NotImplementedError
+
+    async def ledger(self, pattern: str = "", *, timeout_s: float | None = CALL_S) -> Ledger:
+        """Return the deliveries owed on the topics of `pattern` ("": all), and their fate."""
+        self.connection.incoming.flush_credits()
+        answer = await self.connection.unary(
+            "/sira.v1.Kernel/Ledger",
+            kernel_pb2.LedgerRequest(pattern=pattern),
+            kernel_pb2.LedgerResponse,
+            timeout_s=timeout_s,
+        )
+        return Ledger.from_proto(answer)
+
+    async def explain(
+        self,
+        topic: str,
+        *,
+        principal: str = "",
+        action: str = "",
+        timeout_s: float | None = CALL_S,
+    ) -> Explanation:
+        """Return where a message on `topic` would go, and why.
+
+        Args:
+            principal: who would act; "": this client.
+            action: "": publish.
+        """
+        answer = await self.connection.unary(
+            "/sira.v1.Kernel/Explain",
+            kernel_pb2.ExplainRequest(topic=topic, principal=principal, action=action),
+            kernel_pb2.ExplainResponse,
+            timeout_s=timeout_s,
+        )
+        return Explanation.from_proto(topic, answer)
+
+    async def stats(
+        self, *, prometheus: bool = False, timeout_s: float | None = CALL_S
+    ) -> kernel_pb2.StatsResponse:
+        """Return the node's counts, by metric name with the unit in it."""
+        return await self.connection.unary(
+            "/sira.v1.Kernel/Stats",
+            kernel_pb2.StatsRequest(prometheus=prometheus),
+            kernel_pb2.StatsResponse,
+            timeout_s=timeout_s,
+        )
+
+    async def introspect(
+        self, service: str = "", *, timeout_s: float | None = CALL_S
+    ) -> kernel_pb2.IntrospectResponse:
+        """Return the node's services, methods, settings and topic classes."""
+        return await self.connection.unary(
+            "/sira.v1.Kernel/Introspect",
+            kernel_pb2.IntrospectRequest(service=service),
+            kernel_pb2.IntrospectResponse,
+            timeout_s=timeout_s,
+        )
