@@ -48,6 +48,9 @@ __version__ = "0.1.0"
 # gRPC's core tells stderr about each lost connection; we tell the logger `sira`. It reads this when
 # it is loaded, and whoever sets it keeps their own choice.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+# gRPC's fork handlers cannot stop asyncio's poller, and aborted 5 of 120 forked children (1.85). A
+# child must not use gRPC either way; without the handlers it may do everything else.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 # Public name -> the module that defines it. For type checkers the same names are imported from the
 # same modules above.
