@@ -40,10 +40,11 @@ _STEP_TOPICS = 200  # dropped or looked at in one step: well under a millisecond
 
 @dataclass(slots=True)
 class _Use:
-    """When a topic that nobody declared was last seen in use."""
+    """When a topic that nobody declared was last seen in use, and which classes it was told of."""
 
     published: int
     since_ns: int
+    classes: int
 
 
 class TopicTable:
@@ -66,6 +67,8 @@ class TopicTable:
         self._doomed: deque[tuple[str, str]] = deque()
         self._sweep: deque[str] = deque()
         self._next_sweep_ns = 0
+        self._classes = 0  # grows with every class that comes or goes
+        self._behind: deque[str] = deque()  # topics that have still to follow
 
     def __len__(self) -> int:
         """Return how many topics there are, declared or in use."""
@@ -81,11 +84,11 @@ class TopicTable:
         """
         topic = self._hub.topic(name)
         if topic is not None:
-            return topic
+            return self._follow(name, topic)
         if first_token(name) != NODE_PREFIX:  # there are few, and they tell of the limit
             self._check_room()
         topic = self._declare(name)
-        self._implicit[name] = _Use(0, 0)
+        self._implicit[name] = _Use(0, 0, self._classes)
         self._note_retained(topic)
         return topic
 
@@ -183,7 +186,12 @@ class TopicTable:
             said = self.declarations.get(name)
             if said is not None and said.owner and not self._owner_lives(said.owner):
                 self._drop(name, reason)
-        if self._doomed:
+        for _ in range(min(_STEP_TOPICS, len(self._behind))):
+            name = self._behind.popleft()
+            topic = self._hub.topic(name)
+            if topic is not None:
+                self._follow(name, topic)
+        if self._doomed or self._behind:
             return True
         idle_ns = round(self._settings.topic_idle_s * 1e9)
         if not self._sweep and now_ns >= self._next_sweep_ns:
@@ -195,14 +203,16 @@ class TopicTable:
 
     # ---- for people ------------------------------------------------------------------------------
 
-    def names(self) -> Iterator[str]:
-        """Yield all names: topics in use, declared topics and classes, names listened to."""
-        yield from self._implicit
-        yield from (each.name for each in self.declarations.topics())
-        yield from (each.name for each in self.declarations.classes())
-        for name in self._subscriptions.exact_names():
-            if name not in self._implicit and self.declarations.get(name) is None:
-                yield name
+    def names(self) -> list[str]:
+        """Return all names: topics in use, declared topics and classes, names listened to.
+
+        One may come twice.
+        """
+        names = list(self._implicit)
+        names += [each.name for each in self.declarations.topics()]
+        names += [each.name for each in self.declarations.classes()]
+        names += self._subscriptions.exact_names()
+        return names
 
     def describe(self, name: str) -> bus_pb2.Topic:
         """Return what is known of one name."""
@@ -226,9 +236,11 @@ class TopicTable:
     def _apply(self, name: str) -> None:
         """Bring the data plane in line with what is declared now under a name or a pattern."""
         if is_pattern(name):
-            for topic in self._hub.topics():
-                if _native.topic_match(name, topic.name):
-                    self._align(topic)
+            # Each topic follows before its next message, the others step by step.
+            self._classes += 1
+            self._behind = deque(self._implicit)
+            self._behind.extend(each.name for each in self.declarations.topics())
+            self._hub.touch()
             return
         self._implicit.pop(name, None)
         existing = self._hub.topic(name)
@@ -247,10 +259,27 @@ class TopicTable:
             group=self.declarations.class_row(name),
         )
 
-    def _align(self, topic: _native.HubTopic) -> None:
-        """Bring a topic that is in use in line with what is declared now."""
+    def _follow(self, name: str, topic: _native.HubTopic) -> _native.HubTopic:
+        """Return the topic in line with the classes of now."""
+        use = self._implicit.get(name)
+        if use is None:
+            return self._align(topic)
+        if use.classes != self._classes:
+            use.classes = self._classes
+            return self._align(topic)
+        return topic
+
+    def _align(self, topic: _native.HubTopic) -> _native.HubTopic:
+        """Bring a topic in use in line with what is declared now, and return what it is then."""
         name, said = topic.name, self.declarations.effective(topic.name)
         other_class = topic.group != self.declarations.class_row(name)
+        same = (topic.retain, topic.contract, topic.owner) == (
+            said.retain,
+            said.contract,
+            said.owner,
+        )
+        if same and not other_class:
+            return topic
         less = (
             (topic.contract is not None and said.contract is None)
             or (topic.owner != 0 and said.owner == 0)
@@ -258,8 +287,10 @@ class TopicTable:
         )
         if other_class or less:  # a new row in the other class; what was counted stays in the old
             self._hub.drop(name)
-        self._note_retained(self._declare(name))
+        topic = self._declare(name)
+        self._note_retained(topic)
         self._hub.touch(name)
+        return topic
 
     def _note_retained(self, topic: _native.HubTopic) -> None:
         if topic.retain:

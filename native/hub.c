@@ -310,13 +310,18 @@ static PyObject *row_dict(const Hub *hub, const struct row *row)
     return dict;
 }
 
-static PyObject *hub_ledger(PyObject *self, PyObject *unused)
+static PyObject *hub_ledger(PyObject *self, PyObject *args)
 {
-    (void)unused;
     const Hub *hub = (Hub *)self;
+    const char *pattern = NULL; /* borrowed, checked by the caller */
+    Py_ssize_t pattern_len = 0;
+    if (!PyArg_ParseTuple(args, "|s#:ledger", &pattern, &pattern_len)) return NULL;
     PyObject *rows = PyList_New(0); /* owned */
     for (const struct row *row = hub->rows; rows && row; row = row->next) {
         if (row->folded_into) continue;
+        if (pattern_len && !row->is_class &&
+            !sira_topic_match((const uint8_t *)pattern, (size_t)pattern_len, (const uint8_t *)row->name, strlen(row->name)))
+            continue;
         if (!row->published && !row->owed && !row->refused.len) continue;
         PyObject *dict = row_dict(hub, row); /* owned */
         if (!dict || PyList_Append(rows, dict) < 0) Py_CLEAR(rows);
@@ -382,7 +387,7 @@ static PyMethodDef hub_methods[] = {
     {"touch", hub_touch, METH_VARARGS, "Routes of this topic (none given: all) are resolved anew."},
     {"tick", hub_tick, METH_O, "Expire, time out what is blocked, mark stalls; returns events."},
     {"topics", hub_topics, METH_NOARGS, "All topics."},
-    {"ledger", hub_ledger, METH_NOARGS, "Ledger rows as dictionaries."},
+    {"ledger", hub_ledger, METH_VARARGS, "Ledger rows as dictionaries: of all, or of the topics of a pattern and all classes."},
     {"histograms", hub_histograms, METH_NOARGS, "Time on the node per class: (class, counts, sum_ns)."},
     {"close", hub_close, METH_NOARGS, "Forget all topics: the node stops."},
     {NULL, NULL, 0, NULL},

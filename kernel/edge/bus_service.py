@@ -93,7 +93,7 @@ class BusService:
             _native.check_pattern(request.pattern)
         count = min(request.count_max or _PAGE_TOPICS, _PAGE_TOPICS_MAX)
         best: list[str] = []
-        names = list(self._bus.topics.names())
+        names = self._bus.topics.names()
         for start in range(0, len(names), _NAMES_A_STEP):
             step = [n for n in names[start : start + _NAMES_A_STEP] if _shown(n, request)]
             readable = (n for n in step if self._readable(call.principal, n))
@@ -135,10 +135,10 @@ class BusService:
 
 def _shown(name: str, request: bus_pb2.ListTopicsRequest) -> bool:
     """Whether a listing that is asked for so has this name."""
-    if name <= request.after:
-        return False
+    if name <= request.after or first_token(name) == REPLY_PREFIX:
+        return False  # who knows a private reply topic can answer in another's place
     if not request.pattern:
-        return first_token(name) != REPLY_PREFIX
+        return True
     if is_pattern(name):
         return covers(request.pattern, name)
     return _native.topic_match(request.pattern, name)

@@ -96,7 +96,7 @@ class KernelService:
             _native.check_pattern(request.pattern)
         self._bus.may(call.principal, "inspect", request.pattern or ">")
         response = kernel_pb2.LedgerResponse(epoch=self._bus.epoch)
-        counts = list(ledger.select(self._bus.hub.ledger(), request.pattern))
+        counts = list(ledger.select(self._bus.hub.ledger(request.pattern), request.pattern))
         for index, each in enumerate(counts):
             response.rows.append(ledger.row(each, node=self._settings.node_name))
             if index % _ROWS_A_STEP == _ROWS_A_STEP - 1:

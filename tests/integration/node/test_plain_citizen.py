@@ -197,6 +197,26 @@ def test_topics_are_declared_listed_and_deleted() -> None:
     session(work)
 
 
+def test_a_class_declared_later_holds_for_topics_in_use_from_their_next_message() -> None:
+    async def work(node: Node, plain: Plain) -> None:
+        pub = plain.publishing()
+        await pub.publish(*(message(f"late.{i}") for i in range(1_000)), message("other"))
+        await plain.create("late.*", contract={"y": "f32[N]"}, kind=bus_pb2.TOPIC_KIND_LATEST)
+        (receipt,) = await pub.publish(message("late.999"))
+        assert receipt.error.code == "CONTRACT_MISMATCH"
+        (receipt,) = await pub.publish(message("other"))
+        assert not receipt.HasField("error")
+        await until(lambda: not node.bus.topics._behind)
+        topic = node.bus.hub.topic("late.0")
+        assert topic is not None and topic.retain and topic.group == "late.*"
+        await plain.bus.DeleteTopic(bus_pb2.DeleteTopicRequest(name="late.*"))
+        (receipt,) = await pub.publish(message("late.0"))
+        assert not receipt.HasField("error")
+        await plain.ledger()
+
+    session(work)
+
+
 def test_a_latest_topic_gives_its_last_message_to_whoever_comes() -> None:
     async def work(node: Node, plain: Plain) -> None:
         await plain.create("state.*", kind=bus_pb2.TOPIC_KIND_LATEST)
