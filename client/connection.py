@@ -13,7 +13,7 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message as ProtoMessage
@@ -42,6 +42,10 @@ PROTOCOL = 1
 # One try of one address; a host that swallows packets must not use up the caller's whole time.
 _DIAL_S = 3.0
 _CLOSE_S = 2.0
+# How long the second stream has to end after the first, at a node that goes down in order.
+_LAST_WORDS_S = 0.5
+# A connection that lasted so long was a good one: its loss is followed by a try at once.
+_STEADY_S = 1.0
 _MESSAGE_BYTES_MAX = 16 << 30
 _PUBLISH_BLOCK_MS = 5_000
 # These mean that the connection is gone, not that what was sent is wrong.
@@ -88,6 +92,10 @@ class Connection:
         self._reconnecting: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._publish_wanted = False
+        self._up_since_s = 0.0
+        self._publish_error: SiraError | None = None  # how the Publish stream ended
+        self._last_words: asyncio.TimerHandle | None = None  # one stream ended, the other has time
+        self._delays_s = retry.delays_s(self.rng)
         self._repeats = 0  # first messages of the next Publish stream that were sent before
         self._epoch_sent_to = b""  # of the node that got them
 
@@ -148,6 +156,7 @@ class Connection:
             self._drop(transport)
             return
         self._transport, self.node = transport, node
+        self._up_since_s = self.loop.time()
         self._is_up.set()
         if self.incoming.receivers:
             self.want_subscribe()
@@ -224,44 +233,72 @@ class Connection:
         self.incoming.start(stream)
 
     def stream_lost(self, stream: Stream, error: SiraError | None) -> None:
-        """Begin to come back: one of the two streams has ended, which nobody here asked for."""
+        """Begin to come back: one of the two streams has ended, which nobody here asked for.
+
+        A node that goes down in order ends each stream after its last word. So the other one is
+        heard to its end too: what it did not answer then, it has not taken.
+        """
         if self._transport is None or self._ended is not None:
             return
-        self._last_error = error or NodeDraining("the node ended the stream")
-        _log.warning("connection to %s lost: %s", self._nodes[0], self._last_error)
-        publish_refused = stream is self.outgoing.stream and (
-            error is not None and error.code not in _TRANSIENT
-        )
+        error = error or NodeDraining("the node ended the stream")
+        if stream is self.outgoing.stream:
+            self._publish_error = error
+        others = {self.outgoing.stream, self.incoming.stream} - {stream, None}
+        if isinstance(error, NodeDraining) and others and self._last_words is None:
+            self._last_words = self.loop.call_later(_LAST_WORDS_S, self._lost, error)
+        else:
+            self._lost(error)
+
+    def _lost(self, error: SiraError) -> None:
+        if self._transport is None or self._ended is not None:
+            return
+        self._last_error = error
+        _log.warning("connection to %s lost: %s", self._nodes[0], error)
+        if self._last_words is not None:
+            self._last_words.cancel()
+            self._last_words = None
+        publish_error, self._publish_error = self._publish_error, None
         transport, self._transport = self._transport, None
         self._is_up.clear()
         self.outgoing.stop()
         self.incoming.stop()
         self._drop(transport)
-        if publish_refused and error is not None:
-            # The node cannot read what we send: sending it again would end the next stream too.
-            self.outgoing.give_up(error)
-        if self.retry.publishes:
-            self._repeats = self.outgoing.rewind()
-        else:
-            self._repeats = 0
-            self.outgoing.give_up(
-                OutcomeUnknown("the connection was lost before the node had answered")
-            )
+        self._requeue(publish_error)
         self.incoming.interrupt()
         for call in self.on_lost:
             call()
+        if isinstance(error, NodeDraining):
+            self._nodes.append(self._nodes.pop(0))  # it goes down: the others first
         if self.retry.connects:
             self._reconnecting = self.loop.create_task(self._come_back(), name="sira-reconnect")
         else:
             self._end(self._unreachable())
 
+    def _requeue(self, publish_error: SiraError | None) -> None:
+        """See to what is unanswered, after the Publish stream ended with `publish_error`."""
+        self._repeats = 0
+        if publish_error is not None and publish_error.code not in _TRANSIENT:
+            # The node cannot read what we send: sending it again would end the next stream too.
+            self.outgoing.give_up(publish_error)
+        elif isinstance(publish_error, NodeDraining):
+            self.outgoing.rewind()  # not taken: sent again as if for the first time
+        elif self.retry.publishes:
+            self._repeats = self.outgoing.rewind()
+        else:
+            self.outgoing.give_up(
+                OutcomeUnknown("the connection was lost before the node had answered")
+            )
+
     async def _come_back(self) -> None:
-        delays_s: Iterator[float] = self.retry.delays_s(self.rng)
+        if self.loop.time() - self._up_since_s >= _STEADY_S:
+            self._delays_s = self.retry.delays_s(self.rng)
+        else:  # a node that takes us and drops us at once: not so fast
+            await asyncio.sleep(next(self._delays_s))
         while not await self._try_nodes(Deadline(_DIAL_S * len(self._nodes), self.loop)):
             if self._ended is not None:
                 self._end(self._ended)
                 return
-            await asyncio.sleep(next(delays_s))
+            await asyncio.sleep(next(self._delays_s))
         _log.info("connected to %s again", self._nodes[0])
 
     # ---- the end ---------------------------------------------------------------------------------

@@ -241,6 +241,38 @@ async def test_a_lost_node_is_replaced_by_the_next_address(until: Any) -> None:
         second.kill()
 
 
+async def test_a_node_that_goes_down_in_order_costs_no_publish_and_no_request(until: Any) -> None:
+    first, second = sira.testing.Node().start(), sira.testing.Node().start()
+    done, stopped = 0, asyncio.Event()
+
+    async def probe(bus: sira.Bus) -> None:
+        nonlocal done
+        while not stopped.is_set() or done < 100:
+            assert (await bus.publish("a", b"x", timeout_s=20)).grade == "accepted"
+            with pytest.raises(sira.NoMatch):
+                await bus.request("nobody", timeout_s=20, idempotent=True)
+            done += 1
+
+    try:
+        async with sira.connect(f"{first.url},{second.url}") as bus, bus.subscribe("b") as messages:
+            probing = asyncio.create_task(probe(bus))
+            await until(lambda: done > 10 or probing.done())
+            await asyncio.to_thread(first.stop)
+            stopped.set()
+            await probing
+            await until(lambda: messages.reconnects == 1)
+            async with sira.connect(second.url) as other:
+
+                async def matched() -> bool:
+                    return (await other.publish("b", b"y")).matched == 1
+
+                await until(matched)
+            assert (await messages.next(timeout_s=10)).bytes == b"y"
+    finally:
+        first.kill()
+        second.kill()
+
+
 async def test_no_node_is_unreachable_and_names_the_address() -> None:
     with pytest.raises(sira.Unreachable) as caught:
         await sira.connect("sira://127.0.0.1:1", timeout_s=0.3)
