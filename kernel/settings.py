@@ -259,6 +259,11 @@ class Settings:
         "too small: calls with long tokens or traces fail; too large: memory of every call",
         minimum=1_024, maximum=1 << 20,
     )  # fmt: skip
+    stream_window_bytes: int = _s(
+        256 << 10, "bytes", "under way from a client and not yet read by the node, per stream",
+        "too small: rate is this over the round trip; too large: small waits behind large messages",
+        minimum=64 << 10, maximum=64 * _MIB,
+    )  # fmt: skip
     streams_per_connection_max: int = _s(
         4_096, "calls", "calls at once on one connection; more wait at the client",
         "too small: calls wait without a word; too large: one connection takes all memory",
