@@ -13,8 +13,8 @@ def options(settings: Settings) -> list[tuple[str, int | str]]:
     """Return the channel options of the server.
 
     BDP probing is off: it would grow the window until small messages wait behind megabytes of
-    large ones on the same connection. The window is a setting instead. SO_REUSEPORT is off, or a second node on the same port
-    would get half of the connections instead of an error.
+    large ones on the same connection. The window is a setting instead. SO_REUSEPORT is off, or a
+    second node on the same port would get half of the connections instead of an error.
     """
     return [
         ("grpc.max_receive_message_length", settings.grpc_message_bytes_max),
