@@ -315,22 +315,11 @@ void egress_drop_outs(Egress *egress, const Sub *sub, uint16_t reason)
 
 /* ---- frames ------------------------------------------------------------------------------------------------------------- */
 
-/* All control items that wait, as one Frame. Frame bodies join by concatenation. */
-static PyObject *frame_of_control(Egress *egress)
-{
-    if (PyList_GET_SIZE(egress->control) == 0) return NULL;
-    PyObject *empty = PyBytes_FromStringAndSize(NULL, 0); /* owned */
-    PyObject *frame = empty ? PyObject_CallMethod(empty, "join", "O", egress->control) : NULL; /* owned */
-    Py_XDECREF(empty);
-    if (frame && PyList_SetSlice(egress->control, 0, PyList_GET_SIZE(egress->control), NULL) < 0) Py_CLEAR(frame);
-    return frame;
-}
-
 PyObject *egress_next_frame(Egress *egress, uint64_t now_ns)
 {
     Hub *hub = egress->hub;
     hub->now_ns = now_ns;
-    PyObject *frame = frame_of_control(egress); /* owned */
+    PyObject *frame = frame_of_items(egress->control); /* owned */
     if (!frame && PyErr_Occurred()) return NULL;
     if (!frame && egress->chunk_turn) frame = frame_of_chunk(egress, now_ns);
     egress->chunk_turn = false;

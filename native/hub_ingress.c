@@ -278,6 +278,21 @@ static int post(Ingress *in, Route *route, struct blob *blob, uint64_t slot, boo
 
 /* ---- parking: no room at a `block` subscriber -------------------------------------------------------------------------------- */
 
+/* Answers that nobody reads take memory too. A client that keeps any window never comes near. */
+enum { ANSWERS_MAX = 65536 };
+
+static uint64_t answers(const Ingress *in)
+{
+    return in->slot_len + (uint64_t)PyList_GET_SIZE(in->credits);
+}
+
+static void note_full(Ingress *in)
+{
+    if (in->parked_count >= in->window_messages || in->parked_bytes + in->buffered_bytes >= in->window_bytes ||
+        answers(in) >= ANSWERS_MAX)
+        in->full = true;
+}
+
 static uint64_t parked_size(const struct blob *blob)
 {
     return blob->xfer ? 0 : blob->payload_bytes; /* a transfer's chunks are counted as buffered */
@@ -307,7 +322,7 @@ static int park(Ingress *in, struct route_entry *entry, struct blob *blob, uint6
     in->parked_count++;
     in->parked_bytes += parked_size(blob);
     in->hub->parked++;
-    in->full = in->parked_count >= in->window_messages || in->parked_bytes + in->buffered_bytes >= in->window_bytes;
+    note_full(in);
     return 0;
 }
 
@@ -334,6 +349,7 @@ void ingress_unfull(Ingress *in)
     if (!in->full) return;
     if (in->parked_count * 2 >= in->window_messages) return;
     if ((in->parked_bytes + in->buffered_bytes) * 2 >= in->window_bytes) return;
+    if (answers(in) * 2 >= ANSWERS_MAX) return;
     in->full = false;
     if (in->drained && !in->closed) hub_call(in->drained);
 }
@@ -604,7 +620,6 @@ static int take_chunk(Ingress *in, PyObject *frame, const struct sira_item *item
     struct xfer *xfer = xfer_find(in, chunk.id);
     if (!xfer) return 0; /* of a transfer that was given up meanwhile */
     if (xfer_feed(in->hub, xfer, frame, item, &chunk, alone) < 0) return give_up(in, xfer, "FRAME_CORRUPT", now_ns);
-    if (in->parked_bytes + in->buffered_bytes >= in->window_bytes) in->full = true;
     return 0;
 }
 
@@ -655,6 +670,7 @@ int ingress_feed(Ingress *in, PyObject *frame, uint64_t now_ns)
         }
         if (rc < 0) return -1;
     }
+    note_full(in);
     return 0;
 }
 

@@ -4,6 +4,8 @@
 
 #include "hub.h"
 
+PyObject *frame_of_items(PyObject *list);
+
 int ingress_feed(Ingress *in, PyObject *frame, uint64_t now_ns);
 void ingress_close(Ingress *in, uint64_t now_ns);
 PyObject *ingress_next_frame(Ingress *in, uint64_t now_ns); /* new reference, or NULL without an exception: nothing */

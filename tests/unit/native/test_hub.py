@@ -6,7 +6,7 @@ import pytest
 
 from sira import _native
 from sira.kernel.errors import SiraError
-from sira.v1 import bus_pb2
+from sira.v1 import bus_pb2, error_pb2, message_pb2
 
 from .hub_harness import SECOND_NS, Bench, frame, item, message
 
@@ -324,6 +324,43 @@ def test_a_retry_by_id_gets_the_first_receipt_and_is_not_delivered_twice() -> No
     again.send(item(sent[1]), item(sent[2]), item(sent[3]), item(fresh))
     assert [(r.id, r.matched) for r in again.receipts()] == [(m.id, 1) for m in [*sent[1:], fresh]]
     assert subscriber.payloads() == [b"\0", b"\1", b"\2", b"\3", b"new"]
+
+
+def test_a_publisher_that_reads_no_answers_is_not_read_until_it_does() -> None:
+    bench = Bench()
+    publisher, drained = bench.publisher(), []
+    publisher.stream.drained = lambda: drained.append(True)
+    bad = [item(message("x", priority=9)) for _ in range(1024)]
+    heads = [bus_pb2.Item(head=message_pb2.Message(id=_native.new_id(), topic="x", priority=9))]
+    sent = 0
+    while not publisher.stream.full:
+        publisher.send(*bad, *heads)
+        sent += len(bad) + len(heads)
+        assert sent < 100_000
+    assert not drained
+    frames = []
+    while (got := publisher.stream.next_frame(bench.now_ns)) is not None:
+        frames.append(got)
+    assert drained == [True] and not publisher.stream.full
+    items = [i for got in frames for i in bus_pb2.Frame.FromString(got).items]
+    assert [i.receipt.error.code for i in items] == ["BAD_REQUEST"] * sent
+
+
+def test_many_late_answers_and_control_items_leave_in_frames_of_a_size() -> None:
+    bench = Bench()
+    publisher, subscriber = bench.publisher(), bench.subscriber()
+    for _ in range(20):
+        bad = [message_pb2.Message(id=_native.new_id(), topic="x", priority=9) for _ in range(1000)]
+        publisher.send(*(bus_pb2.Item(head=each) for each in bad))
+    body = bus_pb2.Ended(subscription=1, error=error_pb2.Error(message="y" * 500))
+    for _ in range(10_000):
+        subscriber.stream.control(11, body.SerializeToString())
+    for stream, count in ((publisher.stream, 20_000), (subscriber.stream, 10_000)):
+        frames = []
+        while (got := stream.next_frame(bench.now_ns)) is not None:
+            frames.append(got)
+        assert max(map(len, frames)) < 128 << 10
+        assert sum(len(bus_pb2.Frame.FromString(got).items) for got in frames) == count
 
 
 def test_a_full_stream_says_so_and_says_when_it_is_drained() -> None:
