@@ -205,6 +205,8 @@ class Incoming:
         try:
             await step(stream)
         except SiraError as caught:
+            if step == self._write:
+                return  # the reader hears the node's last words, and then why it ended
             error = caught
         if self.stream is stream:
             self._owner.stream_lost(stream, error)

@@ -6,6 +6,7 @@ opaque bytes on both sides of it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -17,6 +18,8 @@ from sira.kernel.errors import SiraError, Timeout, Unreachable
 from sira.kernel.rpc import from_grpc
 
 Metadata = Sequence[tuple[str, str]]
+
+_SEND = "send_serialized_message"
 
 # A frame has at most 2 MiB; the rest is room for its framing.
 _RECEIVE_BYTES_MAX = 4 << 20
@@ -124,11 +127,12 @@ class GrpcTransport:
 class _GrpcStream:
     """A `grpc.aio` call as a `Stream`."""
 
-    __slots__ = ("_call", "_transport")
+    __slots__ = ("_call", "_send", "_transport")
 
     def __init__(self, transport: GrpcTransport, call: Any) -> None:
         self._transport = transport
         self._call = call
+        self._send: Any = None
 
     async def read(self) -> bytes | None:
         try:
@@ -139,16 +143,23 @@ class _GrpcStream:
 
     async def write(self, frame: bytes) -> None:
         try:
-            await self._call.write(frame)
+            if self._send is None:
+                await self._call.write(frame)  # the first: waits for the call to have begun
+                self._send = getattr(getattr(self._call, "_cython_call", None), _SEND, None)
+            else:
+                # One layer below `write`, which would put "internal error" in the place of the
+                # node's own status, and lose what it still had to say, when the node ends the call
+                # while we write.
+                await self._send(frame)
         except grpc.aio.AioRpcError as error:
             raise self._transport._translate(error) from None
-        except grpc.aio.UsageError as error:  # the call is over; its reader knows why
+        except (grpc.aio.BaseError, asyncio.InvalidStateError) as error:
             raise Unreachable(f"the stream is closed: {error}") from None
 
     async def done_writing(self) -> None:
         try:
             await self._call.done_writing()
-        except (grpc.aio.AioRpcError, grpc.aio.UsageError):
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
             return  # it is over already, which is what was asked for
 
     def cancel(self) -> None:

@@ -69,7 +69,7 @@ class Node:
         started = _Started(self._process.stdout)
         address = started.wait(timeout_s)
         if not address:
-            ended = self._process.poll()
+            ended = started.exit_code(self._process)
             self.kill()
             log_text = self.log_path.read_text(errors="replace")[-_LOG_CHARS:]
             if ended is None:
@@ -141,6 +141,15 @@ class _Started:
     def wait(self, timeout_s: float) -> str:
         self._said.wait(timeout_s)
         return self._address
+
+    def exit_code(self, process: subprocess.Popen[bytes]) -> int | None:
+        """Return how the process ended, once it has closed its stdout; None: it runs."""
+        if not self._said.is_set():
+            return None
+        try:
+            return process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            return None
 
     def _read(self, stdout: IO[bytes]) -> None:
         try:
