@@ -1,4 +1,4 @@
-"""`python -m tests.soak [--fuzz-s S] [--messages N] [--out FILE]`: exits 1 on any problem."""
+"""`python -m tests.soak [--fuzz-s S] [--messages N] [--crowd N] [--out FILE]`: 1 on any problem."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import sira
 
-from . import doors, flow
+from . import crowd, doors, flow
 
 RSS_MORE_BYTES = 24 << 20
 
@@ -28,6 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--fuzz-s", type=float, default=600.0)
     parser.add_argument("--messages", type=int, default=10_000_000)
+    parser.add_argument("--crowd", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     parser.add_argument("--out", type=Path, default=None)
     given = parser.parse_args()
@@ -46,6 +47,10 @@ def main() -> int:
         moved = flow.run(given.messages, rss_more_bytes=RSS_MORE_BYTES, tell=tell)
         say("flow", **dataclasses.asdict(moved))
         problems += moved.problems
+    if given.crowd:
+        seen = crowd.run(given.crowd, 1_000, tell=tell)
+        say("crowd", **dataclasses.asdict(seen))
+        problems += seen.problems
     if given.fuzz_s:
         attack = doors.run(given.fuzz_s, given.seed, tell=tell)
         say("doors", **dataclasses.asdict(attack))
