@@ -10,9 +10,11 @@ int hub_call(PyObject *callable)
     if (!callable) return 0;
     PyObject *type, *value, *trace; /* owned; a callback must not disturb an error on its way */
     PyErr_Fetch(&type, &value, &trace);
+    Py_INCREF(callable); /* it may end what holds it */
     PyObject *result = PyObject_CallNoArgs(callable); /* owned */
     if (!result) PyErr_WriteUnraisable(callable);
     Py_XDECREF(result);
+    Py_DECREF(callable);
     PyErr_Restore(type, value, trace);
     return 0;
 }
@@ -54,19 +56,68 @@ void hub_env_leave(Hub *hub)
     hub->env_depth--;
 }
 
+/* Next stream of a walk, a new reference; the first call starts it. Streams may close meanwhile. */
+static Ingress *walk_next(struct cursor *cursor)
+{
+    Ingress *in = (Ingress *)Py_XNewRef(cursor->next);
+    if (in) cursor->next = in->hub_next;
+    return in;
+}
+
+static void walk_start(Hub *hub, struct cursor *cursor)
+{
+    *cursor = (struct cursor){.next = hub->ingresses, .outer = hub->cursors};
+    hub->cursors = cursor;
+}
+
+static void walk_end(Hub *hub, struct cursor *cursor)
+{
+    assert(hub->cursors == cursor);
+    hub->cursors = cursor->outer;
+}
+
 /* Room was made at a subscription where publishers wait. Those who find none again say so again. */
 void hub_retry(Hub *hub, uint64_t now_ns)
 {
+    if (hub->retrying) return; /* called from inside: the next call does it */
     hub->retry = false;
     if (!hub->parked) return;
+    hub->retrying = true;
     for (Sub *sub = hub->subs; sub; sub = sub->hub_next) sub->blocked = false;
-    Ingress *in = hub->ingresses;
-    while (in) {
-        Py_INCREF(in);
+    struct cursor cursor;
+    walk_start(hub, &cursor);
+    for (Ingress *in; (in = walk_next(&cursor)); Py_DECREF(in))
         if (in->parked && ingress_retry(in, now_ns) < 0) PyErr_WriteUnraisable((PyObject *)in);
-        Ingress *next = in->hub_next;
+    walk_end(hub, &cursor);
+    hub->retrying = false;
+}
+
+void ingress_due(Ingress *in)
+{
+    if (in->due || in->closed) return;
+    in->due = true;
+    in->due_next = in->hub->in_due;
+    in->hub->in_due = (Ingress *)Py_NewRef(in);
+}
+
+void hub_tell(Hub *hub)
+{
+    Egress *egress;
+    Ingress *in;
+    while ((egress = hub->out_due)) { /* owned from here */
+        hub->out_due = egress->due_next;
+        egress->due = false;
+        if (!egress->closed) hub_call(egress->wake);
+        Py_DECREF(egress);
+    }
+    while ((in = hub->in_due)) { /* owned from here */
+        hub->in_due = in->due_next;
+        in->due = false;
+        const bool wake = in->wake_due, drained = in->drained_due;
+        in->wake_due = in->drained_due = false;
+        if (wake && !in->closed) hub_call(in->wake);
+        if (drained && !in->closed) hub_call(in->drained);
         Py_DECREF(in);
-        in = next;
     }
 }
 
@@ -75,15 +126,16 @@ void hub_retry(Hub *hub, uint64_t now_ns)
 static PyObject *hub_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"encode_error", "message_bytes_max", "queue_messages_max",   "queue_bytes_max",
-                            "stall_ns",     "block_ns",          "transfer_window_bytes", NULL};
+                            "stall_ns",     "block_ns",          "transfer_window_bytes", "transfers_per_stream_max", NULL};
     static const char *const named[R_NAMED] = {"QUEUE_FULL", "EXPIRED", "NO_MATCH", "PEER_LOST",
                                                "STALLED",    "UNSUBSCRIBED", "OTHER"};
     PyObject *encode_error; /* borrowed */
     unsigned long long message_bytes_max = 16ull << 30, queue_bytes_max = 64u << 20, stall_ns = 10000000000u,
                        block_ns = 5000000000u, transfer_window_bytes = 8u << 20;
-    unsigned int queue_messages_max = 8192;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$OKIKKKK:Hub", names, &encode_error, &message_bytes_max,
-                                     &queue_messages_max, &queue_bytes_max, &stall_ns, &block_ns, &transfer_window_bytes))
+    unsigned int queue_messages_max = 8192, transfers_per_stream_max = 8192;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$OKIKKKKI:Hub", names, &encode_error, &message_bytes_max,
+                                     &queue_messages_max, &queue_bytes_max, &stall_ns, &block_ns, &transfer_window_bytes,
+                                     &transfers_per_stream_max))
         return NULL;
     if (!kwargs || !PyDict_GetItemString(kwargs, "encode_error")) {
         PyErr_SetString(PyExc_TypeError, "Hub() needs encode_error");
@@ -101,6 +153,7 @@ static PyObject *hub_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     hub->message_bytes_max = message_bytes_max;
     hub->queue_messages_max = queue_messages_max;
+    hub->transfers_per_stream_max = transfers_per_stream_max;
     hub->queue_bytes_max = queue_bytes_max;
     hub->stall_ns = stall_ns;
     hub->block_ns = block_ns;
@@ -115,6 +168,7 @@ static PyObject *hub_close(PyObject *self, PyObject *unused)
 {
     (void)unused;
     PyDict_Clear(((Hub *)self)->topics);
+    hub_tell((Hub *)self);
     Py_RETURN_NONE;
 }
 
@@ -196,6 +250,7 @@ static PyObject *hub_drop(PyObject *self, PyObject *name)
     topic_drop(topic);
     const int rc = PyDict_DelItem(hub->topics, name);
     Py_DECREF(topic);
+    hub_tell(hub);
     if (rc < 0) return NULL;
     Py_RETURN_NONE;
 }
@@ -231,7 +286,7 @@ static PyObject *hub_tick(PyObject *self, PyObject *now)
     hub->now_ns = now_ns;
     PyObject *events = PyList_New(0); /* owned */
     if (!events) return NULL;
-    for (Sub *sub = hub->subs; sub; sub = sub->hub_next) {
+    for (Sub *sub = hub->subs; sub; sub = sub->hub_next) { /* no Python runs in here */
         sub_expire(sub, now_ns);
         const bool full = sub->blocked || sub->pending >= hub->queue_messages_max ||
                           (sub->pending > 1 && sub->pending_bytes >= hub->queue_bytes_max);
@@ -253,18 +308,21 @@ static PyObject *hub_tick(PyObject *self, PyObject *now)
         if (!kept || !kept->deadline_ns || kept->deadline_ns > now_ns) continue;
         topic_expire_retained(topic);
     }
-    Ingress *in = hub->ingresses;
-    while (in) {
-        Py_INCREF(in);
+    struct cursor cursor;
+    walk_start(hub, &cursor);
+    for (Ingress *in; (in = walk_next(&cursor));) {
         const int rc = in->parked ? ingress_expire(in, now_ns) : 0;
         for (struct xfer *xfer = in->xfers; xfer; xfer = xfer->next) /* its window may be smaller than our step */
             if (!xfer->buffered && xfer->credit_due) ingress_credit(in, xfer);
-        Ingress *next = in->hub_next;
         Py_DECREF(in);
-        if (rc < 0) goto fail;
-        in = next;
+        if (rc < 0) {
+            walk_end(hub, &cursor);
+            goto fail;
+        }
     }
+    walk_end(hub, &cursor);
     if (hub->retry) hub_retry(hub, now_ns);
+    hub_tell(hub);
     return events;
 fail:
     Py_DECREF(events);

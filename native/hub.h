@@ -4,6 +4,10 @@
  * One thread, under the GIL; time comes in as now_ns (CLOCK_MONOTONIC), so a run can be replayed. Policy is
  * Python's: it resolves a topic to a Route, this code remembers and obeys it.
  *
+ * Python runs inside in few places, and may do there what it likes (publish on other streams, close any): resolve()
+ * and admit(), and where an error is made and encoded. The Ingress at work is `busy` meanwhile: it is not fed again
+ * and is taken apart only afterwards. wake() and drained() are never called from inside, but by hub_tell(), last.
+ *
  * Conservation: every function that moves a delivery moves exactly one count with it, so that for each topic
  * owed = delivered + pending + retained + superseded + expired + sum(dropped). */
 #ifndef SIRA_HUB_H
@@ -66,8 +70,7 @@ struct chunk {
     uint32_t refs, unsent;
     bool alone; /* the frame holds this item and nothing else: it can be forwarded as it is */
     bool credited;
-    PyObject *frame; /* owned */
-    struct sira_slice item;
+    PyObject *frame; /* owned: parsed.data points into it */
     struct sira_chunk parsed;
 };
 
@@ -76,15 +79,17 @@ struct xfer {
     uint32_t refs;
     uint64_t serial;
     uint8_t id[SIRA_ID_BYTES];
+    uint8_t priority;
+    uint64_t deadline_ns; /* 0: none */
     Ingress *ingress; /* borrowed; NULL once the stream is gone */
     struct xfer *prev, *next; /* in the ingress */
+    struct xfer *bucket_next; /* in the ingress's table by id */
     struct blob *head; /* borrowed: the head's blob holds a reference to us; NULL once it is gone */
     struct blob *keep_head; /* owned: for a `latest` topic, until it is whole or given up */
     uint32_t tensor_count, tensor_at; /* next expected chunk: tensor_at, offset_at */
     uint64_t offset_at, received, total, buffered, credit_due;
     uint64_t *tensor_bytes; /* owned */
     bool complete, aborted, parked, keep; /* keep: hold all chunks (retained topic) */
-    bool refused;
     uint64_t slot; /* SLOT_LATE: its answer is due when it is whole; SLOT_NONE: it was given, or is not wanted */
     uint32_t matched;
     struct chunk *first, *last; /* first: oldest chunk still held by `keep` or `parked` */
@@ -113,6 +118,8 @@ struct blob {
     uint64_t publisher; /* serial of the ingress */
     uint64_t deadline_ns; /* 0: none */
     uint64_t payload_bytes;
+    uint64_t cost; /* bytes that it counts for in queues: its payload, and an envelope that is no small one */
+    uint64_t order; /* of two that were posted, the larger is the newer */
     PyObject *stamp; /* owned bytes, appended on the way out; NULL: already in data */
     PyObject *frame; /* owned; NULL: data is in `here` */
     struct xfer *xfer; /* owned reference; head of a large message */
@@ -120,7 +127,8 @@ struct blob {
     uint8_t here[];
 };
 
-struct blob *blob_new(Ingress *in, HubTopic *topic, PyObject *frame, const struct sira_env *env, uint64_t now_ns);
+struct blob *blob_new(Ingress *in, HubTopic *topic, PyObject *frame, const struct sira_env *env, bool head,
+                      uint64_t now_ns);
 void blob_ref(struct blob *blob);
 void blob_rehome(Hub *hub, struct blob *blob, HubTopic *topic);
 void blob_unref(Hub *hub, struct blob *blob);
@@ -130,9 +138,10 @@ uint8_t *blob_write(const struct blob *blob, uint8_t *p, uint64_t now_ns);
 struct xfer *xfer_new(Ingress *in, const struct sira_env *env);
 void xfer_unref(Hub *hub, struct xfer *xfer);
 void xfer_unlink(struct xfer *xfer);
+void xfer_refuse(Hub *hub, struct xfer *xfer);
+struct xfer *xfer_find(const Ingress *in, struct sira_slice id); /* borrowed */
 void xfer_complete(Hub *hub, struct xfer *xfer); /* all bytes are here, and it is not parked */
-int xfer_feed(Hub *hub, struct xfer *xfer, PyObject *frame, const struct sira_item *item,
-              const struct sira_chunk *chunk, bool alone);
+int xfer_feed(Hub *hub, struct xfer *xfer, PyObject *frame, const struct sira_chunk *chunk, bool alone);
 void xfer_abort(Hub *hub, struct xfer *xfer, uint16_t reason, uint64_t now_ns);
 void xfer_release_held(Hub *hub, struct xfer *xfer);
 void chunk_sent(Hub *hub, struct xfer *xfer, struct chunk *chunk);
@@ -243,6 +252,11 @@ struct Route {
     uint32_t topic_generation, all_generation;
 };
 
+struct cursor { /* a walk over the streams, during which they may close */
+    Ingress *next; /* borrowed */
+    struct cursor *outer;
+};
+
 struct Hub {
     PyObject_HEAD
     PyObject *topics; /* owned dict: name -> HubTopic */
@@ -254,11 +268,15 @@ struct Hub {
     uint32_t generation;
     uint64_t serial;
     uint64_t message_bytes_max, queue_bytes_max, stall_ns, block_ns, transfer_window_bytes;
-    uint32_t queue_messages_max;
+    uint32_t queue_messages_max, transfers_per_stream_max;
     Sub *subs; /* list of open ones */
     Ingress *ingresses; /* list of open ones */
     uint32_t parked; /* messages that wait for room, over all ingresses */
     bool retry; /* room was made where somebody waits */
+    bool retrying;
+    struct cursor *cursors; /* walks under way, innermost first */
+    Ingress *in_due;   /* owned list through due_next: to be told something by hub_tell() */
+    Egress *out_due;
     uint32_t retained_ttl; /* retained messages that can expire */
     uint64_t now_ns; /* of the current call */
     struct sira_env *envs[4]; /* parsing, by depth: resolve() may publish */
@@ -276,6 +294,7 @@ void topic_retain(HubTopic *topic, struct blob *blob);
 void topic_expire_retained(HubTopic *topic);
 void topic_drop(HubTopic *topic);
 void hub_retry(Hub *hub, uint64_t now_ns);
+void hub_tell(Hub *hub); /* make the calls to Python that are due. Requires: the books are closed */
 struct sira_env *hub_env_enter(Hub *hub); /* NULL with an exception: nested too deep */
 void hub_env_leave(Hub *hub);
 PyObject *hub_error_bytes(Hub *hub);                 /* encode and clear the current exception; NULL: a new one */
@@ -332,6 +351,10 @@ struct Ingress {
     Ingress *hub_prev, *hub_next;
     uint64_t client, serial;
     bool closed, idle, full;
+    bool busy;    /* its lists are being walked: Python runs inside, but may not change them */
+    bool closing; /* closed while busy: taken apart afterwards */
+    bool listed, due, wake_due, drained_due;
+    Ingress *due_next;
     uint32_t window_messages;
     uint64_t window_bytes;
     uint64_t resume; /* messages that are still repeats */
@@ -342,6 +365,8 @@ struct Ingress {
     uint32_t parked_count;
     uint64_t parked_bytes, buffered_bytes; /* buffered: chunks not yet sent on */
     struct xfer *xfers;
+    struct xfer **buckets; /* the same by id */
+    uint32_t bucket_cap, xfer_count;
     struct receipt_slot *slots; /* ring */
     uint32_t slot_cap, slot_len;
     uint64_t slot_base; /* absolute number of the oldest */
@@ -353,7 +378,9 @@ void ingress_settle(Ingress *in, uint64_t slot, const uint8_t *id, uint8_t state
                     PyObject *error);
 void ingress_answer(Ingress *in, const struct receipt_slot *slot); /* at once, outside of the order */
 void ingress_wake(Ingress *in);
+void ingress_due(Ingress *in); /* hub_tell() is to look at it */
 void ingress_unfull(Ingress *in);
+void ingress_close(Ingress *in, uint64_t now_ns);
 int ingress_retry(Ingress *in, uint64_t now_ns);
 int ingress_expire(Ingress *in, uint64_t now_ns);
 
@@ -364,6 +391,8 @@ struct Egress {
     PyObject *control; /* owned list of encoded Items */
     uint64_t client;
     bool closed, idle, chunk_turn;
+    bool due;
+    Egress *due_next;
     uint32_t batch_bytes;
     Sub **subs; /* owned, sorted by id */
     uint32_t sub_len, sub_cap;
@@ -378,8 +407,9 @@ void egress_wake(Egress *egress);
 int egress_abort(Egress *egress, const struct out *out, uint16_t reason);
 void egress_drop_outs(Egress *egress, const Sub *sub, uint16_t reason); /* active transfers to one subscription */
 
-int hub_add_streams(PyObject *module); /* ingress, egress, history types */
-int hub_add_queues(PyObject *module); /* sub, group */
+int hub_add_streams(PyObject *module); /* ingress, egress types */
+int hub_add_history(PyObject *module);
+int hub_add_queues(PyObject *module); /* sub, group types */
 int hub_add_topics(PyObject *module); /* topic, route */
 
 #endif

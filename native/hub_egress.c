@@ -9,6 +9,7 @@ enum {
     TURN_BYTES = 16 << 10,      /* of one subscription before the next has its turn */
     BUSY_CHUNK_BYTES = 256 << 10, /* larger chunks are split while small messages are about */
     BUSY_NS = 50000000,         /* "about": within the last 50 ms */
+    CONTROL_ITEMS_MAX = 16384, /* unread; past it a client that asks for more is cut off: it does not read its answers */
     TAGGED_CHUNK_BYTES_MAX = SIRA_FRAME_BYTES_MAX - 64, /* the subscription must fit beside it */
 };
 
@@ -40,7 +41,10 @@ void egress_wake(Egress *egress)
 {
     if (!egress->idle || egress->closed) return;
     egress->idle = false;
-    hub_call(egress->wake);
+    if (egress->due) return;
+    egress->due = true;
+    egress->due_next = egress->hub->out_due;
+    egress->hub->out_due = (Egress *)Py_NewRef(egress);
 }
 
 Sub *egress_find(const Egress *egress, uint32_t id)
@@ -142,6 +146,18 @@ static bool pick_priority(Egress *egress, uint8_t priority, struct pick *picks, 
     return true;
 }
 
+static uint64_t xfer_deadline(const struct xfer *xfer)
+{
+    return xfer->deadline_ns ? xfer->deadline_ns : UINT64_MAX;
+}
+
+/* Do the chunks of `a` go before those of `b`? */
+static bool xfer_before(const struct xfer *a, const struct xfer *b)
+{
+    if (a->priority != b->priority) return a->priority > b->priority;
+    return xfer_deadline(a) < xfer_deadline(b);
+}
+
 /* An out begins: its chunks may go. Another out of the same message on this stream makes it tagged. */
 static void out_start(Egress *egress, struct out *out)
 {
@@ -149,16 +165,7 @@ static void out_start(Egress *egress, struct out *out)
         if (other->xfer == out->xfer) out->tagged = true;
     out->active = true;
     struct out **link = &egress->outs; /* by priority, then deadline, then age */
-    const struct blob *head = out->xfer->head;
-    while (*link) {
-        const struct blob *other = (*link)->xfer->head;
-        if (head && other) {
-            const uint64_t mine = head->deadline_ns ? head->deadline_ns : UINT64_MAX;
-            const uint64_t theirs = other->deadline_ns ? other->deadline_ns : UINT64_MAX;
-            if (head->priority > other->priority || (head->priority == other->priority && mine < theirs)) break;
-        }
-        link = &(*link)->next;
-    }
+    while (*link && !xfer_before(out->xfer, (*link)->xfer)) link = &(*link)->next;
     out->next = *link;
     *link = out;
 }
@@ -253,12 +260,8 @@ static PyObject *frame_of_chunk(Egress *egress, uint64_t now_ns)
                 chunk_sent(hub, xfer, chunk);
                 struct out **from = &egress->outs; /* equals take turns: behind the last of the same priority */
                 while (*from != out) from = &(*from)->next;
-                const uint8_t priority = xfer->head ? xfer->head->priority : 0;
-                const uint64_t deadline_ns = xfer->head ? xfer->head->deadline_ns : 0;
                 struct out **to = from;
-                while ((*to)->next && (*to)->next->xfer->head && (*to)->next->xfer->head->priority == priority &&
-                       (*to)->next->xfer->head->deadline_ns == deadline_ns)
-                    to = &(*to)->next;
+                while ((*to)->next && !xfer_before(xfer, (*to)->next->xfer)) to = &(*to)->next;
                 if (*to != out) {
                     struct out *last = *to;
                     *from = out->next;
@@ -332,13 +335,13 @@ PyObject *egress_next_frame(Egress *egress, uint64_t now_ns)
         Py_XDECREF(frame);
         return NULL;
     }
-    if (hub->retry) hub_retry(hub, now_ns);
     if (frame) {
         hub->frames_out++;
         hub->bytes_out += (uint64_t)PyBytes_GET_SIZE(frame);
     } else {
-        egress->idle = true;
+        egress->idle = true; /* before hub_retry(): what it posts to us must wake us */
     }
+    if (hub->retry) hub_retry(hub, now_ns);
     return frame;
 }
 
@@ -369,6 +372,10 @@ PyObject *egress_feed(Egress *egress, PyObject *frame, uint64_t now_ns)
             continue;
         }
         if (item.kind == SIRA_ITEM_NONE) continue;
+        if (PyList_GET_SIZE(egress->control) >= CONTROL_ITEMS_MAX) {
+            sira_raise("QUOTA_EXCEEDED", "%d answers were not read, the limit of a stream", CONTROL_ITEMS_MAX);
+            goto fail;
+        }
         if (!others && !(others = PyList_New(0))) goto fail;
         PyObject *pair = Py_BuildValue("(Iy#)", item.kind, (const char *)item.body.data, (Py_ssize_t)item.body.len); /* owned */
         const int rc = pair ? PyList_Append(others, pair) : -1;

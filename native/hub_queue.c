@@ -1,5 +1,5 @@
 /* Where messages wait on the node: a subscription's rings (one a priority), what it was sent and has not yet
- * confirmed, and queue groups. */
+ * confirmed. */
 #include "hub.h"
 #include "pyutil.h"
 
@@ -124,7 +124,7 @@ static struct row *slot_leave(Sub *sub, struct slot *slot, uint8_t priority, uin
     struct blob *blob = slot->blob;
     cell_forget(sub, blob, priority, at);
     sub->pending--;
-    sub->pending_bytes -= blob->payload_bytes;
+    sub->pending_bytes -= blob->cost;
     if (blob->deadline_ns) sub->ttl_count--;
     struct row *row = blob->row;
     row_ref(row);
@@ -207,7 +207,7 @@ bool sub_room(const Sub *sub, const struct blob *blob)
 {
     const Hub *hub = sub->hub;
     if (sub->pending == 0) return true; /* one message always fits, however large */
-    return sub->pending < hub->queue_messages_max && sub->pending_bytes + blob->payload_bytes <= hub->queue_bytes_max;
+    return sub->pending < hub->queue_messages_max && sub->pending_bytes + blob->cost <= hub->queue_bytes_max;
 }
 
 bool sub_can_send(const Sub *sub)
@@ -240,13 +240,13 @@ static bool sub_supersede(Sub *sub, struct blob *blob, uint64_t now_ns)
     row->pending--;
     row->superseded++;
     sub->superseded++;
-    sub->pending_bytes -= slot->blob->payload_bytes;
+    sub->pending_bytes -= slot->blob->cost;
     if (slot->blob->deadline_ns) sub->ttl_count--;
     slot_discard(sub, slot);
     blob_ref(blob);
     *slot = (struct slot){.blob = blob, .out = out, .since_ns = now_ns};
     row_live(blob->row)->pending++;
-    sub->pending_bytes += blob->payload_bytes;
+    sub->pending_bytes += blob->cost;
     if (blob->deadline_ns) sub->ttl_count++;
     return true;
 }
@@ -272,7 +272,7 @@ static int enqueue(Sub *sub, struct blob *blob, uint64_t now_ns, bool forced, st
         }
     }
     struct slot slot = {.blob = blob, .out = out, .since_ns = now_ns};
-    if (blob->xfer && !out && !(slot.out = out_new(sub->hub, blob->xfer, sub))) return -1;
+    if (blob->xfer && !out && !(slot.out = out_new(sub->hub, blob->xfer, sub))) goto fail;
     const uint32_t at = sub->base[blob->priority] + sub->rings[blob->priority].len;
     if (sub->overflow == OVERFLOW_LATEST) {
         struct cell *old = cell_find(sub, blob->publisher, blob->topic);
@@ -280,12 +280,15 @@ static int enqueue(Sub *sub, struct blob *blob, uint64_t now_ns, bool forced, st
         const struct cell cell = {.publisher = blob->publisher, .topic = blob->topic, .at = at, .priority = blob->priority};
         if (cell_put(sub, cell) < 0) goto fail;
     }
-    if (ring_push(&sub->rings[blob->priority], slot) < 0) goto fail;
+    if (ring_push(&sub->rings[blob->priority], slot) < 0) {
+        cell_forget(sub, blob, blob->priority, at);
+        goto fail;
+    }
     blob_ref(blob);
     row_live(blob->row)->pending++;
     if (sub->pending == 0 && sub->in_flight == 0) sub->progress_ns = now_ns;
     sub->pending++;
-    sub->pending_bytes += blob->payload_bytes;
+    sub->pending_bytes += blob->cost;
     if (blob->deadline_ns) sub->ttl_count++;
     sub->mask |= (uint8_t)(1u << blob->priority);
     if (out) out->sub = sub;
@@ -293,6 +296,7 @@ static int enqueue(Sub *sub, struct blob *blob, uint64_t now_ns, bool forced, st
     return 0;
 fail:
     if (slot.out && !out) out_free(sub->hub, slot.out);
+    if (!forced) row_live(blob->row)->owed--; /* nothing came of it */
     return -1;
 }
 
@@ -320,11 +324,11 @@ int sub_sent(Sub *sub, const struct slot *slot, uint64_t now_ns)
         sub->sent_head = 0;
     }
     struct sent *sent = &sub->sent[(sub->sent_head + sub->in_flight) & (sub->sent_cap - 1)];
-    *sent = (struct sent){.row = blob->row, .bytes = blob->payload_bytes, .xfer = blob->xfer ? blob->xfer->serial : 0};
+    *sent = (struct sent){.row = blob->row, .bytes = blob->cost, .xfer = blob->xfer ? blob->xfer->serial : 0};
     row_ref(blob->row);
     if (sub->in_flight == 0) sub->progress_ns = now_ns;
     sub->in_flight++;
-    sub->in_flight_bytes += blob->payload_bytes;
+    sub->in_flight_bytes += blob->cost;
     struct row *class_row = blob->row->class_row ? blob->row->class_row : blob->row;
     const uint64_t waited_ns = now_ns > slot->since_ns ? now_ns - slot->since_ns : 0;
     class_row->hist[hub_hist_bucket(waited_ns)]++;
@@ -334,6 +338,7 @@ int sub_sent(Sub *sub, const struct slot *slot, uint64_t now_ns)
 
 int sub_taken(Sub *sub, uint64_t n, uint64_t now_ns)
 {
+    if (n == 0) return 0; /* no progress: it would keep off the stall that it is */
     if (n > sub->in_flight) {
         sira_raise("PROTOCOL_ERROR", "subscription %u confirms %llu messages, %u were sent to it", sub->id,
                    (unsigned long long)n, sub->in_flight);
@@ -417,6 +422,8 @@ void sub_close(Sub *sub, uint16_t reason, uint64_t now_ns)
                 if (PyErr_Occurred()) PyErr_Clear();
                 drop_owed(sub, slot.blob, reason);
                 if (slot.out) out_free(hub, slot.out);
+            } else {
+                egress_wake(heir->egress);
             }
             blob_unref(hub, slot.blob);
             sub_skip_expired(sub, (uint8_t)p, now_ns);
@@ -428,188 +435,4 @@ void sub_close(Sub *sub, uint16_t reason, uint64_t now_ns)
     sub->hub_prev = sub->hub_next = NULL;
     if (sub->blocked) hub->retry = true;
     Py_DECREF(sub);
-}
-
-static void sub_dealloc(PyObject *self)
-{
-    Sub *sub = (Sub *)self;
-    PyTypeObject *type = Py_TYPE(self);
-    assert(!sub->egress);
-    for (uint32_t p = 0; p < SIRA_PRIORITIES; p++) PyMem_Free(sub->rings[p].at);
-    PyMem_Free(sub->sent);
-    PyMem_Free(sub->cells);
-    Py_XDECREF(sub->group);
-    Py_XDECREF(sub->pattern);
-    Py_XDECREF(sub->hub);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
-
-/* ---- groups --------------------------------------------------------------------------------------------------------------------- */
-
-/* The member with most free credit, the first of equals in turn; one with room where there is one. `blob` NULL:
- * room does not matter. Borrowed; NULL: no members. */
-Sub *group_pick(Group *group, const struct blob *blob, bool rotate)
-{
-    Sub *best = NULL;
-    int64_t best_free = INT64_MIN;
-    for (uint32_t i = 0; i < group->len; i++) {
-        Sub *sub = group->members[i];
-        int64_t free = (int64_t)sub->window_messages - sub->in_flight - sub->pending;
-        if (sub->stalled || (blob && !sub_room(sub, blob))) free -= (int64_t)1 << 40;
-        if (free > best_free) {
-            best = sub;
-            best_free = free;
-        }
-    }
-    if (best && rotate && group->len > 1) { /* equals take turns */
-        uint32_t at = 0;
-        while (group->members[at] != best) at++;
-        memmove(&group->members[at], &group->members[at + 1], (group->len - at - 1) * sizeof *group->members);
-        group->members[group->len - 1] = best;
-    }
-    return best;
-}
-
-void group_leave(Group *group, Sub *sub)
-{
-    for (uint32_t i = 0; i < group->len; i++)
-        if (group->members[i] == sub) {
-            memmove(&group->members[i], &group->members[i + 1], (group->len - i - 1) * sizeof *group->members);
-            group->len--;
-            return;
-        }
-}
-
-static PyObject *group_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {"name", NULL};
-    PyObject *name; /* borrowed */
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "U:Group", names, &name)) return NULL;
-    Group *group = (Group *)type->tp_alloc(type, 0);
-    if (group) group->name = Py_NewRef(name);
-    return (PyObject *)group;
-}
-
-static void group_dealloc(PyObject *self)
-{
-    Group *group = (Group *)self;
-    PyTypeObject *type = Py_TYPE(self);
-    assert(group->len == 0); /* members hold a reference to us */
-    PyMem_Free(group->members);
-    Py_XDECREF(group->name);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
-
-static PyObject *group_get(PyObject *self, void *which)
-{
-    const Group *group = (Group *)self;
-    return which ? PyLong_FromUnsignedLong(group->len) : Py_NewRef(group->name);
-}
-
-/* ---- Python's view of a subscription ------------------------------------------------------------------------------------------------ */
-
-static PyObject *sub_get(PyObject *self, void *which)
-{
-    const Sub *sub = (Sub *)self;
-    switch ((intptr_t)which) {
-    case 0: return PyLong_FromUnsignedLong(sub->id);
-    case 1: return Py_NewRef(sub->pattern);
-    case 2: return PyLong_FromUnsignedLongLong(sub->egress ? sub->egress->client : 0);
-    case 3: return PyLong_FromLong(sub->overflow);
-    case 4: return Py_NewRef(sub->group ? (PyObject *)sub->group : Py_None);
-    case 5: return PyLong_FromUnsignedLong(sub->pending);
-    case 6: return PyLong_FromUnsignedLong(sub->in_flight);
-    case 7: return PyLong_FromUnsignedLongLong(sub->delivered);
-    case 8: return PyLong_FromUnsignedLongLong(sub->dropped);
-    case 9: return PyBool_FromLong(sub->stalled);
-    case 10: return PyLong_FromUnsignedLongLong(sub->superseded);
-    case 11: return PyBool_FromLong(sub->egress == NULL);
-    default: return PyLong_FromUnsignedLongLong(sub->pending_bytes);
-    }
-}
-
-static PyObject *sub_deliver_retained(PyObject *self, PyObject *args)
-{
-    Sub *sub = (Sub *)self;
-    PyObject *topic_object; /* borrowed */
-    unsigned long long now_ns;
-    if (!PyArg_ParseTuple(args, "O!K:deliver_retained", hub_topic_type, &topic_object, &now_ns)) return NULL;
-    HubTopic *topic = (HubTopic *)topic_object;
-    struct blob *blob = topic->retained;
-    if (!blob || !sub->egress) Py_RETURN_NONE;
-    if (blob->deadline_ns && blob->deadline_ns <= now_ns) Py_RETURN_NONE;
-    if (sub_enqueue(sub, blob, now_ns) < 0) return NULL;
-    if (sub->egress) egress_wake(sub->egress);
-    Py_RETURN_NONE;
-}
-
-static PyGetSetDef sub_getset[] = {
-    {"subscription", sub_get, NULL, "Number chosen by the client.", (void *)0},
-    {"pattern", sub_get, NULL, "Topics that it takes.", (void *)1},
-    {"client", sub_get, NULL, "Number of its client; 0 once closed.", (void *)2},
-    {"overflow", sub_get, NULL, "1 block, 2 drop, 3 latest.", (void *)3},
-    {"group", sub_get, NULL, "Its queue group or None.", (void *)4},
-    {"pending", sub_get, NULL, "Messages waiting to be sent.", (void *)5},
-    {"in_flight", sub_get, NULL, "Messages sent and not confirmed.", (void *)6},
-    {"delivered", sub_get, NULL, "Messages confirmed.", (void *)7},
-    {"dropped", sub_get, NULL, "Deliveries owed that will not happen.", (void *)8},
-    {"stalled", sub_get, NULL, "Took nothing for so long that it is dropped to.", (void *)9},
-    {"superseded", sub_get, NULL, "Messages replaced by newer ones.", (void *)10},
-    {"closed", sub_get, NULL, "It has ended.", (void *)11},
-    {"pending_bytes", sub_get, NULL, "Payload bytes waiting to be sent.", (void *)12},
-    {NULL, NULL, NULL, NULL, NULL},
-};
-
-static PyMethodDef sub_methods[] = {
-    {"deliver_retained", sub_deliver_retained, METH_VARARGS, "Owe it the last message of a `latest` topic."},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyType_Slot sub_slots[] = {
-    {Py_tp_dealloc, sub_dealloc},
-    {Py_tp_getset, sub_getset},
-    {Py_tp_methods, sub_methods},
-    {Py_tp_doc, "One subscription of an Egress."},
-    {0, NULL},
-};
-
-static PyType_Spec sub_spec = {
-    .name = "sira._native.Sub",
-    .basicsize = sizeof(Sub),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = sub_slots,
-};
-
-static PyGetSetDef group_getset[] = {
-    {"name", group_get, NULL, "Its name.", (void *)0},
-    {"members", group_get, NULL, "Open subscriptions in it.", (void *)1},
-    {NULL, NULL, NULL, NULL, NULL},
-};
-
-static PyType_Slot group_slots[] = {
-    {Py_tp_new, group_new},
-    {Py_tp_dealloc, group_dealloc},
-    {Py_tp_getset, group_getset},
-    {Py_tp_doc, "A queue group: one delivery goes to the member with most free credit."},
-    {0, NULL},
-};
-
-static PyType_Spec group_spec = {
-    .name = "sira._native.Group",
-    .basicsize = sizeof(Group),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = group_slots,
-};
-
-PyTypeObject *sub_type, *group_type;
-
-int hub_add_queues(PyObject *module)
-{
-    sub_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &sub_spec, NULL);
-    if (!sub_type || PyModule_AddType(module, sub_type) < 0) return -1;
-    group_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &group_spec, NULL);
-    if (!group_type || PyModule_AddType(module, group_type) < 0) return -1;
-    return 0;
 }

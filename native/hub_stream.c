@@ -1,196 +1,7 @@
-/* Ingress, Egress and History as Python sees them. */
+/* Ingress and Egress as Python sees them. */
 #include "hub_stream.h"
 #include "pb.h"
 #include "pyutil.h"
-
-/* ---- History ---------------------------------------------------------------------------------------------------- */
-
-void history_add(History *history, const uint8_t *id, uint32_t matched, uint64_t bytes, uint64_t now_ns)
-{
-    if (history->len == history->cap && history->cap < history->max) {
-        uint32_t cap = history->cap ? history->cap * 2 : 16;
-        if (cap > history->max) cap = history->max;
-        struct past *at = PyMem_Malloc(cap * sizeof *at);
-        if (at) { /* without memory the oldest is forgotten, as at the limit */
-            for (uint32_t i = 0; i < history->len; i++) at[i] = history->at[(history->head + i) % history->cap];
-            PyMem_Free(history->at);
-            history->at = at;
-            history->cap = cap;
-            history->head = 0;
-        }
-    }
-    if (!history->cap) return;
-    if (history->len == history->cap) {
-        history->head = (history->head + 1) % history->cap;
-        history->len--;
-    }
-    struct past *past = &history->at[(history->head + history->len++) % history->cap];
-    *past = (struct past){.at_ns = now_ns, .bytes = bytes, .matched = matched};
-    memcpy(past->id, id, SIRA_ID_BYTES);
-}
-
-/* Repeats come in the order of the first time, so the search goes on where it last ended. */
-const struct past *history_find(History *history, const uint8_t *id, uint64_t now_ns)
-{
-    for (uint32_t step = 0; step < history->len; step++) {
-        const uint32_t i = (history->cursor + step) % history->len;
-        const struct past *past = &history->at[(history->head + i) % history->cap];
-        if (memcmp(past->id, id, SIRA_ID_BYTES) != 0) continue;
-        history->cursor = i + 1;
-        return now_ns - past->at_ns <= history->window_ns ? past : NULL;
-    }
-    return NULL;
-}
-
-static PyObject *history_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {"messages_max", "window_ns", NULL};
-    unsigned int messages_max = 4096;
-    unsigned long long window_ns = 60000000000u;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$IK:History", names, &messages_max, &window_ns)) return NULL;
-    History *history = (History *)type->tp_alloc(type, 0);
-    if (!history) return NULL;
-    history->max = messages_max;
-    history->window_ns = window_ns;
-    return (PyObject *)history;
-}
-
-static void history_dealloc(PyObject *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    PyMem_Free(((History *)self)->at);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
-
-static Py_ssize_t history_len(PyObject *self)
-{
-    return ((History *)self)->len;
-}
-
-/* ---- Ingress: receipts out ------------------------------------------------------------------------------------------ */
-
-enum { RECEIPTS_BYTES = 64 << 10 };
-
-/* The first of the encoded items in `list` as one Frame, far below its limit; they leave the list. Frame bodies join
- * by concatenation. New reference; NULL without an exception: there are none. */
-PyObject *frame_of_items(PyObject *list)
-{
-    const Py_ssize_t len = PyList_GET_SIZE(list);
-    Py_ssize_t count = 0, bytes = 0;
-    while (count < len && bytes < RECEIPTS_BYTES) bytes += PyBytes_GET_SIZE(PyList_GET_ITEM(list, count++));
-    if (!count) return NULL;
-    PyObject *frame = PyBytes_FromStringAndSize(NULL, bytes); /* owned */
-    if (!frame) return NULL;
-    char *p = PyBytes_AS_STRING(frame);
-    for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *item = PyList_GET_ITEM(list, i); /* borrowed */
-        memcpy(p, PyBytes_AS_STRING(item), (size_t)PyBytes_GET_SIZE(item));
-        p += PyBytes_GET_SIZE(item);
-    }
-    if (PyList_SetSlice(list, 0, count, NULL) < 0) Py_CLEAR(frame);
-    return frame;
-}
-
-void ingress_credit(Ingress *in, struct xfer *xfer)
-{
-    const size_t body = pb_bytes_size(3, SIRA_ID_BYTES) + pb_uint_size(4, xfer->credit_due);
-    const size_t item = pb_bytes_size(SIRA_ITEM_CREDIT, body);
-    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)pb_bytes_size(1, item)); /* owned */
-    if (!bytes) {
-        PyErr_Clear(); /* the next one carries it */
-        return;
-    }
-    uint8_t *p = (uint8_t *)PyBytes_AS_STRING(bytes);
-    p = pb_put_varint(pb_put_key(p, 1, PB_LEN), item);
-    p = pb_put_varint(pb_put_key(p, SIRA_ITEM_CREDIT, PB_LEN), body);
-    p = pb_put_bytes(p, 3, xfer->id, SIRA_ID_BYTES);
-    (void)pb_put_uint(p, 4, xfer->credit_due);
-    if (!in->closed && PyList_Append(in->credits, bytes) == 0) {
-        xfer->credit_due = 0;
-        ingress_wake(in);
-    } else {
-        PyErr_Clear();
-    }
-    Py_DECREF(bytes);
-}
-
-static size_t receipt_size(const struct receipt_slot *slot)
-{
-    size_t size = pb_bytes_size(1, SIRA_ID_BYTES);
-    if (slot->state == 2) return size + pb_bytes_size(10, (size_t)PyBytes_GET_SIZE(slot->error));
-    if (slot->matched) size += pb_uint_size(2, slot->matched);
-    size += pb_uint_size(3, 1) + pb_bytes_size(5, 1) + pb_uint_size(6, 1);
-    if (slot->bytes) size += pb_uint_size(7, slot->bytes);
-    return size;
-}
-
-/* Grade accepted, lane grpc, one copy: the client's own, into its frame. The node makes none that it need not. */
-static uint8_t *receipt_write(uint8_t *p, const struct receipt_slot *slot)
-{
-    p = pb_put_bytes(p, 1, slot->id, SIRA_ID_BYTES);
-    if (slot->state == 2) {
-        return pb_put_bytes(p, 10, PyBytes_AS_STRING(slot->error), (size_t)PyBytes_GET_SIZE(slot->error));
-    }
-    if (slot->matched) p = pb_put_uint(p, 2, slot->matched);
-    p = pb_put_uint(p, 3, 1);
-    const uint8_t lane = 1;
-    p = pb_put_bytes(p, 5, &lane, 1);
-    p = pb_put_uint(p, 6, 1);
-    if (slot->bytes) p = pb_put_uint(p, 7, slot->bytes);
-    return p;
-}
-
-void ingress_answer(Ingress *in, const struct receipt_slot *slot)
-{
-    const size_t size = receipt_size(slot);
-    const size_t item = pb_bytes_size(SIRA_ITEM_RECEIPT, size);
-    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)pb_bytes_size(1, item)); /* owned */
-    if (bytes) {
-        uint8_t *p = pb_put_varint(pb_put_key((uint8_t *)PyBytes_AS_STRING(bytes), 1, PB_LEN), item);
-        p = pb_put_varint(pb_put_key(p, SIRA_ITEM_RECEIPT, PB_LEN), size);
-        (void)receipt_write(p, slot);
-        if (!in->closed && PyList_Append(in->credits, bytes) == 0) ingress_wake(in);
-        Py_DECREF(bytes);
-    }
-    if (PyErr_Occurred()) PyErr_WriteUnraisable((PyObject *)in); /* no memory: the publisher will time out */
-}
-
-PyObject *ingress_next_frame(Ingress *in, uint64_t now_ns)
-{
-    in->hub->now_ns = now_ns;
-    if (PyList_GET_SIZE(in->credits)) {
-        PyObject *items = frame_of_items(in->credits); /* owned */
-        ingress_unfull(in);
-        return items;
-    }
-    uint32_t count = 0;
-    size_t bytes = 0;
-    for (; count < in->slot_len && bytes < RECEIPTS_BYTES; count++) {
-        const struct receipt_slot *slot = &in->slots[(in->slot_base + count) & (in->slot_cap - 1)];
-        if (slot->state == 0) break;
-        if (slot->state != 3) bytes += pb_bytes_size(1, pb_bytes_size(SIRA_ITEM_RECEIPT, receipt_size(slot)));
-    }
-    PyObject *frame = bytes ? PyBytes_FromStringAndSize(NULL, (Py_ssize_t)bytes) : NULL; /* owned */
-    if (bytes && !frame) return NULL;
-    uint8_t *p = frame ? (uint8_t *)PyBytes_AS_STRING(frame) : NULL;
-    for (uint32_t i = 0; i < count; i++) {
-        struct receipt_slot *slot = &in->slots[in->slot_base & (in->slot_cap - 1)];
-        if (slot->state != 3) {
-            const size_t size = receipt_size(slot);
-            p = pb_put_varint(pb_put_key(p, 1, PB_LEN), pb_bytes_size(SIRA_ITEM_RECEIPT, size));
-            p = pb_put_varint(pb_put_key(p, SIRA_ITEM_RECEIPT, PB_LEN), size);
-            p = receipt_write(p, slot);
-        }
-        Py_CLEAR(slot->error);
-        in->slot_base++;
-        in->slot_len--;
-    }
-    ingress_unfull(in);
-    if (frame) return frame;
-    in->idle = true;
-    return NULL;
-}
 
 /* ---- Ingress: Python -------------------------------------------------------------------------------------------------- */
 
@@ -271,7 +82,10 @@ static PyObject *ingress_feed_py(PyObject *self, PyObject *const *args, Py_ssize
     uint64_t now_ns;
     if (!frame_and_now(args, count, &now_ns)) return NULL;
     if (in->closed) return sira_raise("CONNECTION_CLOSED", "this stream is closed");
-    if (ingress_feed(in, args[0], now_ns) < 0) return NULL;
+    int rc = ingress_feed(in, args[0], now_ns);
+    if (rc == 0 && in->hub->retry) hub_retry(in->hub, now_ns);
+    hub_tell(in->hub);
+    if (rc < 0) return NULL;
     Py_RETURN_NONE;
 }
 
@@ -281,6 +95,7 @@ static PyObject *ingress_next_frame_py(PyObject *self, PyObject *now)
     if (PyErr_Occurred()) return NULL;
     if (((Ingress *)self)->closed) Py_RETURN_NONE;
     PyObject *frame = ingress_next_frame((Ingress *)self, now_ns); /* owned */
+    hub_tell(((Ingress *)self)->hub);
     return frame || PyErr_Occurred() ? frame : Py_NewRef(Py_None);
 }
 
@@ -289,6 +104,7 @@ static PyObject *ingress_close_py(PyObject *self, PyObject *now)
     const uint64_t now_ns = PyLong_AsUnsignedLongLong(now);
     if (PyErr_Occurred()) return NULL;
     ingress_close((Ingress *)self, now_ns);
+    hub_tell(((Ingress *)self)->hub);
     Py_RETURN_NONE;
 }
 
@@ -302,7 +118,11 @@ static PyObject *ingress_get(PyObject *self, void *which)
     case 3: return PyLong_FromUnsignedLongLong(in->bytes);
     case 4: return PyLong_FromUnsignedLong(in->parked_count);
     case 5: return PyLong_FromUnsignedLongLong(in->buffered_bytes + in->parked_bytes);
-    default: return PyLong_FromUnsignedLong(in->slot_len);
+    default: {
+        unsigned long count = in->slot_len;
+        for (const struct xfer *xfer = in->xfers; xfer; xfer = xfer->next) count += xfer->parked && xfer->complete;
+        return PyLong_FromUnsignedLong(count);
+    }
     }
 }
 
@@ -447,6 +267,7 @@ static PyObject *egress_control_py(PyObject *self, PyObject *args)
     PyBuffer_Release(&body);
     if (rc < 0) return NULL;
     egress_wake(egress);
+    hub_tell(egress->hub);
     Py_RETURN_NONE;
 }
 
@@ -455,7 +276,9 @@ static PyObject *egress_feed_py(PyObject *self, PyObject *const *args, Py_ssize_
     uint64_t now_ns;
     if (!frame_and_now(args, count, &now_ns)) return NULL;
     if (((Egress *)self)->closed) return sira_raise("CONNECTION_CLOSED", "this stream is closed");
-    return egress_feed((Egress *)self, args[0], now_ns);
+    PyObject *others = egress_feed((Egress *)self, args[0], now_ns); /* owned */
+    hub_tell(((Egress *)self)->hub);
+    return others;
 }
 
 static PyObject *egress_next_frame_py(PyObject *self, PyObject *now)
@@ -464,6 +287,7 @@ static PyObject *egress_next_frame_py(PyObject *self, PyObject *now)
     if (PyErr_Occurred()) return NULL;
     if (((Egress *)self)->closed) Py_RETURN_NONE;
     PyObject *frame = egress_next_frame((Egress *)self, now_ns); /* owned */
+    hub_tell(((Egress *)self)->hub);
     return frame || PyErr_Occurred() ? frame : Py_NewRef(Py_None);
 }
 
@@ -476,6 +300,7 @@ static PyObject *egress_close_sub_py(PyObject *self, PyObject *args, PyObject *k
     const char *reason = "UNSUBSCRIBED";
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!K|$s:close_sub", names, sub_type, &sub, &now_ns, &reason)) return NULL;
     egress_close_sub(egress, (Sub *)sub, hub_reason(egress->hub, reason), now_ns);
+    hub_tell(egress->hub);
     Py_RETURN_NONE;
 }
 
@@ -487,6 +312,7 @@ static PyObject *egress_close_py(PyObject *self, PyObject *args, PyObject *kwarg
     const char *reason = "PEER_LOST";
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "K|$s:close", names, &now_ns, &reason)) return NULL;
     egress_close(egress, hub_reason(egress->hub, reason), now_ns);
+    hub_tell(egress->hub);
     Py_RETURN_NONE;
 }
 
@@ -528,15 +354,6 @@ static PyMethodDef egress_methods[] = {
 
 /* ---- types ---------------------------------------------------------------------------------------------------------------- */
 
-static PyType_Slot history_slots[] = {
-    {Py_tp_new, history_new},
-    {Py_tp_dealloc, history_dealloc},
-    {Py_sq_length, history_len},
-    {Py_tp_doc, "Receipts of a client's last messages, for retries by id."},
-    {0, NULL},
-};
-static PyType_Spec history_spec = {.name = "sira._native.History", .basicsize = sizeof(History),
-                                   .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, .slots = history_slots};
 static PyType_Slot ingress_slots[] = {
     {Py_tp_new, ingress_new},         {Py_tp_dealloc, ingress_dealloc},
     {Py_tp_getset, ingress_getset},   {Py_tp_methods, ingress_methods},
@@ -552,12 +369,11 @@ static PyType_Slot egress_slots[] = {
 static PyType_Spec egress_spec = {.name = "sira._native.Egress", .basicsize = sizeof(Egress),
                                   .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, .slots = egress_slots};
 
-PyTypeObject *ingress_type, *egress_type, *history_type;
+PyTypeObject *ingress_type, *egress_type;
 
 int hub_add_streams(PyObject *module)
 {
-    history_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &history_spec, NULL);
-    if (!history_type || PyModule_AddType(module, history_type) < 0) return -1;
+    if (hub_add_history(module) < 0) return -1;
     ingress_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &ingress_spec, NULL);
     if (!ingress_type || PyModule_AddType(module, ingress_type) < 0) return -1;
     egress_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &egress_spec, NULL);

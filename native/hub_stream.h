@@ -4,10 +4,30 @@
 
 #include "hub.h"
 
-PyObject *frame_of_items(PyObject *list);
+/* hub_route.c */
+struct route_entry *route_of(Ingress *in, struct sira_slice topic); /* borrowed; NULL with an exception: refused */
+int route_refresh(Ingress *in, struct route_entry *entry);          /* -1 with an exception: refused */
+void routes_free(Ingress *in);
+
+/* hub_post.c */
+bool route_has_room(const Route *route, const struct blob *blob);
+int post(Ingress *in, Route *route, struct blob *blob, uint64_t slot, bool quiet, bool has_reply_to, uint64_t now_ns);
+int park(Ingress *in, struct route_entry *entry, struct blob *blob, uint64_t slot, const struct sira_item *item,
+         bool has_reply_to, uint64_t now_ns);
+uint64_t unpark_xfer(Ingress *in, const struct xfer *xfer); /* its slot; SLOT_NONE: it was not parked */
+void parked_drop_all(Ingress *in);
+void parked_sweep(Ingress *in);
+void note_full(Ingress *in);
+
+/* hub_receipts.c */
+uint64_t slot_open(Ingress *in, const struct sira_env *env, bool head); /* SLOT_NONE with MemoryError */
+int settle_refused(Ingress *in, uint64_t number, const uint8_t *id, HubTopic *topic, const char *code);
+uint64_t ingress_unread(const Ingress *in); /* answers that the client has not taken, or that are still due */
+void slots_free(Ingress *in);
 
 int ingress_feed(Ingress *in, PyObject *frame, uint64_t now_ns);
-void ingress_close(Ingress *in, uint64_t now_ns);
+void ingress_leave(Ingress *in, uint64_t now_ns); /* no longer busy */
+PyObject *frame_of_items(PyObject *list);
 PyObject *ingress_next_frame(Ingress *in, uint64_t now_ns); /* new reference, or NULL without an exception: nothing */
 
 PyObject *egress_feed(Egress *egress, PyObject *frame, uint64_t now_ns); /* new reference: None or list */

@@ -179,6 +179,12 @@ static void retained_unref(HubTopic *topic, struct blob *old)
 void topic_retain(HubTopic *topic, struct blob *blob)
 {
     struct blob *old = topic->retained;
+    if (old && blob && old->order > blob->order) { /* a large message, whole only now: a newer one is here */
+        row_live(blob->row)->superseded++;
+        if (blob->deadline_ns) topic->hub->retained_ttl++; /* as if it had been kept */
+        retained_unref(topic, blob);
+        return;
+    }
     topic->retained = blob;
     if (blob) {
         row_live(blob->row)->retained++;

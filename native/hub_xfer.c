@@ -5,16 +5,27 @@
 #include "hub.h"
 #include "pyutil.h"
 
-enum { BLOB_COPY_BYTES_MAX = 4096 }; /* smaller messages are copied out, so that one does not pin a 64 KiB frame */
+enum {
+    BLOB_COPY_BYTES_MAX = 4096, /* smaller messages are copied out of their frame */
+    ENVELOPE_FREE_BYTES = 1024, /* a larger envelope counts in queues like payload */
+};
+
+/* What is less than half of its frame must not keep the frame: else a byte could hold 2 MiB that nobody counts. */
+static bool pins_more(size_t len, PyObject *frame)
+{
+    return len < (size_t)PyBytes_GET_SIZE(frame) / 2;
+}
 
 /* ---- blobs ------------------------------------------------------------------------------------------------- */
 
 /* One reference, the caller's. NULL with MemoryError. */
-struct blob *blob_new(Ingress *in, HubTopic *topic, PyObject *frame, const struct sira_env *env, uint64_t now_ns)
+struct blob *blob_new(Ingress *in, HubTopic *topic, PyObject *frame, const struct sira_env *env, bool head,
+                      uint64_t now_ns)
 {
     Hub *hub = in->hub;
     const size_t stamp_len = (size_t)PyBytes_GET_SIZE(in->stamp);
-    const bool copy = env->raw.len <= BLOB_COPY_BYTES_MAX;
+    const bool copy = env->raw.len <= BLOB_COPY_BYTES_MAX || pins_more(env->raw.len, frame);
+    const uint64_t envelope = env->raw.len - (head ? 0 : env->payload_bytes);
     struct blob *blob = PyMem_Malloc(sizeof *blob + (copy ? env->raw.len + stamp_len : 0));
     if (!blob) {
         PyErr_NoMemory();
@@ -29,6 +40,7 @@ struct blob *blob_new(Ingress *in, HubTopic *topic, PyObject *frame, const struc
         .topic = Py_NewRef(topic),
         .publisher = in->serial,
         .payload_bytes = env->payload_bytes,
+        .cost = env->payload_bytes + (envelope > ENVELOPE_FREE_BYTES ? envelope : 0),
     };
     row_ref(blob->row);
     if (env->ttl_ns) {
@@ -142,9 +154,47 @@ void chunk_sent(Hub *hub, struct xfer *xfer, struct chunk *chunk)
 
 /* ---- transfers ------------------------------------------------------------------------------------------------- */
 
+static uint32_t id_bucket(const uint8_t *id, uint32_t cap)
+{
+    uint64_t a, b;
+    memcpy(&a, id, 8);
+    memcpy(&b, id + 8, 8);
+    return (uint32_t)(((a ^ b << 1) * 0x9e3779b97f4a7c15u) >> 32) & (cap - 1);
+}
+
+/* Chains keep short: ids made to collide cost at most transfers_per_stream_max steps a chunk. */
+static int buckets_reserve(Ingress *in)
+{
+    if (in->xfer_count < in->bucket_cap) return 0;
+    const uint32_t cap = in->bucket_cap ? in->bucket_cap * 2 : 8;
+    struct xfer **buckets = PyMem_Calloc(cap, sizeof *buckets);
+    if (!buckets) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (struct xfer *xfer = in->xfers; xfer; xfer = xfer->next) {
+        struct xfer **bucket = &buckets[id_bucket(xfer->id, cap)];
+        xfer->bucket_next = *bucket;
+        *bucket = xfer;
+    }
+    PyMem_Free(in->buckets);
+    in->buckets = buckets;
+    in->bucket_cap = cap;
+    return 0;
+}
+
+struct xfer *xfer_find(const Ingress *in, struct sira_slice id)
+{
+    if (id.len != SIRA_ID_BYTES || !in->bucket_cap) return NULL;
+    struct xfer *xfer = in->buckets[id_bucket(id.data, in->bucket_cap)];
+    while (xfer && memcmp(xfer->id, id.data, SIRA_ID_BYTES) != 0) xfer = xfer->bucket_next;
+    return xfer;
+}
+
 /* Two references: the caller's, and the ingress's until the transfer is whole or given up. */
 struct xfer *xfer_new(Ingress *in, const struct sira_env *env)
 {
+    if (buckets_reserve(in) < 0) return NULL;
     struct xfer *xfer = PyMem_Calloc(1, sizeof *xfer);
     uint64_t *bytes = xfer ? PyMem_Malloc((env->tensor_count + 1) * sizeof *bytes) : NULL;
     if (!bytes) {
@@ -160,11 +210,16 @@ struct xfer *xfer_new(Ingress *in, const struct sira_env *env)
     xfer->tensor_count = env->tensor_count;
     xfer->tensor_bytes = bytes;
     xfer->total = env->payload_bytes;
+    xfer->priority = (uint8_t)env->priority;
     xfer->slot = SLOT_NONE;
     while (xfer->tensor_at < xfer->tensor_count && bytes[xfer->tensor_at] == 0) xfer->tensor_at++;
     xfer->next = in->xfers;
     if (in->xfers) in->xfers->prev = xfer;
     in->xfers = xfer;
+    in->xfer_count++;
+    struct xfer **bucket = &in->buckets[id_bucket(xfer->id, in->bucket_cap)];
+    xfer->bucket_next = *bucket;
+    *bucket = xfer;
     in->hub->xfers++;
     return xfer;
 }
@@ -178,6 +233,10 @@ void xfer_unlink(struct xfer *xfer)
     else in->xfers = xfer->next;
     if (xfer->next) xfer->next->prev = xfer->prev;
     xfer->prev = xfer->next = NULL;
+    struct xfer **link = &in->buckets[id_bucket(xfer->id, in->bucket_cap)];
+    while (*link != xfer) link = &(*link)->bucket_next;
+    *link = xfer->bucket_next;
+    in->xfer_count--;
     in->buffered_bytes -= xfer->buffered; /* what is still buffered is no longer this stream's debt */
     xfer->ingress = NULL;
     ingress_unfull(in);
@@ -214,7 +273,7 @@ void xfer_release_held(Hub *hub, struct xfer *xfer)
 void xfer_complete(Hub *hub, struct xfer *xfer)
 {
     xfer->complete = true;
-    if (xfer->ingress && xfer->slot != SLOT_NONE && !xfer->parked && !xfer->refused) {
+    if (xfer->ingress && xfer->slot != SLOT_NONE && !xfer->parked) {
         ingress_settle(xfer->ingress, xfer->slot, xfer->id, 1, xfer->matched, xfer->total, NULL);
         xfer->slot = SLOT_NONE;
     }
@@ -235,8 +294,7 @@ void xfer_complete(Hub *hub, struct xfer *xfer)
 }
 
 /* Take the next chunk. `alone`: the frame holds nothing else. -1 with an exception: it does not fit. */
-int xfer_feed(Hub *hub, struct xfer *xfer, PyObject *frame, const struct sira_item *item,
-              const struct sira_chunk *parsed, bool alone)
+int xfer_feed(Hub *hub, struct xfer *xfer, PyObject *frame, const struct sira_chunk *parsed, bool alone)
 {
     if (xfer->complete || xfer->tensor_at >= xfer->tensor_count || parsed->tensor != xfer->tensor_at ||
         parsed->offset != xfer->offset_at || parsed->data.len == 0 ||
@@ -251,8 +309,19 @@ int xfer_feed(Hub *hub, struct xfer *xfer, PyObject *frame, const struct sira_it
         PyErr_NoMemory();
         return -1;
     }
-    *chunk = (struct chunk){.refs = 1, .alone = alone, .frame = Py_NewRef(frame), .item = item->raw, .parsed = *parsed};
     const size_t len = parsed->data.len;
+    *chunk = (struct chunk){.refs = 1, .alone = alone, .parsed = *parsed};
+    if (!pins_more(len, frame)) {
+        chunk->frame = Py_NewRef(frame);
+    } else {
+        chunk->frame = PyBytes_FromStringAndSize((const char *)parsed->data.data, (Py_ssize_t)len);
+        if (!chunk->frame) {
+            PyMem_Free(chunk);
+            return -1;
+        }
+        chunk->alone = false;
+        chunk->parsed.data.data = (const uint8_t *)PyBytes_AS_STRING(chunk->frame);
+    }
     hub->buffered_bytes += len;
     xfer->buffered += len;
     xfer->ingress->buffered_bytes += len;
@@ -282,6 +351,17 @@ int xfer_feed(Hub *hub, struct xfer *xfer, PyObject *frame, const struct sira_it
         xfer_unref(hub, xfer);
     }
     return 0;
+}
+
+/* Nobody was given it and nobody will be. Its publisher is told, and what still comes of it is passed over. */
+void xfer_refuse(Hub *hub, struct xfer *xfer)
+{
+    assert(!xfer->outs && !xfer->keep_head);
+    xfer->keep = xfer->parked = false;
+    xfer->refs++;
+    xfer_release_held(hub, xfer);
+    xfer_unlink(xfer);
+    xfer_unref(hub, xfer);
 }
 
 /* It will not be completed. Every delivery of it is counted as dropped for `reason`. */

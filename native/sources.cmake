@@ -30,7 +30,12 @@ set(SIRA_PYTHON_SOURCES
   native/hub.c
   native/hub_topic.c
   native/hub_queue.c
+  native/hub_sub.c
   native/hub_xfer.c
+  native/hub_route.c
+  native/hub_post.c
+  native/hub_receipts.c
+  native/hub_history.c
   native/hub_ingress.c
   native/hub_egress.c
   native/hub_stream.c

@@ -327,6 +327,9 @@ class Hub:
         stall_ns: int = 10_000_000_000,
         block_ns: int = 5_000_000_000,
         transfer_window_bytes: int = 8 << 20,
+        # large messages under way of one Publish stream; one more is refused (QUOTA_EXCEEDED). More
+        # than a client's window, or honest ones are refused; each costs the node up to 2 KiB.
+        transfers_per_stream_max: int = 8192,
         encode_error: Callable[[BaseException], bytes],  # SiraError -> encoded sira.v1.Error
     ) -> Hub: ...
     def topic(self, name: str) -> HubTopic | None: ...

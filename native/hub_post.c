@@ -1,0 +1,274 @@
+/* Messages that were checked: given to all who are matched, or parked until a `block` subscriber has room. */
+#include "hub_stream.h"
+#include "pyutil.h"
+
+/* ---- posting ------------------------------------------------------------------------------------------------------------ */
+
+
+/* Is there room at every `block` subscriber? Those without are marked, so that they say when there is. */
+bool route_has_room(const Route *route, const struct blob *blob)
+{
+    bool room = true;
+    for (uint32_t i = 0; i < route->len; i++) {
+        Group *group = Py_IS_TYPE(route->targets[i], group_type) ? (Group *)route->targets[i] : NULL; /* borrowed */
+        Sub *sub = group ? group_pick(group, blob, false) : (Sub *)route->targets[i];                 /* borrowed */
+        if (!sub || !sub->egress || sub->stalled || sub->overflow != OVERFLOW_BLOCK) continue;
+        if (sub_room(sub, blob)) continue;
+        room = false;
+        sub->blocked = true;
+        for (uint32_t j = 0; group && j < group->len; j++) group->members[j]->blocked = true;
+    }
+    return room;
+}
+
+/* Nobody is there to answer: refused, and counted as nobody's. */
+static int post_refused(Ingress *in, HubTopic *topic, struct blob *blob, uint64_t slot)
+{
+    sira_raise("NO_MATCH", "nobody listens on %U", topic->name);
+    PyObject *error = hub_error_bytes(in->hub); /* owned */
+    if (!error) return -1;
+    ingress_settle(in, slot, blob->xfer ? blob->xfer->id : NULL, 2, 0, 0, error);
+    if (blob->xfer) xfer_refuse(in->hub, blob->xfer);
+    return 0;
+}
+
+/* Give the message to all who are matched. Settles its slot, but for a transfer that is not whole yet. */
+int post(Ingress *in, Route *route, struct blob *blob, uint64_t slot, bool quiet, bool has_reply_to, uint64_t now_ns)
+{
+    const uint8_t *id = blob->xfer ? blob->xfer->id : NULL; /* late answers go by it */
+    HubTopic *topic = route->topic;
+    struct row *row = row_live(topic->row);
+    struct xfer *xfer = blob->xfer;
+    uint32_t matched = 0;
+    row->published++;
+    topic->used_ns = now_ns;
+    in->published++;
+    in->bytes += blob->payload_bytes;
+    blob->order = ++in->hub->serial;
+    for (uint32_t i = 0; i < route->len; i++) {
+        PyObject *target = route->targets[i]; /* borrowed */
+        Sub *sub = Py_IS_TYPE(target, group_type) ? group_pick((Group *)target, blob, true) : (Sub *)target; /* borrowed */
+        if (!sub || !sub->egress) continue;
+        if (sub_enqueue(sub, blob, now_ns) < 0) return -1;
+        matched++;
+        egress_wake(sub->egress);
+    }
+    const bool refused = !matched && has_reply_to;
+    const bool retain = topic->retain && !topic->dropped && !refused; /* dropped: nobody would ever let it go */
+    if (retain && xfer) {
+        xfer->keep = true;
+        xfer->keep_head = blob;
+        blob_ref(blob);
+    } else if (retain) {
+        row->owed++;
+        blob_ref(blob);
+        topic_retain(topic, blob);
+    } else if (!matched) {
+        row->owed++;
+        row->pending++;
+        row_drop(in->hub, row, R_NO_MATCH, 1);
+    }
+    if (xfer) {
+        xfer->matched = matched;
+        if (xfer->parked) {
+            xfer->parked = false;
+            if (!xfer->keep) xfer_release_held(in->hub, xfer);
+        }
+    }
+    if (refused) return post_refused(in, topic, blob, slot);
+    if (quiet) ingress_settle(in, slot, id, 3, matched, blob->payload_bytes, NULL);
+    else if (xfer && xfer->received < xfer->total) xfer->slot = slot;
+    else ingress_settle(in, slot, id, 1, matched, blob->payload_bytes, NULL);
+    if (xfer && xfer->received == xfer->total) xfer_complete(in->hub, xfer);
+    return 0;
+}
+
+/* Answers that nobody reads take memory too. A client that keeps any window never comes near. */
+enum { ANSWERS_MAX = 65536 };
+
+/* A stream that holds so much is not read until it drains. */
+void note_full(Ingress *in)
+{
+    if (in->parked_count >= in->window_messages || in->parked_bytes + in->buffered_bytes >= in->window_bytes ||
+        ingress_unread(in) >= ANSWERS_MAX)
+        in->full = true;
+}
+
+/* ---- parking: no room at a `block` subscriber -------------------------------------------------------------------------------- */
+
+static uint64_t parked_size(const struct blob *blob)
+{
+    return blob->xfer ? 0 : blob->cost; /* a transfer's chunks are counted as buffered */
+}
+
+int park(Ingress *in, struct route_entry *entry, struct blob *blob, uint64_t slot, const struct sira_item *item,
+         bool has_reply_to, uint64_t now_ns)
+{
+    struct parked *parked = PyMem_Malloc(sizeof *parked);
+    if (!parked) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    const uint64_t wait_ns = item->has_wait ? (uint64_t)item->wait_ms * 1000000u : in->hub->block_ns;
+    *parked = (struct parked){.blob = blob, .slot = slot, .deadline_ns = now_ns + wait_ns, .quiet = item->quiet,
+                              .has_reply_to = has_reply_to};
+    blob_ref(blob);
+    if (blob->xfer) blob->xfer->parked = true;
+    if (entry->last) entry->last->next = parked;
+    else entry->first = parked;
+    entry->last = parked;
+    if (!entry->listed) {
+        entry->listed = true;
+        entry->parked_next = in->parked;
+        in->parked = entry;
+    }
+    in->parked_count++;
+    in->parked_bytes += parked_size(blob);
+    in->hub->parked++;
+    note_full(in);
+    return 0;
+}
+
+/* Take a parked message, the one after `before` (NULL: the first), off its entry. The caller owns it. */
+static struct parked *unpark(Ingress *in, struct route_entry *entry, struct parked *before)
+{
+    struct parked *parked = before ? before->next : entry->first;
+    if (before) before->next = parked->next;
+    else entry->first = parked->next;
+    if (entry->last == parked) entry->last = before;
+    in->parked_count--;
+    in->parked_bytes -= parked_size(parked->blob);
+    in->hub->parked--;
+    return parked;
+}
+
+static void parked_free(Hub *hub, struct parked *parked)
+{
+    blob_unref(hub, parked->blob);
+    PyMem_Free(parked);
+}
+
+void ingress_unfull(Ingress *in)
+{
+    if (!in->full || in->closed) return;
+    if (in->parked_count * (uint64_t)2 >= in->window_messages) return;
+    if ((in->parked_bytes + in->buffered_bytes) * 2 >= in->window_bytes) return;
+    if (ingress_unread(in) * 2 >= ANSWERS_MAX) return;
+    in->full = false;
+    in->drained_due = true;
+    ingress_due(in);
+}
+
+/* Answer a parked message with the current exception. Takes it over; it is off its entry. */
+static int refuse_parked(Ingress *in, struct route_entry *entry, struct parked *parked, const char *code)
+{
+    struct xfer *xfer = parked->blob->xfer;
+    const int rc = settle_refused(in, parked->slot, xfer ? xfer->id : NULL, entry->route->topic, code);
+    if (xfer) xfer_refuse(in->hub, xfer);
+    parked_free(in->hub, parked);
+    return rc;
+}
+
+void parked_sweep(Ingress *in)
+{
+    struct route_entry **link = &in->parked;
+    while (*link) {
+        struct route_entry *entry = *link;
+        if (entry->first) {
+            link = &entry->parked_next;
+            continue;
+        }
+        *link = entry->parked_next;
+        entry->listed = false;
+    }
+    ingress_unfull(in);
+}
+
+static int retry_entry(Ingress *in, struct route_entry *entry, uint64_t now_ns)
+{
+    while (entry->first && !in->closed) {
+        if (route_refresh(in, entry) < 0) { /* it may not be published any more */
+            if (refuse_parked(in, entry, unpark(in, entry, NULL), "DENIED") < 0) return -1;
+            continue;
+        }
+        if (in->closed || !route_has_room(entry->route, entry->first->blob)) return 0;
+        struct parked *parked = unpark(in, entry, NULL);
+        Route *route = (Route *)Py_NewRef(entry->route);
+        blob_rehome(in->hub, parked->blob, route->topic); /* dropped and declared again while it waited */
+        const int rc = post(in, route, parked->blob, parked->slot, parked->quiet, parked->has_reply_to, now_ns);
+        Py_DECREF(route);
+        parked_free(in->hub, parked);
+        if (rc < 0) return -1;
+    }
+    return 0;
+}
+
+/* Room was made somewhere: post what now fits, in order within each topic. */
+int ingress_retry(Ingress *in, uint64_t now_ns)
+{
+    if (in->busy) { /* it is at work and called us: later */
+        in->hub->retry = true;
+        return 0;
+    }
+    in->busy = true;
+    int rc = 0;
+    for (struct route_entry *entry = in->parked; entry && rc == 0; entry = entry->parked_next)
+        rc = retry_entry(in, entry, now_ns);
+    parked_sweep(in);
+    ingress_leave(in, now_ns);
+    return rc;
+}
+
+/* Refuse what has waited long enough; a later message of a topic may wait for less than the first. */
+int ingress_expire(Ingress *in, uint64_t now_ns)
+{
+    if (in->busy) return 0;
+    in->busy = true;
+    int rc = 0;
+    for (struct route_entry *entry = in->parked; entry; entry = entry->parked_next) {
+        struct parked *before = NULL;
+        while (rc == 0 && (before ? before->next : entry->first)) {
+            struct parked *parked = before ? before->next : entry->first;
+            if (parked->deadline_ns > now_ns) {
+                before = parked;
+                continue;
+            }
+            (void)unpark(in, entry, before);
+            sira_raise("QUEUE_FULL", "no room at a subscriber of %U in the time given", entry->route->topic->name);
+            rc = refuse_parked(in, entry, parked, "QUEUE_FULL");
+            if (!before) in->hub->retry = true; /* what comes next may fit */
+        }
+    }
+    parked_sweep(in);
+    ingress_leave(in, now_ns);
+    return rc;
+}
+
+/* Its publisher gives up a large message that still waits. */
+uint64_t unpark_xfer(Ingress *in, const struct xfer *xfer)
+{
+    if (!xfer->parked) return SLOT_NONE;
+    for (struct route_entry *entry = in->parked; entry; entry = entry->parked_next) {
+        struct parked *before = NULL, *parked = entry->first;
+        for (; parked && parked->blob->xfer != xfer; parked = parked->next) before = parked;
+        if (!parked) continue;
+        (void)unpark(in, entry, before);
+        const uint64_t slot = parked->slot;
+        parked_free(in->hub, parked);
+        in->hub->retry = true; /* what comes next may fit */
+        return slot;
+    }
+    return SLOT_NONE;
+}
+
+/* The stream is gone: what is parked was never accepted. */
+void parked_drop_all(Ingress *in)
+{
+    for (struct route_entry *entry = in->parked; entry; entry = entry->parked_next)
+        while (entry->first) {
+            struct parked *parked = unpark(in, entry, NULL);
+            if (parked->blob->xfer) xfer_refuse(in->hub, parked->blob->xfer);
+            parked_free(in->hub, parked);
+        }
+    in->parked = NULL;
+}
