@@ -168,6 +168,7 @@ static void out_start(Egress *egress, struct out *out)
     while (*link && !xfer_before(out->xfer, (*link)->xfer)) link = &(*link)->next;
     out->next = *link;
     *link = out;
+    if (out->xfer->ingress) ingress_unfull(out->xfer->ingress); /* it waits for more now */
 }
 
 static PyObject *frame_of_messages(Egress *egress, uint64_t now_ns)

@@ -191,6 +191,12 @@ static int take_chunk(Ingress *in, PyObject *frame, const struct sira_item *item
     in->hub->chunks_in++;
     struct xfer *xfer = xfer_find(in, chunk.id);
     if (!xfer) return 0; /* of a transfer that was refused or given up meanwhile */
+    if (in->parked_bytes + in->buffered_bytes >= in->window_bytes &&
+        xfer->buffered + chunk.data.len > in->hub->transfer_window_bytes) { /* a full stream is read on trust */
+        sira_raise("PROTOCOL_ERROR", "a chunk came past the credit of its message (%llu bytes are held)",
+                   (unsigned long long)xfer->buffered);
+        return give_up(in, xfer, "PROTOCOL_ERROR", now_ns);
+    }
     if (xfer_feed(in->hub, xfer, frame, &chunk, chunk_is_all(frame, item, &chunk)) < 0)
         return give_up(in, xfer, "FRAME_CORRUPT", now_ns);
     return 0;

@@ -86,11 +86,21 @@ int post(Ingress *in, Route *route, struct blob *blob, uint64_t slot, bool quiet
 /* Answers that nobody reads take memory too. A client that keeps any window never comes near. */
 enum { ANSWERS_MAX = 65536 };
 
+/* A subscriber has begun a large message of this stream and has had all of it that is here. Its rest stands
+ * behind what else comes, so the stream is read on, or nothing would ever move again. */
+static bool somebody_waits(const Ingress *in)
+{
+    for (const struct xfer *xfer = in->xfers; xfer; xfer = xfer->next)
+        for (const struct out *out = xfer->parked ? NULL : xfer->outs; out; out = out->peer)
+            if (out->active && !out->chunk) return true;
+    return false;
+}
+
 /* A stream that holds so much is not read until it drains. */
 void note_full(Ingress *in)
 {
-    if (in->parked_count >= in->window_messages || in->parked_bytes + in->buffered_bytes >= in->window_bytes ||
-        ingress_unread(in) >= ANSWERS_MAX)
+    if (in->parked_count >= in->window_messages || ingress_unread(in) >= ANSWERS_MAX ||
+        (in->parked_bytes + in->buffered_bytes >= in->window_bytes && !somebody_waits(in)))
         in->full = true;
 }
 
@@ -152,7 +162,7 @@ void ingress_unfull(Ingress *in)
 {
     if (!in->full || in->closed) return;
     if (in->parked_count * (uint64_t)2 >= in->window_messages) return;
-    if ((in->parked_bytes + in->buffered_bytes) * 2 >= in->window_bytes) return;
+    if ((in->parked_bytes + in->buffered_bytes) * 2 >= in->window_bytes && !somebody_waits(in)) return;
     if (ingress_unread(in) * 2 >= ANSWERS_MAX) return;
     in->full = false;
     in->drained_due = true;

@@ -396,3 +396,62 @@ def test_a_publisher_with_a_small_window_gets_its_credit_too() -> None:
     assert publisher.answers() == []
     bench.tick(0.1)
     assert [i.credit.bytes for i in publisher.answers()] == [1000]
+
+
+def test_a_stream_is_read_on_while_a_subscriber_waits_for_the_rest_of_what_it_has_begun() -> None:
+    """Else those queued behind fill the stream's window, and the first is never completed."""
+    bench = Bench(transfer_window_bytes=8_000)
+    publisher, subscriber = bench.publisher(window_bytes=16_000), bench.subscriber()
+    sub = subscriber.open("x", window_messages=1)
+    made = [head("x", [12_000]) for _ in range(4)]
+    parts = [list(chunks(m, 1_000)) for m in made]
+    for m, part in zip(made, parts, strict=True):
+        publisher.send(bus_pb2.Item(head=m))
+        for chunk in part[:8]:
+            publisher.stream.feed(chunk, bench.now_ns)
+        subscriber.items()
+    for part in parts:
+        assert not publisher.stream.full  # the subscriber waits for the rest of this one
+        for chunk in part[8:]:
+            publisher.stream.feed(chunk, bench.now_ns)
+        subscriber.items()
+        subscriber.take(sub, 1)
+        subscriber.items()  # the next one's head, and what is here of it
+    assert bench.row("x")["delivered"] == 4
+
+
+def test_a_stream_that_holds_its_window_while_nobody_waits_is_not_read() -> None:
+    bench = Bench(transfer_window_bytes=8_000)
+    publisher, subscriber = bench.publisher(window_bytes=16_000), bench.subscriber()
+    sub = subscriber.open("x", window_messages=1)
+    made = [head("x", [20_000]) for _ in range(2)]
+    for m in made:
+        publisher.send(bus_pb2.Item(head=m))
+        for chunk in list(chunks(m, 1_000))[:8]:
+            publisher.stream.feed(chunk, bench.now_ns)
+    assert publisher.stream.full  # the subscriber's stream has not been written at all
+    subscriber.items()
+    assert not publisher.stream.full
+    assert sub.in_flight == 1
+
+
+def test_a_publisher_that_sends_past_its_credit_loses_that_transfer() -> None:
+    bench = Bench(transfer_window_bytes=4_000)
+    publisher, subscriber = bench.publisher(window_bytes=8_000), bench.subscriber()
+    sub = subscriber.open("x", window_messages=1)
+    first, second = head("x", [12_000]), head("x", [12_000])
+    publisher.send(bus_pb2.Item(head=first))
+    first_parts = list(chunks(first, 1_000))
+    publisher.stream.feed(first_parts.pop(0), bench.now_ns)
+    subscriber.items()
+    publisher.send(bus_pb2.Item(head=second))
+    for chunk in chunks(second, 1_000):
+        publisher.stream.feed(chunk, bench.now_ns)
+    (refused,) = publisher.receipts()
+    assert (refused.id, refused.error.code) == (second.id, "PROTOCOL_ERROR")
+    for chunk in first_parts:
+        publisher.stream.feed(chunk, bench.now_ns)
+        subscriber.items()
+    subscriber.take(sub, 1)
+    assert bench.row("x")["delivered"] == 1
+    bench.assert_balanced()
