@@ -75,6 +75,7 @@ class Bench:
         self.subs: list[_native.Sub] = []
         self.resolves = 0
         self.refuse: Callable[[str], Exception | None] = lambda topic: None
+        self.admit: Callable[[int, int], None] | None = None
 
     def resolve(self, topic: str) -> _native.Route:
         self.resolves += 1
@@ -89,13 +90,13 @@ class Bench:
             target = sub.group or sub
             if target not in targets:
                 targets.append(target)
-        return _native.Route(hub_topic, targets)
+        return _native.Route(hub_topic, targets, admit=self.admit)
 
     def publisher(self, **options: Any) -> Publisher:
         return Publisher(self, **options)
 
-    def subscriber(self) -> Subscriber:
-        return Subscriber(self)
+    def subscriber(self, **options: Any) -> Subscriber:
+        return Subscriber(self, **options)
 
     def tick(self, later_s: float = 0.0) -> list[tuple[str, Any]]:
         self.now_ns += int(later_s * SECOND_NS)
@@ -114,9 +115,12 @@ class Bench:
 
 
 class Publisher:
-    def __init__(self, bench: Bench, **options: Any) -> None:
+    def __init__(
+        self, bench: Bench, *, on_wake: Callable[[], None] | None = None, **options: Any
+    ) -> None:
         self.bench = bench
         self.wakes = 0
+        self.on_wake = on_wake
         self.stream = _native.Ingress(
             bench.hub,
             client=1,
@@ -128,6 +132,8 @@ class Publisher:
 
     def _wake(self) -> None:
         self.wakes += 1
+        if self.on_wake:
+            self.on_wake()
 
     def send(self, *items: bus_pb2.Item) -> None:
         self.stream.feed(frame(*items), self.bench.now_ns)
@@ -151,15 +157,18 @@ class Publisher:
 
 
 class Subscriber:
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, *, on_wake: Callable[[], None] | None = None) -> None:
         self.bench = bench
         self.wakes = 0
+        self.on_wake = on_wake
         self.next_id = 1
         self.mine: list[_native.Sub] = []
         self.stream = _native.Egress(bench.hub, client=2, wake=self._wake)
 
     def _wake(self) -> None:
         self.wakes += 1
+        if self.on_wake:
+            self.on_wake()
 
     def open(self, pattern: str, **options: Any) -> _native.Sub:
         sub = self.stream.open(self.next_id, pattern=pattern, **options)
