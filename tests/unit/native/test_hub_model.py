@@ -319,6 +319,7 @@ def test_every_walk_ends_balanced_with_nothing_held(seed: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", SEEDS[:1])
 def test_a_long_walk_ends_balanced_with_nothing_held(seed: int) -> None:
     walk_through(seed, 200_000)
