@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -15,7 +16,7 @@ import uvloop
 
 import sira.kernel.binding  # noqa: F401  ties the C core to its errors
 from sira import __version__, _native
-from sira.kernel.errors import DataDirInUse, SiraError
+from sira.kernel.errors import DataDirInUse, DataDirUnusable, SiraError
 from sira.kernel.logs import Logs
 from sira.kernel.settings import Settings
 
@@ -61,17 +62,15 @@ def data_dir(path: Path, listen: str) -> Iterator[Path]:
     The lock is the kernel's (flock): it is gone with the process, however that ends.
 
     Raises:
-        DataDirInUse: another node holds it, or it cannot be written.
+        DataDirInUse: another node holds it.
+        DataDirUnusable: it cannot be made or written.
     """
     lock = path / LOCK_NAME
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise DataDirInUse(
-            f"data folder {path} cannot be used: {error.strerror}",
-            details={"data_dir": str(path)},
-        ) from error
+        raise _unusable(path, error) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,15 +80,31 @@ def data_dir(path: Path, listen: str) -> Iterator[Path]:
                 f"data folder {path} is held by another node{holder}",
                 details={"data_dir": str(path)},
             ) from None
-        _write_lock(descriptor, listen)
+        try:
+            _write_lock(descriptor, listen)
+        except OSError as error:
+            raise _unusable(path, error) from error
         yield lock
     finally:
         os.close(descriptor)
 
 
+def _unusable(path: Path, error: OSError) -> DataDirUnusable:
+    return DataDirUnusable(
+        f"data folder {path} cannot be used: {error.strerror}", details={"data_dir": str(path)}
+    )
+
+
 def _write_lock(descriptor: int, address: str) -> None:
+    """Say who holds the folder.
+
+    Raises:
+        OSError: the disk took nothing, or not all.
+    """
+    text = f"{_LOCK_FORMAT}\npid {os.getpid()}\naddress {address}\n".encode()
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{_LOCK_FORMAT}\npid {os.getpid()}\naddress {address}\n".encode(), 0)
+    if os.pwrite(descriptor, text, 0) < len(text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _holder(lock: Path) -> str:
@@ -117,11 +132,7 @@ async def _serve(settings: Settings, lock: Path, ready: Callable[[str], None]) -
     signals = _Signals()
     try:
         await node.start()
-        descriptor = os.open(lock, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            _write_lock(descriptor, node.address)  # port 0 is known only now
-        finally:
-            os.close(descriptor)
+        _name_address(lock, node.address, logs)
         ready(node.address)
         await signals.first.wait()
         logs.info("daemon", "signal", "draining; a second signal ends at once")
@@ -139,6 +150,18 @@ async def _serve(settings: Settings, lock: Path, ready: Callable[[str], None]) -
     finally:
         signals.close()
         logs.close()
+
+
+def _name_address(lock: Path, address: str, logs: Logs) -> None:
+    """Write the address that port 0 became. It informs only: a full disk must not end a node."""
+    try:
+        descriptor = os.open(lock, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            _write_lock(descriptor, address)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        logs.warning("daemon", "lock", f"{lock} does not say the address: {error.strerror}")
 
 
 class _Signals:

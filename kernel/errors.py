@@ -344,6 +344,13 @@ class DataDirInUse(SiraError):
     help = "stop the other node, or choose another folder with --data-dir"
 
 
+class DataDirUnusable(SiraError):
+    """The data folder cannot be made or written: rights, a full disk, a read-only one."""
+
+    code = "DATA_DIR_UNUSABLE"
+    help = "free space or give rights there, or choose another folder with --data-dir"
+
+
 def error_classes() -> Iterator[type[SiraError]]:
     """Yield every class with a code of its own, one a code."""
     waiting = list(SiraError.__subclasses__())

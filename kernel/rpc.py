@@ -56,6 +56,7 @@ STATUS: dict[str, grpc.StatusCode] = {
     "INTERNAL": grpc.StatusCode.INTERNAL,
     "ADDRESS_IN_USE": grpc.StatusCode.FAILED_PRECONDITION,
     "DATA_DIR_IN_USE": grpc.StatusCode.FAILED_PRECONDITION,
+    "DATA_DIR_UNUSABLE": grpc.StatusCode.FAILED_PRECONDITION,
 }
 
 # What a status means when nobody of ours put details into it: gRPC itself spoke.
