@@ -221,6 +221,12 @@ static Py_ssize_t message_length(PyObject *object)
     return count;
 }
 
+/* A reply without tensors is a reply: `if reply:` asks whether there is one. */
+static int message_bool(PyObject *Py_UNUSED(object))
+{
+    return 1;
+}
+
 static PyObject *view_name(const struct message_view *view)
 {
     return PyUnicode_DecodeUTF8((const char *)view->name.data, (Py_ssize_t)view->name.len, "strict");
@@ -362,6 +368,7 @@ uint64_t sira_message_payload_bytes(PyObject *message)
 /* ---- the type -------------------------------------------------------------------------------------------------- */
 static PyMappingMethods message_as_mapping = {.mp_length = message_length, .mp_subscript = message_subscript};
 static PySequenceMethods message_as_sequence = {.sq_contains = message_contains};
+static PyNumberMethods message_as_number = {.nb_bool = message_bool};
 
 static PyMethodDef message_methods[] = {
     {"decode", (PyCFunction)(void (*)(void))message_decode, METH_CLASS | METH_VARARGS | METH_KEYWORDS,
@@ -390,6 +397,7 @@ PyTypeObject sira_message_type = {
     .tp_clear = message_clear,
     .tp_dealloc = message_dealloc,
     .tp_weaklistoffset = offsetof(struct message, weakrefs),
+    .tp_as_number = &message_as_number,
     .tp_as_mapping = &message_as_mapping,
     .tp_as_sequence = &message_as_sequence,
     .tp_iter = message_iter,

@@ -7,7 +7,7 @@ details)` returns the exception.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, Self, final
+from typing import Any, Final, Literal, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,7 +106,8 @@ class Message:
     def items(self) -> list[tuple[str, NDArray[Any]]]: ...
     def __getitem__(self, name: str, /) -> NDArray[Any]: ...  # read-only view; KeyError
     def __contains__(self, name: object, /) -> bool: ...
-    def __len__(self) -> int: ...
+    def __len__(self) -> int: ...  # tensors; a message is true also when it has none
+    def __bool__(self) -> Literal[True]: ...
     def __iter__(self) -> Iterator[str]: ...
     def specs(self) -> dict[str, tuple[str, tuple[int, ...]]]: ...  # name -> (dtype name, shape)
     # i4/u4 as they travel, two a byte, no copy

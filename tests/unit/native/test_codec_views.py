@@ -133,6 +133,14 @@ def test_a_message_is_a_mapping_of_its_tensors() -> None:
     assert message.payload_bytes == 16
 
 
+@pytest.mark.parametrize("body", [None, {}, b"", "", b"bytes have no tensors"])
+def test_a_message_is_true_also_when_it_has_no_tensors(body: object) -> None:
+    message = _native.Message.decode(_native.encode_message("a", body))
+    assert len(message) == 0
+    assert list(message) == []
+    assert bool(message) is True
+
+
 @pytest.mark.parametrize("dtype", [ml_dtypes.int4, ml_dtypes.uint4])
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 8])
 def test_four_bit_elements_travel_two_a_byte_and_read_as_values(dtype: Any, count: int) -> None:
