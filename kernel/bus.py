@@ -71,6 +71,7 @@ class Bus:
             stall_ns=round(settings.stall_s * 1e9),
             block_ns=round(settings.publish_block_s * 1e9),
             transfer_window_bytes=settings.transfer_window_bytes,
+            transfers_per_stream_max=settings.transfers_per_stream_max,
             encode_error=errors.encode,
         )
         self.clients = Clients(settings)
@@ -146,9 +147,7 @@ class Bus:
             and hello.resume_epoch == self.epoch
             and count <= self.settings.retry_messages_max
         )
-        if count:
-            for older in list(client.publishes):
-                older.supersede(now_ns)
+        lost = list(client.publishes) if count else []
         client.publish_streams += 1
         stream = PublishStream(
             self,
@@ -158,6 +157,8 @@ class Bus:
             unknown=0 if known else count,
         )
         client.publishes[stream] = None
+        for older in lost:  # last: a client without a stream is gone
+            older.supersede(now_ns)
         return stream
 
     def open_subscribe(self, client: Client, *, wake: Callable[[], None]) -> SubscribeStream:
@@ -382,10 +383,11 @@ class Bus:
 
     def refused(self, principal: Principal, action: str, resource: str, error: SiraError) -> None:
         """Count and tell that something was refused."""
-        self.refusals[action, error.code] += 1
+        # A code that is none of ours came out of a reply: peers must not name our counters.
+        self.refusals[action, "OTHER" if type(error) is SiraError else error.code] += 1
         setting = error.details.get("setting", "")
-        if error.code == "QUOTA_EXCEEDED" and setting in SCHEMA:
-            limit = float(getattr(self.settings, setting))
+        limit = getattr(self.settings, setting) if setting in SCHEMA else None
+        if error.code == "QUOTA_EXCEEDED" and isinstance(limit, int | float):
             self.events.emit("sira.limit", setting=setting, value=limit, principal=str(principal))
         self.events.emit(
             "sira.refused",

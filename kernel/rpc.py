@@ -74,6 +74,10 @@ _CODE_OF_STATUS: dict[grpc.StatusCode, str] = {
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
+# A status travels in headers, and gRPC throws away a status whose headers are over 8 KiB.
+_PROTO_BYTES_MAX = 1_600
+_MESSAGE_BYTES_MAX, _DETAIL_BYTES_MAX = 400, 200
+
 
 class Aborting(Protocol):
     """The part of a gRPC servicer context that ends a call."""
@@ -92,9 +96,9 @@ def status_code(code: str) -> grpc.StatusCode:
 
 def rich_status(error: SiraError) -> status_pb2.Status:
     """Return the error as `google.rpc.Status`, with all the details that apply."""
-    proto = error.to_proto()
+    proto = _fitting(error.to_proto())
     status = status_pb2.Status(code=status_code(error.code).value[0], message=proto.message)
-    info = error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN, metadata=proto.details)
+    info = error_details_pb2.ErrorInfo(reason=proto.code, domain=DOMAIN, metadata=proto.details)
     status.details.add().Pack(info)
     if error.retryable:
         delay = Duration()
@@ -107,6 +111,34 @@ def rich_status(error: SiraError) -> status_pb2.Status:
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
     status.details.add().Pack(proto)
     return status
+
+
+def _fitting(proto: error_pb2.Error) -> error_pb2.Error:
+    """Return an error that fits into headers: what is too long is cut, and then details left out.
+
+    Only errors that quote a peer at length, or come from one, are so long.
+    """
+    if proto.ByteSize() <= _PROTO_BYTES_MAX:
+        return proto
+    small = error_pb2.Error(
+        code=_cut(proto.code, _DETAIL_BYTES_MAX),
+        message=_cut(proto.message, _MESSAGE_BYTES_MAX),
+        retryable=proto.retryable,
+        retry_after_ms=proto.retry_after_ms,
+        help=_cut(proto.help, _DETAIL_BYTES_MAX),
+    )
+    for key, value in proto.details.items():
+        short = {_cut(key, _DETAIL_BYTES_MAX): _cut(value, _DETAIL_BYTES_MAX)}
+        if small.ByteSize() + error_pb2.Error(details=short).ByteSize() > _PROTO_BYTES_MAX:
+            break
+        small.details.update(short)
+    return small
+
+
+def _cut(text: str, bytes_max: int) -> str:
+    """Return the beginning of a text, at most so long, and an ellipsis."""
+    data = text.encode()
+    return text if len(data) <= bytes_max else data[:bytes_max].decode(errors="ignore") + "…"
 
 
 async def abort(context: Aborting, error: SiraError) -> NoReturn:

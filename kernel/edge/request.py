@@ -81,7 +81,9 @@ class Requests:
             async with asyncio.timeout(wait_s):
                 await self._publish(call, message)
                 return await asked.reply
-        except TimeoutError:
+        except TimeoutError as error:
+            if isinstance(error, SiraError):  # the answer itself: whoever was asked ran out of time
+                raise
             raise Timeout(
                 f"no final reply on {message.topic!r} in {remaining_s:.3f} s",
                 details={"topic": message.topic},

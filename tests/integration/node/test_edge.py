@@ -18,7 +18,7 @@ from sira.kernel.authorize import Allow, Deny
 from sira.kernel.identity import Principal
 from sira.kernel.methods import method
 from sira.kernel.node import Node
-from sira.v1 import bus_pb2, kernel_pb2, message_pb2
+from sira.v1 import bus_pb2, error_pb2, kernel_pb2, message_pb2
 
 from .plain import Plain, code_of, data_of, details_of, message, session, until, within
 
@@ -333,5 +333,49 @@ def test_a_thousand_silent_streams_leave_the_others_undisturbed() -> None:
         for each in silent:
             each.call.cancel()
         await until(lambda: len(node.bus.clients) == 0)
+
+    session(work)
+
+
+def test_an_answer_that_is_a_timeout_is_the_answer_also_without_a_deadline() -> None:
+    async def work(node: Node, plain: Plain) -> None:
+        sub, pub = plain.subscribing(), plain.publishing()
+        await sub.opened(1, "lab.slow")
+        asking = asyncio.ensure_future(plain.bus.Request(message("lab.slow")))
+        asked = await sub.next()
+        error = error_pb2.Error(code="TIMEOUT", message="the camera was asleep")
+        reply = message(asked.reply_to, reply_kind=message_pb2.REPLY_KIND_ERROR, error=error)
+        await pub.publish(reply)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await within(asking)
+        assert (code_of(caught.value), caught.value.details()) == (
+            "TIMEOUT",
+            "the camera was asleep",
+        )
+
+    session(work)
+
+
+@pytest.mark.parametrize("text", ["x" * 20_000, "ж" * 1_000])
+def test_an_error_too_long_for_the_headers_of_a_reply_comes_shortened(text: str) -> None:
+    async def work(node: Node, plain: Plain) -> None:
+        sub, pub = plain.subscribing(), plain.publishing()
+        await sub.opened(1, "lab.verbose")
+        asking = asyncio.ensure_future(plain.bus.Request(message("lab.verbose"), timeout=5))
+        asked = await sub.next()
+        error = error_pb2.Error(
+            code="BAD_REQUEST",
+            message=text,
+            details={f"d{number}": text[:900] for number in range(15)},
+            help=text,
+        )
+        reply = message(asked.reply_to, reply_kind=message_pb2.REPLY_KIND_ERROR, error=error)
+        (receipt,) = await pub.publish(reply)
+        assert receipt.matched == 1, receipt
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await within(asking)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, caught.value
+        assert code_of(caught.value) == "BAD_REQUEST"
+        assert (caught.value.details() or "").startswith(text[:100])
 
     session(work)
