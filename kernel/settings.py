@@ -185,6 +185,21 @@ class Settings:
         "too small: large messages wait for round trips; too large: memory for each of them",
         minimum=2 * _MIB, maximum=1 << 34,
     )  # fmt: skip
+    transfers_per_stream_max: int = _s(
+        1_024, "messages", "large messages of one publisher under way or waiting for room",
+        "too small: QUOTA_EXCEEDED for honest bursts; too large: one client holds a window of each",
+        minimum=16, maximum=1 << 20,
+    )  # fmt: skip
+    publish_held_messages_max: int = _s(
+        4_096, "messages", "of one publisher waiting for room; past it, it is not read",
+        "too small: one blocked topic holds up a publisher's others; too large: memory",
+        minimum=16, maximum=1 << 20,
+    )  # fmt: skip
+    publish_held_bytes_max: int = _s(
+        16 * _MIB, "bytes", "of one publisher waiting for room or to be sent on; the same",
+        "too small: large messages go one by one; too large: memory for each publisher",
+        minimum=2 * _MIB, maximum=1 << 40,
+    )  # fmt: skip
     publish_block_s: float = _s(
         5.0, "s", "how long a publish waits for room where it does not say",
         "too short: QUEUE_FULL in bursts; too long: publishers hang on a slow subscriber",

@@ -55,6 +55,8 @@ class PublishStream:
             stamp=client.stamp,
             resolve=self._resolve,
             wake=wake,
+            window_messages=bus.settings.publish_held_messages_max,
+            window_bytes=bus.settings.publish_held_bytes_max,
             history=client.history,
             resume=resume,
         )
