@@ -39,7 +39,9 @@ def setting_rows(settings: Settings) -> list[dict[str, Any]]:
 
 def up(args: Namespace, out: Output) -> Result:
     """Run a node until SIGTERM or SIGINT, which drain it."""
+    from sira.cli.verbs import VERBS
     from sira.kernel.daemon import run
+    from sira.kernel.methods import Verb
 
     settings = settings_of(args)
     found: dict[str, Any] = {"node": settings.node_name, "data_dir": settings.data_dir}
@@ -50,7 +52,8 @@ def up(args: Namespace, out: Output) -> Result:
         out.text(f"{settings.node_name} is up at sira://{address}, data in {settings.data_dir}")
 
     failures: list[SiraError] = []
-    exit_code = run(settings, ready=ready, failed=failures.append)
+    verbs = [Verb(verb.name, verb.summary) for verb in VERBS]
+    exit_code = run(settings, ready=ready, failed=failures.append, verbs=verbs)
     if failures:
         raise failures[0]
     return Result(found, EXIT_UNACCOUNTED if exit_code else 0)

@@ -9,7 +9,7 @@ import fcntl
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import uvloop
@@ -18,6 +18,7 @@ import sira.kernel.binding  # noqa: F401  ties the C core to its errors
 from sira import __version__, _native
 from sira.kernel.errors import DataDirInUse, DataDirUnusable, SiraError
 from sira.kernel.logs import Logs
+from sira.kernel.methods import Verb
 from sira.kernel.settings import Settings
 
 LOCK_NAME = "node.lock"
@@ -30,6 +31,7 @@ def run(
     *,
     ready: Callable[[str], None] | None = None,
     failed: Callable[[SiraError], None] | None = None,
+    verbs: Iterable[Verb] = (),
 ) -> int:
     """Run a node until SIGTERM or SIGINT.
 
@@ -40,6 +42,7 @@ def run(
         settings: as `settings.load` gave them.
         ready: told the address when the node serves; None: one line on stdout.
         failed: told why the node could not start; None: one line on stderr.
+        verbs: those of the command that runs the node, for `Introspect`.
 
     Returns:
         0 after an orderly end; 1 when a second signal cut it short; 3 when the node could not
@@ -49,7 +52,7 @@ def run(
         with data_dir(settings.data_path, settings.listen) as lock:
             _native.keep_memory_warm()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                return runner.run(_serve(settings, lock, ready or _print_ready))
+                return runner.run(_serve(settings, lock, ready or _print_ready, verbs))
     except SiraError as error:
         (failed or _print_failed)(error)
         return EXIT_CANNOT_START
@@ -124,11 +127,15 @@ def _print_failed(error: SiraError) -> None:
     print(f"sira: {error}; {error.help}", file=sys.stderr)
 
 
-async def _serve(settings: Settings, lock: Path, ready: Callable[[str], None]) -> int:
+async def _serve(
+    settings: Settings, lock: Path, ready: Callable[[str], None], verbs: Iterable[Verb]
+) -> int:
     from sira.kernel.node import Node  # loads gRPC, which reads its environment then
 
     logs = Logs(node=settings.node_name, level=settings.log_level, queue_max=settings.log_queue_max)
     node = Node(settings, logs=logs)
+    for verb in verbs:
+        node.catalog.add_verb(verb)
     signals = _Signals()
     try:
         await node.start()

@@ -92,7 +92,7 @@ class TopicClass:
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """A verb of the command line that a service brings."""
+    """A verb of the command line: of `sira` itself, or brought by a service."""
 
     name: str
     summary: str
@@ -177,7 +177,7 @@ class Catalog:
         return iter(list(self._settings.values()))
 
     def verbs(self) -> Iterator[Verb]:
-        """Yield the verbs that services brought."""
+        """Yield the verbs of the command and those that services brought."""
         return iter(list(self._verbs.values()))
 
     def _tell(self) -> None:
