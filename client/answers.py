@@ -82,7 +82,11 @@ class Answers:
             await self._connection.outgoing.room(deadline)
         seq = self._take_seq(message.id_bytes, end)
         if end:
-            await self._push(message, body, deadline, kind=FINAL, seq=seq, priority=priority)
+            try:
+                await self._push(message, body, deadline, kind=FINAL, seq=seq, priority=priority)
+            except BaseException:
+                self._give_seq_back(message.id_bytes, seq)
+                raise
             return
         settled: asyncio.Future[SiraError | None] = self._connection.loop.create_future()
 
@@ -90,16 +94,20 @@ class Answers:
             if not settled.done():
                 settled.set_result(refusal(outcome))
 
-        await self._push(
-            message,
-            body,
-            deadline,
-            kind=PARTIAL,
-            seq=seq,
-            end=False,
-            priority=priority,
-            ticket=ticket,
-        )
+        try:
+            await self._push(
+                message,
+                body,
+                deadline,
+                kind=PARTIAL,
+                seq=seq,
+                end=False,
+                priority=priority,
+                ticket=ticket,
+            )
+        except BaseException:
+            self._give_seq_back(message.id_bytes, seq)
+            raise
         error = await settled
         if error is not None:
             raise error
@@ -122,13 +130,17 @@ class Answers:
         if end and self._connection.outgoing.outbox.room:
             seq = self._take_seq(message.id_bytes, end)
             try:
-                self.push(message, body, kind=FINAL, seq=seq, priority=priority)
-            except QueueFull:
-                deadline = Deadline(self._connection.publish_block_s, self._connection.loop)
-                blocking(
-                    self._connection,
-                    self._push(message, body, deadline, kind=FINAL, seq=seq, priority=priority),
-                )
+                try:
+                    self.push(message, body, kind=FINAL, seq=seq, priority=priority)
+                except QueueFull:
+                    deadline = Deadline(self._connection.publish_block_s, self._connection.loop)
+                    blocking(
+                        self._connection,
+                        self._push(message, body, deadline, kind=FINAL, seq=seq, priority=priority),
+                    )
+            except BaseException:
+                self._give_seq_back(message.id_bytes, seq)
+                raise
             return
         blocking(self._connection, self.reply(message, body, end=end, priority=priority))
 
@@ -140,6 +152,11 @@ class Answers:
         if len(self._next_seq) > _STREAMS_MAX:
             self._next_seq.popitem(last=False)
         return seq
+
+    def _give_seq_back(self, request: bytes, seq: int) -> None:
+        """Let the next answer have the number of one that was not sent."""
+        if seq or request in self._next_seq:
+            self._next_seq[request] = seq
 
     async def acknowledge(
         self, message: _native.Message, *, negative: bool, delay_s: float

@@ -88,7 +88,7 @@ class Connection:
         self._transport: Transport | None = None
         self._is_up = asyncio.Event()
         self._last_error: SiraError = Unreachable("not connected yet")
-        self._ended: SiraError | None = None  # closed, or refused for good
+        self.ended: SiraError | None = None  # closed, or refused for good: why
         self._reconnecting: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._publish_wanted = False
@@ -111,8 +111,8 @@ class Connection:
         deadline = Deadline(timeout_s, self.loop)
         delays_s = self.retry.delays_s(self.rng)
         while not await self._try_nodes(deadline):
-            if self._ended is not None:
-                raise self._ended
+            if self.ended is not None:
+                raise self.ended
             delay_s = next(delays_s)
             if not self.retry.connects or deadline.left_s() <= delay_s:
                 raise self._unreachable()
@@ -138,7 +138,7 @@ class Connection:
                 self._last_error = error
                 await transport.close()
                 if error.code not in _TRANSIENT:
-                    self._ended = error
+                    self.ended = error
                     return False
                 continue
             except BaseException:
@@ -152,7 +152,7 @@ class Connection:
         return False
 
     def _connected(self, transport: Transport, node: kernel_pb2.NegotiateResponse) -> None:
-        if self._ended is not None:  # closed while it connected
+        if self.ended is not None:  # closed while it connected
             self._drop(transport)
             return
         self._transport, self.node = transport, node
@@ -193,8 +193,8 @@ class Connection:
             SiraError: the node refused this client for good.
         """
         check_fork(self._forks)
-        if self._ended is not None:
-            raise self._ended
+        if self.ended is not None:
+            raise self.ended
 
     async def up(self, deadline: Deadline) -> Transport:
         """Return the way to the node, waiting for it to come back if need be.
@@ -238,7 +238,7 @@ class Connection:
         A node that goes down in order ends each stream after its last word. So the other one is
         heard to its end too: what it did not answer then, it has not taken.
         """
-        if self._transport is None or self._ended is not None:
+        if self._transport is None or self.ended is not None:
             return
         error = error or NodeDraining("the node ended the stream")
         if stream is self.outgoing.stream:
@@ -250,7 +250,7 @@ class Connection:
             self._lost(error)
 
     def _lost(self, error: SiraError) -> None:
-        if self._transport is None or self._ended is not None:
+        if self._transport is None or self.ended is not None:
             return
         self._last_error = error
         _log.warning("connection to %s lost: %s", self._nodes[0], error)
@@ -295,8 +295,8 @@ class Connection:
         else:  # a node that takes us and drops us at once: not so fast
             await asyncio.sleep(next(self._delays_s))
         while not await self._try_nodes(Deadline(_DIAL_S * len(self._nodes), self.loop)):
-            if self._ended is not None:
-                self._end(self._ended)
+            if self.ended is not None:
+                self._end(self.ended)
                 return
             await asyncio.sleep(next(self._delays_s))
         _log.info("connected to %s again", self._nodes[0])
@@ -304,8 +304,8 @@ class Connection:
     # ---- the end ---------------------------------------------------------------------------------
 
     def _end(self, error: SiraError) -> None:
-        self._ended = error
-        self._is_up.set()  # whoever waits finds `_ended`
+        self.ended = error
+        self._is_up.set()  # whoever waits finds `ended`
         self.outgoing.stop()
         self.incoming.stop()
         self.outgoing.give_up(error)
@@ -323,7 +323,7 @@ class Connection:
 
     async def close(self) -> None:
         """Send what is queued, confirm what was taken, and leave. A second call does nothing."""
-        if self._ended is not None and self._transport is None:
+        if self.ended is not None and self._transport is None:
             return
         check_fork(self._forks)
         deadline = Deadline(_CLOSE_S, self.loop)
@@ -334,7 +334,7 @@ class Connection:
             await self.incoming.finish(deadline)
         transport, self._transport = self._transport, None
         closed = Unreachable("this connection was closed", retryable=False, help="connect again")
-        self._ended = closed
+        self.ended = closed
         self._is_up.set()
         self.outgoing.stop()
         self.incoming.stop()

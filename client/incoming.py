@@ -65,6 +65,7 @@ class Incoming:
         # Called after each frame: replies are handed out without another turn of the loop.
         self.after_frame: Callable[[], None] | None = None
         self._last_number = 0
+        self._closing: set[int] = set()  # asked to end: never to be opened again
         self._control: deque[bytes] = deque()
         self._sleeping: asyncio.Future[None] | None = None
         self._tasks: tuple[asyncio.Task[None], ...] = ()
@@ -90,6 +91,7 @@ class Incoming:
             self._ended(receiver.number, None)
             return
         self.flush_credits()
+        self._closing.add(receiver.number)
         body = bus_pb2.Close(subscription=receiver.number).SerializeToString()
         self._send(_native.control_frame(_CLOSE, body))
 
@@ -100,6 +102,7 @@ class Incoming:
 
     def _ended(self, number: int, error: SiraError | None) -> None:
         receiver = self.receivers.pop(number, None)
+        self._closing.discard(number)
         if receiver is not None:
             self.inbox.detach(number)
             receiver.ended(error)
@@ -171,9 +174,12 @@ class Incoming:
         self.inbox.reset()
 
     def interrupt(self) -> None:
-        """Tell every subscription that the connection was lost."""
-        for receiver in list(self.receivers.values()):
-            receiver.interrupted()
+        """Tell every subscription that the connection was lost; one that was to end has ended."""
+        for number, receiver in list(self.receivers.items()):
+            if number in self._closing:
+                self._ended(number, None)
+            else:
+                receiver.interrupted()
 
     def end(self, error: SiraError | None) -> None:
         """End every subscription."""

@@ -28,6 +28,9 @@ class Owner(Protocol):
 
     loop: asyncio.AbstractEventLoop
 
+    def check(self) -> None:
+        """Raise when nothing will be sent any more."""
+
     def want_publish(self) -> None:
         """Open a Publish stream when there is none."""
 
@@ -106,7 +109,7 @@ class Outgoing:
         """Return when the outbox takes another message.
 
         Raises:
-            Timeout: no room before the deadline.
+            Timeout: no room before the deadline. Unreachable: closed meanwhile.
         """
         self._rouse()
         while not self.outbox.room:
@@ -147,6 +150,7 @@ class Outgoing:
                 await waiter
         except TimeoutError:
             raise deadline.error("no room to publish") from None
+        self._owner.check()  # room is made at the end as well, for nothing
 
     def _made_room(self) -> None:
         waiting, self._wants_room = self._wants_room, []

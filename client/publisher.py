@@ -81,6 +81,8 @@ class Publisher:
         """
         if self._refusals:
             raise self._refusals.popleft()
+        if self._connection.ended is not None:
+            self._connection.check()
         if not self._outbox.room:
             return self._send_later(body)
         options = self._options

@@ -19,7 +19,7 @@ from sira.client.deadline import Deadline
 from sira.client.lineage import Lineage, id_text, lineage
 from sira.client.message import Message
 from sira.client.outgoing import Outcome, as_error
-from sira.client.subscription import Subscription
+from sira.client.subscription import OPEN_S, Subscription
 from sira.kernel.errors import (
     NodeDraining,
     OutcomeUnknown,
@@ -197,13 +197,14 @@ class Requests:
         fields: dict[str, Any],
     ) -> Message:
         connection, outbox = self._connection, self._connection.outgoing.outbox
-        reply_to = await self.ready(deadline)
         message_id = _native.new_id()
         pending = _Pending(connection.loop, idempotent)
         key = id_text(message_id)
         while True:
             if not outbox.room:
                 await connection.outgoing.room(deadline)
+            # Asked each time: who waited for room may have lost the connection meanwhile.
+            reply_to = await self.ready(deadline)
             options = request_options(message_id, reply_to, deadline, lineage(), fields)
             try:
                 connection.push(topic, body, options, pending)
@@ -298,6 +299,7 @@ class ReplyStream:
             responder=answers,
             window_messages=_STREAM_WINDOW_MESSAGES,
             message_type=message_type,
+            open_s=OPEN_S if timeout_s is None else min(OPEN_S, timeout_s),
         )
 
     def __aiter__(self) -> Self:

@@ -135,7 +135,14 @@ class Serving:
 
     def _in_thread(self, call: Callable[..., Any], **arguments: Any) -> Awaitable[Any]:
         context = contextvars.copy_context()
-        return self._loop.run_in_executor(self._threads, lambda: context.run(call, **arguments))
+
+        def run() -> Any:
+            try:
+                return context.run(call, **arguments)
+            except StopIteration as error:  # no future can carry it: who waits would wait for ever
+                raise RuntimeError("the handler raised StopIteration") from error
+
+        return self._loop.run_in_executor(self._threads, run)
 
     async def _iterate(self, values: Iterator[Any]) -> AsyncIterator[Any]:
         """Run a plain generator, each step in the worker thread."""

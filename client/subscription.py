@@ -116,7 +116,11 @@ class Subscription(_native.Mailbox):
 
     async def __aenter__(self) -> Self:
         """Open it: live when this returns."""
-        await self.open()
+        try:
+            await self.open()
+        except BaseException:
+            self._leave()  # nobody will: the block is not entered
+            raise
         return self
 
     async def __aexit__(self, *_error: object) -> None:
@@ -140,7 +144,11 @@ class Subscription(_native.Mailbox):
         if self._ready is None:
             self._ready = self._connection.loop.create_future()
             deadline = Deadline(self._open_s, self._connection.loop)
-            await self._connection.up(deadline)
+            try:
+                await self._connection.up(deadline)
+            except BaseException:
+                self._ready = None  # not begun: the next one may
+                raise
             self._connection.want_subscribe()
             self._connection.incoming.add(self)
             try:
@@ -170,9 +178,8 @@ class Subscription(_native.Mailbox):
 
     async def close(self) -> None:
         """Confirm what was taken and end the subscription; what waits unread is dropped."""
+        self._leave()
         if self.number and not self._finished.done():
-            self._connection.incoming.remove(self)
-            self._discard()
             await asyncio.wait([self._finished], timeout=_CLOSE_S)
         self._discard()
         self.ended(None)
@@ -245,6 +252,12 @@ class Subscription(_native.Mailbox):
         self.reconnects += 1
         self.unconfirmed += self.depth
         _log.warning("subscription %s interrupted, %d messages in hand", self.pattern, self.depth)
+
+    def _leave(self) -> None:
+        """Confirm what was taken and ask for the end; what waits unread is dropped."""
+        if self.number and not self._finished.done():
+            self._connection.incoming.remove(self)
+            self._discard()
 
     def _discard(self) -> None:
         while self.pop() is not None:

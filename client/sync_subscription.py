@@ -66,7 +66,7 @@ class SyncSubscription:
     def open(self) -> Self:
         """Open it: live when this returns; see `Subscription.open`."""
         if not self._opened:
-            self._runner.run(self._inner.open())
+            self._runner.run(self._inner.__aenter__())
             self._opened = True
         return self
 
