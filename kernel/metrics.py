@@ -5,8 +5,9 @@ Nothing is counted twice: the data plane and the bus hold the numbers, here they
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +27,7 @@ from sira.kernel.logs import Logs
 
 LATENCY = "node_latency_ns"  # from taken to sent, per topic class
 _PREFIX = "sira_"
+_SUBSCRIPTIONS_A_STEP = 1_000
 # Levels of the data plane: they go up and down. All other numbers of it only grow.
 _LEVELS = frozenset(
     {"messages_held", "message_bytes_held", "chunk_bytes_held", "transfers", "parked", "topics"}
@@ -63,14 +65,16 @@ class Counts:
     loop: Loop
     calls: CallCounts
 
-    def values(self) -> dict[str, float]:
-        """Return all numbers without labels, by name."""
+    async def values(self) -> dict[str, float]:
+        """Return all numbers without labels, by name; others have the loop meanwhile."""
         bus = self.bus
         pending = in_flight = stalled = 0
-        for each in bus.subscriptions:
+        for index, each in enumerate(list(bus.subscriptions), 1):
             pending += each.sub.pending
             in_flight += each.sub.in_flight
             stalled += each.sub.stalled
+            if index % _SUBSCRIPTIONS_A_STEP == 0:
+                await asyncio.sleep(0)
         values: dict[str, float] = dict(bus.hub.stats)
         values |= {
             "clients": len(bus.clients),
@@ -96,24 +100,23 @@ class Counts:
         """Yield (topic class, counts per bucket, sum in ns) of the time on the node."""
         yield from self.bus.hub.histograms()
 
-    def prometheus(self) -> str:
-        """Return the text that Prometheus reads."""
+    def prometheus(self, values: Mapping[str, float]) -> str:
+        """Return the text that Prometheus reads; `values` as the method of that name gave them."""
         registry = CollectorRegistry()
-        registry.register(_Reader(self))
+        registry.register(_Reader(self, values))
         return generate_latest(registry).decode()
 
 
 class _Reader(Collector):
     """Hands our numbers to prometheus_client when it asks."""
 
-    def __init__(self, counts: Counts) -> None:
-        self._counts = counts
+    def __init__(self, counts: Counts, values: Mapping[str, float]) -> None:
+        self._counts, self._values = counts, values
 
     def collect(self) -> Iterator[Metric]:
-        for name, value in self._counts.values().items():
-            grows = name.endswith("_total") or (
-                name in self._counts.bus.hub.stats and name not in _LEVELS
-            )
+        of_hub = self._counts.bus.hub.stats
+        for name, value in self._values.items():
+            grows = name.endswith("_total") or (name in of_hub and name not in _LEVELS)
             if grows:
                 base = name.removesuffix("_total")
                 yield CounterMetricFamily(_PREFIX + base, f"{base}, since the start", value=value)

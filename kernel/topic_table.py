@@ -209,8 +209,7 @@ class TopicTable:
         One may come twice.
         """
         names = list(self._implicit)
-        names += [each.name for each in self.declarations.topics()]
-        names += [each.name for each in self.declarations.classes()]
+        names += self.declarations.names()
         names += self._subscriptions.exact_names()
         return names
 

@@ -254,6 +254,10 @@ class Declarations:
         """Return how many these are."""
         return len(self._owned.get(owner, ()))
 
+    def names(self) -> list[str]:
+        """Return all names and patterns."""
+        return [*self._topics, *self._classes]
+
     def topics(self) -> Iterator[Declaration]:
         """Yield declared topics."""
         yield from self._topics.values()

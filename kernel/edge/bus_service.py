@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 from collections.abc import Awaitable, Callable
 
 from google.protobuf.message import Message
@@ -22,7 +21,8 @@ from sira.kernel.topics import REPLY_PREFIX, covers, first_token, is_pattern
 from sira.v1 import bus_pb2, message_pb2
 
 _PAGE_TOPICS, _PAGE_TOPICS_MAX = 1_000, 10_000
-_NAMES_A_STEP = 1_000  # between two steps others have the loop
+_PAGE_BYTES = 1 << 20  # a page ends after so many, or a client's gRPC would not take it
+_NAMES_A_STEP, _TOPICS_A_STEP = 1_000, 100  # between two steps others have the loop
 
 
 class BusService:
@@ -96,14 +96,24 @@ class BusService:
         names = self._bus.topics.names()
         for start in range(0, len(names), _NAMES_A_STEP):
             step = [n for n in names[start : start + _NAMES_A_STEP] if _shown(n, request)]
-            readable = (n for n in step if self._readable(call.principal, n))
-            best = heapq.nsmallest(count + 1, {*best, *readable})
+            if len(best) > count:
+                step = [n for n in step if n < best[-1]]
+            readable = sorted(n for n in step if self._readable(call.principal, n))
+            if readable:  # two sorted runs: sorting them is merging them
+                best = list(dict.fromkeys(sorted(best + readable)))[: count + 1]
             await asyncio.sleep(0)
-        page, more = best[:count], best[count:]
-        return bus_pb2.ListTopicsResponse(
-            topics=[self._bus.topics.describe(name) for name in page],
-            next=page[-1] if more else "",
-        )
+        response, page_bytes = bus_pb2.ListTopicsResponse(), 0
+        for index, name in enumerate(best[:count], 1):
+            topic = self._bus.topics.describe(name)
+            response.topics.append(topic)
+            page_bytes += topic.ByteSize()
+            if page_bytes >= _PAGE_BYTES and index < len(best):
+                response.next = name
+                return response
+            if index % _TOPICS_A_STEP == 0:
+                await asyncio.sleep(0)
+        response.next = best[count - 1] if len(best) > count else ""
+        return response
 
     async def delete_topic(
         self, call: Call, request: bus_pb2.DeleteTopicRequest

@@ -8,6 +8,7 @@ from sira import _native
 from sira.kernel import introspect, ledger
 from sira.kernel.bus import Bus
 from sira.kernel.edge.door import Call
+from sira.kernel.errors import MessageTooLarge
 from sira.kernel.explain import explain
 from sira.kernel.methods import Catalog, Method, method
 from sira.kernel.metrics import LATENCY, Counts
@@ -16,6 +17,7 @@ from sira.kernel.subscriptions import OVERFLOW_NAMES
 from sira.v1 import kernel_pb2
 
 _ROWS_A_STEP = 200  # between two steps others have the loop
+_ROW_FRAME_BYTES = 5  # key and length of a row in the answer, at most
 
 
 class KernelService:
@@ -66,10 +68,11 @@ class KernelService:
     async def stats(self, call: Call, request: kernel_pb2.StatsRequest) -> kernel_pb2.StatsResponse:
         """Return what was counted, and each client and subscription."""
         self._bus.may(call.principal, "inspect", "sira.stats")
+        values = await self._counts.values()
         response = kernel_pb2.StatsResponse(
             node=self._settings.node_name,
             uptime_ns=_native.now_ns() - self._started_ns,
-            values=self._counts.values(),
+            values=values,
         )
         for topic_class, counts, sum_ns in self._counts.histograms():
             response.histograms.add(
@@ -81,7 +84,7 @@ class KernelService:
             )
         await self._add_clients(response)
         if request.prometheus:
-            response.prometheus = self._counts.prometheus()
+            response.prometheus = self._counts.prometheus(values)
         return response
 
     async def ledger(
@@ -91,17 +94,23 @@ class KernelService:
 
         Raises:
             BadTopic: the pattern is not well formed.
+            MessageTooLarge: the rows do not fit into one answer.
         """
         if request.pattern:
             _native.check_pattern(request.pattern)
         self._bus.may(call.principal, "inspect", request.pattern or ">")
         response = kernel_pb2.LedgerResponse(epoch=self._bus.epoch)
         counts = list(ledger.select(self._bus.hub.ledger(request.pattern), request.pattern))
+        response.balanced, size = True, 0
         for index, each in enumerate(counts):
-            response.rows.append(ledger.row(each, node=self._settings.node_name))
+            made = ledger.row(each, node=self._settings.node_name)
+            response.rows.append(made)
+            response.balanced &= ledger.difference(made) == 0
+            size += made.ByteSize() + _ROW_FRAME_BYTES
+            if size > self._settings.grpc_message_bytes_max:
+                raise _too_long(len(counts), self._settings.grpc_message_bytes_max)
             if index % _ROWS_A_STEP == _ROWS_A_STEP - 1:
                 await asyncio.sleep(0)
-        response.balanced = ledger.balanced(response.rows)
         return response
 
     async def explain(
@@ -113,7 +122,8 @@ class KernelService:
 
     async def _add_clients(self, response: kernel_pb2.StatsResponse) -> None:
         now_ns = _native.now_ns()
-        for index, client in enumerate(list(self._bus.clients)):
+        rows = 0
+        for client in list(self._bus.clients):
             entry = response.clients.add(
                 id=client.id,
                 principal=str(client.principal),
@@ -123,10 +133,10 @@ class KernelService:
                 delivered=client.delivered_before,
                 connected_ns=now_ns - client.connected_ns,
             )
-            for stream in client.subscribes:
+            for stream in list(client.subscribes):
                 entry.queued_bytes += stream.egress.queued_bytes
-                for each in stream.subscriptions.values():
-                    sub = each.sub
+                for each in list(stream.subscriptions.values()):
+                    sub, rows = each.sub, rows + 1
                     entry.delivered += sub.delivered
                     response.subscriptions.add(
                         client=client.id,
@@ -139,5 +149,16 @@ class KernelService:
                         dropped=sub.dropped,
                         stalled=sub.stalled,
                     )
-            if index % _ROWS_A_STEP == _ROWS_A_STEP - 1:
+                    if rows % _ROWS_A_STEP == 0:
+                        await asyncio.sleep(0)
+            rows += 1
+            if rows % _ROWS_A_STEP == 0:
                 await asyncio.sleep(0)
+
+
+def _too_long(rows: int, limit_bytes: int) -> MessageTooLarge:
+    return MessageTooLarge(
+        f"the ledger of {rows} rows does not fit into one answer; ask with a pattern",
+        details={"setting": "grpc_message_bytes_max", "limit_bytes": str(limit_bytes)},
+        help="ask for the topics of a narrower pattern, one after the other",
+    )

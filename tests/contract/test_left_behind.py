@@ -1,5 +1,6 @@
 """What a caller gave up leaves nothing behind: not at the node, and nobody who waits for ever."""
 
+# ruff: noqa: SIM117  what is inside needs what is outside
 from __future__ import annotations
 
 import asyncio
