@@ -111,9 +111,11 @@ class Door(grpc.GenericRpcHandler):
         self.calls += 1
         self.calls_now += 1
         call: Call | None = None
+        ids: dict[str, str] = {}  # kept: what fails is logged when its span has ended
         try:
             call = self._enter(method, context)
             with self._span(call):
+                ids = self._trace_ids()
                 message = None
                 if request is not None:
                     self._check_size(request)
@@ -123,13 +125,13 @@ class Door(grpc.GenericRpcHandler):
         except grpc.aio.AbortError:
             raise  # a library's handler has ended the call itself
         except SiraError as error:
-            await self._refuse(method, context, call, error)
+            await self._refuse(method, context, call, error, ids)
         except grpc.aio.BaseError:
             return None  # the peer is gone: there is nobody to tell
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            self._log_fault(method, call, error)
+            self._log_fault(method, call, error, ids)
             await rpc.abort(context, Internal(f"{type(error).__name__} inside {method.name}"))
         finally:
             self.calls_now -= 1
@@ -158,7 +160,12 @@ class Door(grpc.GenericRpcHandler):
             )
 
     async def _refuse(
-        self, method: Method, context: Any, call: Call | None, error: SiraError
+        self,
+        method: Method,
+        context: Any,
+        call: Call | None,
+        error: SiraError,
+        ids: Mapping[str, str],
     ) -> None:
         principal = call.principal if call else self._identify(context)
         self._bus.refused(principal, "call", method.name, error)
@@ -169,13 +176,15 @@ class Door(grpc.GenericRpcHandler):
             principal=str(principal),
             code=error.code,
             method=method.name,
-            **self._trace_ids(),
+            **ids,
         )
         if error.code == "INTERNAL":
-            self._log_fault(method, call, error)
+            self._log_fault(method, call, error, ids)
         await rpc.abort(context, error)
 
-    def _log_fault(self, method: Method, call: Call | None, error: BaseException) -> None:
+    def _log_fault(
+        self, method: Method, call: Call | None, error: BaseException, ids: Mapping[str, str]
+    ) -> None:
         self._logs.error(
             "edge",
             "fault",
@@ -183,7 +192,7 @@ class Door(grpc.GenericRpcHandler):
             method=method.name,
             principal=str(call.principal) if call else "",
             traceback=_traceback(error),
-            **self._trace_ids(),
+            **ids,
         )
 
     def _trace_ids(self) -> dict[str, str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +15,9 @@ import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
+from sira.kernel.logs import FIELDS, Logs
 from sira.kernel.node import Node
+from sira.kernel.settings import load
 from sira.v1 import kernel_pb2
 
 from .plain import Plain, message, session
@@ -79,3 +84,32 @@ def test_without_an_exporter_no_telemetry_is_loaded() -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "SIRA_"))}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_line_of_the_log_names_the_trace_and_who_asked() -> None:
+    collector, out = Collector(), io.StringIO()
+
+    async def work() -> None:
+        endpoint = f"http://127.0.0.1:{collector.port}"
+        flags = {"listen": "127.0.0.1:0", "data_dir": "/nonexistent", "otlp_endpoint": endpoint}
+        node = Node(load(environ={}, flags=flags), logs=Logs(node="n1", level="debug", out=out))
+        await node.start()
+        try:
+            async with Plain(node.address) as plain:
+                carried = (("traceparent", f"00-{TRACE}-{PARENT}-01"),)
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await plain.bus.Request(message("nobody"), metadata=carried, timeout=5)
+        finally:
+            await node.stop(0)
+            node.logs.close()
+
+    try:
+        asyncio.run(work())
+        lines = [json.loads(line) for line in out.getvalue().splitlines()]
+        (refused,) = [line for line in lines if line["event"] == "refused"]
+        assert set(FIELDS) <= set(refused)
+        assert (refused["trace_id"], refused["node"], refused["code"]) == (TRACE, "n1", "NO_MATCH")
+        assert refused["principal"] == "sira://local/default/user/anonymous"
+        assert len(refused["span_id"]) == 16 and refused["span_id"] != PARENT
+    finally:
+        collector.server.stop(None)
