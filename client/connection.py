@@ -98,6 +98,8 @@ class Connection:
         self._delays_s = retry.delays_s(self.rng)
         self._repeats = 0  # first messages of the next Publish stream that were sent before
         self._epoch_sent_to = b""  # of the node that got them
+        self._epoch_before = b""  # and of the one before it, to which its repeats were sent first
+        self._answered_before = 0  # when the Publish stream began
 
     # ---- connecting ------------------------------------------------------------------------------
 
@@ -220,9 +222,12 @@ class Connection:
         if self._transport is None or self.outgoing.stream is not None:
             return
         metadata = self.metadata()
+        if self._repeats:  # callers may have given some of them up since
+            self._repeats = min(self._repeats, self.outgoing.rewind())
         if self._repeats:
             metadata.append(("sira-resume", f"{self._epoch_sent_to.hex()}:{self._repeats}"))
-        self._epoch_sent_to = self.node.epoch
+        self._epoch_before, self._epoch_sent_to = self._epoch_sent_to, self.node.epoch
+        self._answered_before = self.outgoing.answered
         self.outgoing.start(self._transport.stream("/sira.v1.Bus/Publish", metadata=metadata))
 
     def want_subscribe(self) -> None:
@@ -276,12 +281,17 @@ class Connection:
 
     def _requeue(self, publish_error: SiraError | None) -> None:
         """See to what is unanswered, after the Publish stream ended with `publish_error`."""
-        self._repeats = 0
+        answered = self.outgoing.answered - self._answered_before
+        in_doubt, self._repeats = max(0, self._repeats - answered), 0
         if publish_error is not None and publish_error.code not in _TRANSIENT:
             # The node cannot read what we send: sending it again would end the next stream too.
             self.outgoing.give_up(publish_error)
         elif isinstance(publish_error, NodeDraining):
-            self.outgoing.rewind()  # not taken: sent again as if for the first time
+            # It took none of these: they are sent again as if for the first time, but for those
+            # that an earlier node, which was lost, may have taken.
+            self._repeats = min(self.outgoing.rewind(), in_doubt)
+            if self._repeats:
+                self._epoch_sent_to = self._epoch_before
         elif self.retry.publishes:
             self._repeats = self.outgoing.rewind()
         else:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from sira import _native
 from sira.client.deadline import Deadline
-from sira.client.outgoing import Owner
+from sira.client.outgoing import Owner, fault_of
 from sira.client.transport import Stream
 from sira.kernel.errors import NodeDraining, SiraError, from_proto
 from sira.v1 import bus_pb2
@@ -214,6 +214,8 @@ class Incoming:
             if step == self._write:
                 return  # the reader hears the node's last words, and then why it ended
             error = caught
+        except Exception as fault:  # ours: a client that hears nothing more would not be told
+            error = fault_of(step, fault)
         if self.stream is stream:
             self._owner.stream_lost(stream, error)
 

@@ -10,6 +10,7 @@ Tickets are callables: `ticket(outcome)` with a Receipt, an encoded Error, or a 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Generator
 from typing import Any, Protocol
@@ -17,8 +18,9 @@ from typing import Any, Protocol
 from sira import _native
 from sira.client.deadline import Deadline
 from sira.client.transport import Stream
-from sira.kernel.errors import OutcomeUnknown, QueueFull, SiraError, decode
+from sira.kernel.errors import Internal, OutcomeUnknown, QueueFull, SiraError, decode
 
+_log = logging.getLogger("sira.client")
 Outcome = _native.Receipt | bytes | SiraError
 Ticket = Callable[[Outcome], None]
 
@@ -59,6 +61,12 @@ class Answer:
 def as_error(outcome: bytes | SiraError) -> SiraError:
     """Return the error of an outcome that is no receipt."""
     return outcome if isinstance(outcome, SiraError) else decode(outcome)
+
+
+def fault_of(step: Callable[[Stream], Any], fault: Exception) -> SiraError:
+    """Log a fault of the SDK itself, and return what ends the stream that it happened on."""
+    _log.error("fault in %s", step.__qualname__, exc_info=fault)
+    return Internal(f"{type(fault).__name__} in the SDK: {fault}")
 
 
 class _NextTurn:
@@ -186,6 +194,8 @@ class Outgoing:
             if step == self._write:
                 return  # the reader hears the node's last words, and then why it ended
             error = caught
+        except Exception as fault:  # ours: a client that hears nothing more would not be told
+            error = fault_of(step, fault)
         if self.stream is stream:
             self._owner.stream_lost(stream, error)
 
@@ -208,11 +218,19 @@ class Outgoing:
         outbox = self.outbox
         while (frame := await stream.read()) is not None:
             for ticket, outcome in outbox.feed(frame):
-                ticket(outcome)
+                try:
+                    ticket(outcome)
+                except Exception as fault:  # the others of this frame are told all the same
+                    fault_of(self._read, fault)
             if self._wants_room and outbox.room:
                 self._made_room()
             if self._sleeping is not None and outbox.ready:
                 self._rouse()
+
+    @property
+    def answered(self) -> int:
+        """Messages that a node has answered so far."""
+        return self.outbox.accepted + self.outbox.refused
 
     # ---- losing the connection, and the end ------------------------------------------------------
 

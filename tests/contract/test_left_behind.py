@@ -10,6 +10,7 @@ import pytest
 
 import sira
 import sira.testing
+from sira.kernel.errors import NodeDraining
 
 SOON_S = 20.0
 
@@ -138,3 +139,71 @@ async def test_a_stream_of_replies_opens_within_its_timeout() -> None:
     async with sira.testing.LocalBus(node) as bus:
         assert bus.request_stream("lab", b"?", timeout_s=0.5)._subscription._open_s == 0.5
         assert bus.request_stream("lab", b"?", timeout_s=None)._subscription._open_s == 5.0
+
+
+async def parked(bus: sira.Bus) -> asyncio.Future[sira.Receipt]:
+    """A publish that the node holds back, because its subscriber takes nothing."""
+    for _ in range(2):  # one is with the subscriber, one in its queue
+        await bus.publish("lab", b"before")
+    publishing = asyncio.ensure_future(bus.publish("lab", b"parked", timeout_s=3_600))
+    await until(lambda: bus.local_node.kernel.hub.stats["parked"] == 1)
+    return publishing
+
+
+async def test_what_was_given_up_while_disconnected_leaves_no_doubt_about_what_follows() -> None:
+    node = sira.testing.LocalNode(queue_messages_max=1)
+    async with sira.testing.LocalBus(node) as bus, sira.testing.LocalBus(node) as deaf:
+        await deaf.subscribe("lab", window_messages=1)
+        publishing = await parked(bus)
+        node.stop()
+        await until(lambda: not bus.connection.is_up)
+        publishing.cancel()
+        await asyncio.wait([publishing])
+        node.start()
+        assert (await bus.publish("other", b"new")).grade == "accepted"
+
+
+async def test_a_draining_node_that_took_nothing_makes_no_message_new_again() -> None:
+    """Sent to a node that was lost, then refused by one that drains: still sent before."""
+    node = sira.testing.LocalNode(queue_messages_max=1)
+    async with sira.testing.LocalBus(node) as bus, sira.testing.LocalBus(node) as deaf:
+        await deaf.subscribe("lab", window_messages=1)
+        publishing = await parked(bus)
+        node.stop()
+        node.start()
+        node.kernel.draining = True
+        refused = 0
+        stop = bus.connection._requeue
+
+        def counted(error: sira.SiraError | None) -> None:
+            nonlocal refused
+            refused += isinstance(error, NodeDraining)
+            stop(error)
+
+        bus.connection._requeue = counted  # type: ignore[method-assign]
+        await until(lambda: refused > 0)
+        node.kernel.draining = False
+        with pytest.raises(sira.OutcomeUnknown):
+            await publishing
+        assert (await bus.publish("other", b"new")).grade == "accepted"
+
+
+async def test_a_fault_of_the_sdk_while_it_reads_costs_no_more_than_the_connection(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    node = sira.testing.LocalNode()
+    async with sira.testing.LocalBus(node) as bus:
+
+        def faulty(_outcome: object) -> None:
+            raise ZeroDivisionError("a fault of ours")
+
+        bus.connection.push("lab", b"1", None, faulty)
+        assert (await bus.publish("lab", b"2")).grade == "accepted"
+        assert "a fault of ours" in caplog.text
+
+        async with bus.subscribe("lab") as subscription:
+            subscription.opened = faulty  # type: ignore[method-assign, assignment]
+            node.cut()
+            await until(lambda: caplog.text.count("a fault of ours") > 1)
+            del subscription.opened
+            await until_open(node, 1)
