@@ -121,7 +121,7 @@ def describe() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "kernel": platform.release(),
+        "kernel": ".".join(platform.release().split(".")[:2]),
         "os": sys.platform,
         "eventfd_round_trip_us": eventfd_round_trip_us(),
         "memcpy_gb_per_s": memcpy_gb_per_s(),
