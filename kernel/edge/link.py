@@ -11,13 +11,47 @@ import grpc
 from sira.kernel.errors import SiraError
 
 
+class Wake:
+    """An event of one waiter: half of what `asyncio.Event` costs, once for each message."""
+
+    __slots__ = ("_is_set", "_loop", "_waiter")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        """Wake the waiter, or let the next wait end at once."""
+        if self._is_set:
+            return
+        self._is_set = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def clear(self) -> None:
+        """Forget that it was set."""
+        self._is_set = False
+
+    async def wait(self) -> None:
+        """Return when it is set."""
+        if self._is_set:
+            return
+        assert self._waiter is None, "one waiter at a time"
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+
 class StreamLink:
     """Between the two halves of one stream. The writer waits on `wake`."""
 
     __slots__ = ("error", "finished", "on_end", "wake")
 
     def __init__(self) -> None:
-        self.wake = asyncio.Event()
+        self.wake = Wake()
         self.finished = False  # the peer sends no more
         self.error: BaseException | None = None  # to be raised when all is written
         self.on_end: Callable[[SiraError], None] | None = None
