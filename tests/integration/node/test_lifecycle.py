@@ -183,7 +183,8 @@ def test_owned_topics_made_and_dropped_leave_memory_flat() -> None:
         for number in (3, 4, 5):
             await round_of(number, 20_000)
         gc.collect()
-        assert _rss_kib() - before_kib < 4 << 10
+        # A topic takes about 1 KiB: 60,000 that stayed would be 60 MiB. The allocator moves by 6.
+        assert _rss_kib() - before_kib < 16 << 10
         assert node.bus.hub.stats["topics"] == 0
         row = (await plain.ledger())[">"]
         assert row.owed == 5 and row.class_row
