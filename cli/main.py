@@ -6,6 +6,7 @@ can make its supervisor before gRPC starts a thread.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import os
@@ -34,6 +35,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone, as in `sira sub ">" | head`. Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
+    finally:
+        _let_go_of_log()
+
+
+def _let_go_of_log() -> None:
+    """Drop log lines that cannot be written: Python would try once more at exit, and exit 120."""
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):  # a full disk; a closed stream
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 class _Deferred:
