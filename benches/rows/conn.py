@@ -52,8 +52,8 @@ def _run(
     return np.concatenate([np.asarray(a["samples_us"], np.float64) for a in answers]) * 1e3
 
 
-def _begin(stage: Stage, swarm: list[Participant]) -> None:
-    stage.hear_all(swarm, "subscribed")
+def _go(stage: Stage, swarm: list[Participant]) -> None:
+    """Let those who have subscribed exchange their first message."""
     for member in swarm:
         member.say("go")
     stage.hear_all(swarm, "ready")
@@ -75,14 +75,13 @@ def measure(system: System, params: dict[str, Any]) -> Figures:
         entry = system.entry("swarm")
         # One connection first, which stays: what a server allocates once is not counted for each.
         first = stage.participant(entry, {**share, "connections": 1, "process": -1})
-        _begin(stage, [first])
+        stage.hear_all([first], "subscribed")
+        _go(stage, [first])
         rss_before_bytes = rss_bytes(server)
         swarm = [stage.participant(entry, {**share, "process": i}) for i in range(PROCESSES)]
         stage.hear_all(swarm, "subscribed")
         rss_bytes_each = (rss_bytes(server) - rss_before_bytes) / count
-        for member in swarm:
-            member.say("go")
-        stage.hear_all(swarm, "ready")
+        _go(stage, swarm)
         connected = connection_count(server, port) - 1
         cpu_s = stage.cpu_s([server])
         flood_ns = _run(stage, swarm, params["flood_s"], 0, seed=1)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import sira
+from benches.machine import commit
 from sira.testing import Node
 
 from . import bus
@@ -25,13 +25,6 @@ SETTLED_ROUNDS = 3
 DESCRIPTORS_MORE = 8
 THREADS_MORE = 4
 RSS_MORE_BYTES = 64 << 20
-
-
-def commit() -> str:
-    asked = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    return asked.stdout.strip() or "unknown"
 
 
 def main() -> int:
@@ -51,8 +44,8 @@ def main() -> int:
         print(line, flush=True)
 
     say(
-        what="start", issue=given.issue, rounds=given.rounds, seed=first, commit=commit(),
-        sira=sira.__version__, environment=bus.environment_note(),
+        what="start", issue=given.issue, rounds=given.rounds, seed=first,
+        commit=commit() or "unknown", sira=sira.__version__, environment=bus.environment_note(),
     )  # fmt: skip
     broken = 0
     totals: dict[str, int] = {

@@ -6,22 +6,15 @@ import argparse
 import dataclasses
 import json
 import random
-import subprocess
 import sys
 from pathlib import Path
 
 import sira
+from benches.machine import commit
 
 from . import crowd, doors, flow
 
 RSS_MORE_BYTES = 24 << 20
-
-
-def commit() -> str:
-    asked = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    return asked.stdout.strip() or "unknown"
 
 
 def main() -> int:
@@ -41,7 +34,7 @@ def main() -> int:
     def tell(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    say("start", commit=commit(), sira=sira.__version__, seed=given.seed)
+    say("start", commit=commit() or "unknown", sira=sira.__version__, seed=given.seed)
     problems: list[str] = []
     if given.messages:
         moved = flow.run(given.messages, rss_more_bytes=RSS_MORE_BYTES, tell=tell)
