@@ -19,6 +19,9 @@ from sira.kernel.settings import SCHEMA, Settings, load
 def settings_of(args: Namespace) -> Settings:
     """Return the settings that flags, environment and file give."""
     flags = {name: getattr(args, name, None) for name in SCHEMA}
+    for name, spec in SCHEMA.items():
+        if spec.kind is bool and not flags[name]:
+            flags[name] = None  # a switch that was left alone says nothing
     return load(flags=flags, file=args.config)
 
 

@@ -27,6 +27,20 @@ _PRIORITY = Argument(
     name="--priority", kind="integer", default=0, minimum=0, help="0 to 7, higher first"
 )
 _ONCE = Argument(name="--once", kind="boolean", help="one picture, then end")
+_METAVARS = {
+    "listen": "HOST:PORT",
+    "listen_mtls": "HOST:PORT",
+    "http": "HOST:PORT",
+    "data_dir": "DIR",
+    "tls_cert": "FILE",
+    "tls_key": "FILE",
+    "tls_client_ca": "FILE",
+    "token_keys": "FILE",
+    "jwt_issuers": "FILE",
+    "revocations": "FILE",
+    "limits_file": "FILE",
+    "policy": "NAME|FILE",
+}
 _SETTINGS = (
     Argument(
         name="--config", kind="path", metavar="FILE", help="settings in TOML, flags come before it"
@@ -34,9 +48,8 @@ _SETTINGS = (
     *(
         Argument(
             name=f"--{name.replace('_', '-')}",
-            metavar={"listen": "HOST:PORT", "data_dir": "DIR"}.get(
-                name, spec.unit.upper() or "TEXT"
-            ),
+            kind="boolean" if spec.kind is bool else "string",
+            metavar=_METAVARS.get(name, spec.unit.upper() or "TEXT"),
             help=f"{spec.reason} ({spec.default or 'none'})",
         )
         for name, spec in SCHEMA.items()

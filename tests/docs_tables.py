@@ -42,7 +42,7 @@ def limits(spec: Spec) -> str:
 
 
 def settings() -> str:
-    """List every setting, in the order of kernel/settings.py."""
+    """List every setting, in the order of kernel/settings/schema.py."""
     lines = []
     for spec in SCHEMA.values():
         shown = number(spec.default) if not isinstance(spec.default, str) else spec.default

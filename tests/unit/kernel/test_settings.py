@@ -14,9 +14,22 @@ from sira.kernel.errors import BadSetting
 def test_every_setting_says_why_it_is_there_and_what_breaks() -> None:
     for spec in settings.SCHEMA.values():
         assert spec.reason and spec.breaks, spec.name
-        assert spec.unit or spec.kind is str, spec.name
+        assert spec.unit or spec.kind in (str, bool), spec.name
         assert json.loads(spec.json_schema())["default"] == spec.default
         assert spec.read(spec.default, "default") == spec.default
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"), [("1", True), ("Yes", True), ("on", True), ("FALSE", False), ("0", False)]
+)
+def test_a_switch_is_read_from_the_environment(text: str, meant: bool) -> None:
+    assert settings.load(environ={"SIRA_INSECURE": text}).insecure is meant
+
+
+def test_what_is_no_switch_is_refused() -> None:
+    for wrong in ("", "2", "maybe", "tru"):
+        with pytest.raises(BadSetting, match="insecure"):
+            settings.load(environ={"SIRA_INSECURE": wrong})
 
 
 def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:

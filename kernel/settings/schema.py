@@ -1,118 +1,15 @@
-"""Every limit and choice of a node: one schema, three places to set it, and where a value is from.
-
-A value is taken from the first of: flag (`--stall-s`), environment (`SIRA_STALL_S`), the TOML file
-(`stall_s = ...`), the default. The schema below is the only list: `sira up`, `sira config show`,
-`Introspect` and the docs are made from it.
-"""
+"""The settings themselves: the only list of them."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import json
-import math
-import os
-import socket
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from sira.kernel.errors import BadSetting
-
-Value = str | int | float
-ENVIRONMENT_PREFIX = "SIRA_"
-FILE_NAME = "sira.toml"
-_HOSTNAME_CHARS_MAX = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """What is known about one setting.
-
-    Attributes:
-        name, kind: as in TOML; kind is `str`, `int` or `float`.
-        unit: of the value; "" for text.
-        reason: why it exists.
-        breaks: what goes wrong when it is wrong.
-        minimum, maximum: of a number, both allowed.
-        choices: of a text; empty: any.
-    """
-
-    name: str
-    kind: type
-    default: Value
-    unit: str
-    reason: str
-    breaks: str
-    minimum: float = 0
-    maximum: float = math.inf
-    choices: tuple[str, ...] = ()
-
-    def json_schema(self) -> str:
-        """Return the JSON Schema of the value."""
-        names = {str: "string", int: "integer", float: "number"}
-        schema: dict[str, Any] = {"type": names[self.kind], "default": self.default}
-        if self.choices:
-            schema["enum"] = list(self.choices)
-        if self.kind is not str:
-            schema["minimum"] = self.minimum
-            if self.maximum != math.inf:
-                schema["maximum"] = self.maximum
-        return json.dumps(schema)
-
-    def read(self, value: object, origin: str) -> Value:
-        """Return `value` as the setting's own type.
-
-        Raises:
-            BadSetting: not of the type, or outside the limits.
-        """
-        parsed = self._parse(value, origin)
-        if self.kind is str:
-            if self.choices and parsed not in self.choices:
-                raise self._bad(value, origin, f"is none of {', '.join(self.choices)}")
-        elif not self.minimum <= float(parsed) <= self.maximum:
-            limits = f"{self.minimum:g} to {self.maximum:g}"
-            raise self._bad(value, origin, f"is not within {limits} {self.unit}".rstrip())
-        return parsed
-
-    def _parse(self, value: object, origin: str) -> Value:
-        if self.kind is str:
-            if not isinstance(value, str):
-                raise self._bad(value, origin, "is not text")
-            return value
-        if isinstance(value, str):
-            try:
-                return int(value.replace("_", ""), 10) if self.kind is int else float(value)
-            except ValueError:
-                raise self._bad(value, origin, "is not a number") from None
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self._bad(value, origin, "is not a number")
-        if self.kind is int and value != int(value):
-            raise self._bad(value, origin, "is not a whole number")
-        return int(value) if self.kind is int else float(value)
-
-    def _bad(self, value: object, origin: str, why: str) -> BadSetting:
-        return BadSetting(
-            f"{self.name} = {str(value)[:80]!r} ({origin}) {why}",
-            details={"setting": self.name, "origin": origin, "unit": self.unit},
-        )
-
-
-def _data_dir() -> str:
-    """Return where a node keeps its data when nobody says."""
-    home = os.environ.get("SIRA_HOME")
-    if home:
-        return home
-    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return str(Path(base) / "sira")
-
-
-def _node_name() -> str:
-    """Return the host's name as far as a principal may carry it."""
-    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in socket.gethostname())
-    return name.lstrip("._-")[:_HOSTNAME_CHARS_MAX] or "node"
+from sira.kernel.settings.spec import Spec, Value
 
 
 def _s(default: Value, unit: str, reason: str, breaks: str, **limits: Any) -> Any:
@@ -130,8 +27,17 @@ class Settings:
 
     # ---- the node ----
     listen: str = _s(
-        "127.0.0.1:7700", "", "address of the gRPC edge, HOST:PORT; port 0 takes a free one",
+        "127.0.0.1:7700", "", "address of the gRPC edge, HOST:PORT; port 0 takes a free one; "
+        "plain without tls_cert, else TLS with tokens",
         "taken by another process: the node does not start; not loopback: strangers reach it",
+    )  # fmt: skip
+    listen_mtls: str = _s(
+        "", "", "second address of the gRPC edge, where clients prove themselves by a certificate",
+        "without tls_cert, tls_key and tls_client_ca the node does not start",
+    )  # fmt: skip
+    http: str = _s(
+        "", "", "address of the HTTP listener (metrics, health, publish and request); empty: none",
+        "taken by another process: the node does not start",
     )  # fmt: skip
     data_dir: str = _s(
         "", "", "folder of what the node keeps; empty: SIRA_HOME, else the XDG data folder",
@@ -148,6 +54,58 @@ class Settings:
         30.0, "s", "how long a stopping node waits until accepted messages are taken",
         "too short: accepted messages are dropped as NODE_DRAINING; too long: restarts hang",
         maximum=3_600,
+    )  # fmt: skip
+    # ---- who may come in, and what they may do ----
+    tls_cert: str = _s(
+        "", "", "PEM file of the node's certificate and what signed it; read again when it changes",
+        "of another name than clients connect to: they refuse the node",
+    )  # fmt: skip
+    tls_key: str = _s(
+        "", "", "PEM file of its key (ECDSA P-256), mode 0600",
+        "not of that certificate: the node does not start, or keeps the old pair",
+    )  # fmt: skip
+    tls_client_ca: str = _s(
+        "", "", "PEM file of the authorities whose certificates clients may show",
+        "of another cluster: its clients are refused",
+    )  # fmt: skip
+    insecure: bool = _s(
+        False, "", "listen beyond loopback without TLS",
+        "true on a network: whoever reaches the port reads and writes everything",
+    )  # fmt: skip
+    anonymous: str = _s(
+        "allow", "", "on a plain listener: whether a call may come without a token",
+        "allow: whoever reaches the port is user `anonymous` of tenant `default`",
+        choices=("allow", "refuse"),
+    )  # fmt: skip
+    token_keys: str = _s(
+        "", "", "file of the public keys whose Biscuit tokens are believed",
+        "without the right key every token is UNAUTHENTICATED",
+    )  # fmt: skip
+    jwt_issuers: str = _s(
+        "", "", "TOML file of the issuers whose JWTs are believed, and how their claims are read",
+        "too wide an audience: tokens made for others open this node",
+    )  # fmt: skip
+    revocations: str = _s(
+        "", "", "file of revoked certificates and tokens; empty: revocations.toml in data_dir",
+        "out of date: what was withdrawn still opens the node",
+    )  # fmt: skip
+    policy: str = _s(
+        "allow_all", "", "allow_all, deny_all, or a file: rules (.toml), Cedar policies (.cedar)",
+        "too wide: rights nobody meant to give; with an error in it the old rules stay",
+    )  # fmt: skip
+    limits_file: str = _s(
+        "", "", "TOML file of limits per tenant, principal and topic; empty: none",
+        "too small: RATE_LIMITED, QUOTA_EXCEEDED; none: one tenant can fill the node",
+    )  # fmt: skip
+    reload_s: float = _s(
+        0.5, "s", "how often the files above are looked at for changes",
+        "too long: a withdrawn right holds so much longer; too short: needless work",
+        minimum=0.01, maximum=3_600,
+    )  # fmt: skip
+    tenants_max: int = _s(
+        1_000, "tenants", "tenants with a world of their own on this node, about 100 KiB each",
+        "too small: QUOTA_EXCEEDED for the next one; too large: memory",
+        minimum=1, maximum=1 << 20,
     )  # fmt: skip
     # ---- messages and queues ----
     message_bytes_max: int = _s(
@@ -359,7 +317,7 @@ class Settings:
 
 
 def _schema() -> dict[str, Spec]:
-    kinds: dict[str, type] = {"str": str, "int": int, "float": float}
+    kinds: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
     specs = {}
     for each in dataclasses.fields(Settings):
         if "spec" in each.metadata:
@@ -370,77 +328,3 @@ def _schema() -> dict[str, Spec]:
 
 
 SCHEMA: dict[str, Spec] = _schema()
-
-
-def load(
-    *,
-    flags: Mapping[str, object] | None = None,
-    environ: Mapping[str, str] | None = None,
-    file: str | Path | None = None,
-) -> Settings:
-    """Read the settings.
-
-    Args:
-        flags: by setting name; a value of None was not given.
-        environ: the environment; None: the process's own.
-        file: TOML file, which must exist; None: SIRA_CONFIG, else `sira.toml` of the data folder
-            where there is one.
-
-    Raises:
-        BadSetting: unknown name, wrong type, outside the limits, or a file that cannot be read.
-    """
-    environ = os.environ if environ is None else environ
-    flags = {name: value for name, value in (flags or {}).items() if value is not None}
-    values: dict[str, Value] = {}
-    origins = dict.fromkeys(SCHEMA, "default")
-
-    def take(name: str, value: object, origin: str, source: str) -> None:
-        values[name] = _spec(name, source).read(value, source)
-        origins[name] = origin
-
-    path = _file(file, flags, environ)
-    if path is not None:
-        for name, value in _read_toml(path).items():
-            take(name, value, "file", str(path))
-    for name in SCHEMA:
-        variable = ENVIRONMENT_PREFIX + name.upper()
-        if variable in environ:
-            take(name, environ[variable], "environment", variable)
-    for name, value in flags.items():
-        take(name, value, "flag", "--" + name.replace("_", "-"))
-    values["data_dir"] = values.get("data_dir") or environ.get("SIRA_HOME") or _data_dir()
-    values["node_name"] = values.get("node_name") or _node_name()
-    settings = Settings(**values, origins=origins)  # type: ignore[arg-type]  # read() saw to it
-    _ = settings.address  # a bad one is said now, not when the port is opened
-    return settings
-
-
-def _file(
-    file: str | Path | None, flags: Mapping[str, object], environ: Mapping[str, str]
-) -> Path | None:
-    """Return the file to read: one that was named, or that of the data folder if it is there."""
-    named = file or environ.get("SIRA_CONFIG")
-    if named:
-        return Path(named)
-    folder = flags.get("data_dir") or environ.get("SIRA_DATA_DIR") or environ.get("SIRA_HOME")
-    path = Path(str(folder or _data_dir())) / FILE_NAME
-    return path if path.is_file() else None
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadSetting(
-            f"settings file {path} cannot be read: {error}", details={"file": str(path)}
-        ) from error
-
-
-def _spec(name: str, source: str) -> Spec:
-    if name in SCHEMA:
-        return SCHEMA[name]
-    near = difflib.get_close_matches(name, SCHEMA, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise BadSetting(
-        f"{source} has no setting {name[:80]!r}{hint}", details={"setting": name, "origin": source}
-    )

@@ -1,0 +1,108 @@
+"""Where values come from: flags, environment, file, default."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sira.kernel.errors import BadSetting
+from sira.kernel.settings.schema import SCHEMA, Settings
+from sira.kernel.settings.spec import Spec, Value
+
+ENVIRONMENT_PREFIX = "SIRA_"
+FILE_NAME = "sira.toml"
+_HOSTNAME_CHARS_MAX = 64
+
+
+def load(
+    *,
+    flags: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+    file: str | Path | None = None,
+) -> Settings:
+    """Read the settings.
+
+    Args:
+        flags: by setting name; a value of None was not given.
+        environ: the environment; None: the process's own.
+        file: TOML file, which must exist; None: SIRA_CONFIG, else `sira.toml` of the data folder
+            where there is one.
+
+    Raises:
+        BadSetting: unknown name, wrong type, outside the limits, or a file that cannot be read.
+    """
+    environ = os.environ if environ is None else environ
+    flags = {name: value for name, value in (flags or {}).items() if value is not None}
+    values: dict[str, Value] = {}
+    origins = dict.fromkeys(SCHEMA, "default")
+
+    def take(name: str, value: object, origin: str, source: str) -> None:
+        values[name] = _spec(name, source).read(value, source)
+        origins[name] = origin
+
+    path = _file(file, flags, environ)
+    if path is not None:
+        for name, value in _read_toml(path).items():
+            take(name, value, "file", str(path))
+    for name in SCHEMA:
+        variable = ENVIRONMENT_PREFIX + name.upper()
+        if variable in environ:
+            take(name, environ[variable], "environment", variable)
+    for name, value in flags.items():
+        take(name, value, "flag", "--" + name.replace("_", "-"))
+    values["data_dir"] = values.get("data_dir") or environ.get("SIRA_HOME") or _data_dir()
+    values["node_name"] = values.get("node_name") or _node_name()
+    settings = Settings(**values, origins=origins)  # type: ignore[arg-type]  # read() saw to it
+    _ = settings.address  # a bad one is said now, not when the port is opened
+    return settings
+
+
+def _file(
+    file: str | Path | None, flags: Mapping[str, object], environ: Mapping[str, str]
+) -> Path | None:
+    """Return the file to read: one that was named, or that of the data folder if it is there."""
+    named = file or environ.get("SIRA_CONFIG")
+    if named:
+        return Path(named)
+    folder = flags.get("data_dir") or environ.get("SIRA_DATA_DIR") or environ.get("SIRA_HOME")
+    path = Path(str(folder or _data_dir())) / FILE_NAME
+    return path if path.is_file() else None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadSetting(
+            f"settings file {path} cannot be read: {error}", details={"file": str(path)}
+        ) from error
+
+
+def _spec(name: str, source: str) -> Spec:
+    if name in SCHEMA:
+        return SCHEMA[name]
+    near = difflib.get_close_matches(name, SCHEMA, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise BadSetting(
+        f"{source} has no setting {name[:80]!r}{hint}", details={"setting": name, "origin": source}
+    )
+
+
+def _data_dir() -> str:
+    """Return where a node keeps its data when nobody says."""
+    home = os.environ.get("SIRA_HOME")
+    if home:
+        return home
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return str(Path(base) / "sira")
+
+
+def _node_name() -> str:
+    """Return the host's name as far as a principal may carry it."""
+    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in socket.gethostname())
+    return name.lstrip("._-")[:_HOSTNAME_CHARS_MAX] or "node"
