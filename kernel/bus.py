@@ -16,7 +16,8 @@ from functools import partial
 import sira.kernel.binding  # noqa: F401  ties the C core to its errors
 from sira import _native
 from sira.kernel import errors
-from sira.kernel.admit import Admission, Limit
+from sira.kernel.admission.limits import Limit
+from sira.kernel.admission.rates import Admission
 from sira.kernel.authorize import Allow, Policy, allow_all, authorize, denied
 from sira.kernel.clients import Client, Clients, Hello
 from sira.kernel.errors import ContractMismatch, Denied, NodeDraining, NoMatch, Revoked, SiraError
@@ -339,7 +340,7 @@ class Bus:
     def set_policy(self, policy: Policy) -> None:
         """Put other rules in force. Subscriptions that they do not allow end at once."""
         self.policy = policy
-        self._tell_config("policy", getattr(policy, "__name__", type(policy).__name__))
+        self._tell_config("policy", getattr(policy, "name", type(policy).__name__))
         for subscription in list(self.subscriptions):
             try:
                 self.may(subscription.client.principal, "subscribe", subscription.pattern)

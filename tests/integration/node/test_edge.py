@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from sira.kernel.admit import Limit
+from sira.kernel.admission.limits import Limit
 from sira.kernel.authorize import Allow, Deny
 from sira.kernel.identity import Principal
 from sira.kernel.methods import method

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sira.kernel import ledger
-from sira.kernel.admit import Accept, Admission, Limit, Refuse, Wait, admit
+from sira.kernel.admission.limits import Limit
+from sira.kernel.admission.rates import Accept, Admission, Refuse, Wait, admit
 from sira.kernel.authorize import Allow, authorize
 from sira.kernel.errors import BadRequest, RateLimited
 from sira.kernel.events import KINDS, Events

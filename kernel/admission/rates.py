@@ -11,49 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from sira import _native
+from sira.kernel.admission.limits import Limit
 from sira.kernel.errors import QuotaExceeded, RateLimited, SiraError
 from sira.kernel.identity import Principal
 
-_SCOPES = ("tenant", "principal", "topic")
 _BUCKETS_MAX = 100_000  # remembered (scope, key) pairs; past it idle ones are forgotten
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
-    """One named limit. It holds for each tenant, principal or topic that `pattern` fits.
-
-    Attributes:
-        name: as told in refusals.
-        scope: `tenant`, `principal` or `topic`: what gets a bucket of its own.
-        pattern: which; `>` means all. Topics match as patterns do, the others by equality.
-        messages_per_s: 0: unlimited.
-        bytes_per_s: 0: unlimited. A message larger than one second's worth waits for a full bucket.
-    """
-
-    name: str
-    scope: str
-    pattern: str = ">"
-    messages_per_s: float = 0.0
-    bytes_per_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse what could never be obeyed."""
-        assert self.scope in _SCOPES, self.scope
-        assert self.messages_per_s >= 0 and self.bytes_per_s >= 0, self
-
-    def key(self, principal: Principal, topic: str) -> str | None:
-        """Return which bucket a message belongs to; None: the limit does not hold for it."""
-        if self.scope == "topic":
-            return (
-                topic if self.pattern == ">" or _native.topic_match(self.pattern, topic) else None
-            )
-        key = principal.tenant if self.scope == "tenant" else str(principal)
-        return key if self.pattern in (">", key) else None
-
-
-@dataclass(frozen=True, slots=True)
 class Bucket:
-    """What is left of one limit: tokens (a second's worth at most), and when that was counted."""
+    """What is left of one limit: tokens (its burst at most), and when that was counted."""
 
     messages: float
     bytes: float
@@ -115,9 +82,10 @@ def admit(
         ):
             if rate == 0:
                 continue
-            if cost > 1 and need > rate:
+            burst = rate * limit.burst_s
+            if cost > 1 and need > burst:
                 return Refuse("QUOTA_EXCEEDED", 0, limit.name), {}  # a batch that never fits
-            missing = min(need, rate) - left
+            missing = min(need, burst) - left
             if missing > 0 and missing / rate > wait_s:
                 wait_s, waits_for = missing / rate, limit.name
         changed[name] = Bucket(bucket.messages - cost, bucket.bytes - bytes_, now_ns)
@@ -129,11 +97,14 @@ def admit(
 def _refill(limit: Limit, bucket: Bucket | None, now_ns: int) -> Bucket:
     """Return the bucket as it stands now; one never seen is full."""
     if bucket is None:
-        return Bucket(limit.messages_per_s, limit.bytes_per_s, now_ns)
+        burst_s = limit.burst_s
+        return Bucket(limit.messages_per_s * burst_s, limit.bytes_per_s * burst_s, now_ns)
     passed_s = max(0, now_ns - bucket.at_ns) / 1e9
     return Bucket(
-        min(limit.messages_per_s, bucket.messages + passed_s * limit.messages_per_s),
-        min(limit.bytes_per_s, bucket.bytes + passed_s * limit.bytes_per_s),
+        min(
+            limit.messages_per_s * limit.burst_s, bucket.messages + passed_s * limit.messages_per_s
+        ),
+        min(limit.bytes_per_s * limit.burst_s, bucket.bytes + passed_s * limit.bytes_per_s),
         now_ns,
     )
 
