@@ -136,10 +136,3 @@ def authorize(
     return policy(principal, action, resource, context)
 
 
-def denied(decision: Deny, principal: Principal, action: str, resource: str) -> Denied:
-    """Return the error that says who was refused what, and by which rule."""
-    return Denied(
-        f"{principal} may not {action} {resource}: {decision.reason}",
-        details={"action": action, "resource": resource, "rule": decision.reason},
-        code=decision.code,
-    )

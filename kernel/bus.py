@@ -10,15 +10,16 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import sira.kernel.binding  # noqa: F401  ties the C core to its errors
 from sira import _native
 from sira.kernel import errors
+from sira.kernel.access import Access
 from sira.kernel.admission.limits import Limit
 from sira.kernel.admission.rates import Admission
-from sira.kernel.authorize import Allow, Policy, allow_all, authorize, denied
+from sira.kernel.authorize import Allow
 from sira.kernel.clients import Client, Clients, Hello
 from sira.kernel.errors import ContractMismatch, Denied, NodeDraining, NoMatch, Revoked, SiraError
 from sira.kernel.events import Events, Field, Kind
@@ -30,20 +31,29 @@ from sira.kernel.subscriptions import OVERFLOW_NAMES, Subscription, Subscription
 from sira.kernel.topic_table import TopicTable
 from sira.kernel.topics import NODE_PREFIX, REPLY_PREFIX, RESERVED, first_token, is_pattern
 from sira.kernel.topics import check_reply_topic as _check_reply_topic
+from sira.kernel.trust.credential import Credential
 from sira.v1 import bus_pb2, message_pb2, tensor_pb2
 
 Admit = Callable[[int, int], None]
 _EPOCH_BYTES = 16
+_RIGHTS = frozenset({"DENIED", "REVOKED", "UNAUTHENTICATED"})  # refusals of a right
+_SUBSCRIPTIONS_A_STEP = 200  # looked at in one go when rules change: about a millisecond
 
 
 class Bus:
-    """Topics, clients, subscriptions and the rules between them, of one node life."""
+    """Topics, clients, subscriptions and the rules between them, of one tenant and node life.
+
+    Each tenant of a node has one: nothing in it can name what is in another.
+    """
 
     def __init__(
         self,
         settings: Settings,
         *,
-        policy: Policy = allow_all,
+        tenant: str = "default",
+        access: Access | None = None,
+        epoch: bytes = b"",
+        tell: Callable[[str, Mapping[str, Field]], None] | None = None,
         clock_ns: Callable[[], int] = _native.now_ns,
         soon: Callable[[Callable[[], None]], object],
         log: Callable[[Kind, Mapping[str, Field]], None] | None = None,
@@ -52,18 +62,22 @@ class Bus:
 
         Args:
             settings: limits in force.
-            policy: the rules that `authorize` applies.
+            tenant: whose it is.
+            access: the rules that the doors apply; None: all is allowed.
+            epoch: of the node's life; empty: a new one.
+            tell: gets each fact, for those who watch the whole node.
             clock_ns: CLOCK_MONOTONIC, ns; for facts and limits. Data-plane calls get `now_ns`.
             soon: runs a function after the current call has left the data plane
                 (`loop.call_soon`).
             log: gets each fact of `sira.>`, listened to or not.
         """
         self.settings = settings
-        self.epoch = os.urandom(_EPOCH_BYTES)
+        self.tenant = tenant
+        self.access = access or Access()
+        self.epoch = epoch or os.urandom(_EPOCH_BYTES)
         self.draining = False
         self._dropped_told: dict[str, int] = {}
         self.refusals: Counter[tuple[str, str]] = Counter()  # by action and code
-        self.policy = policy
         self._soon, self._clock_ns = soon, clock_ns
         self.hub = _native.Hub(
             message_bytes_max=settings.message_bytes_max,
@@ -86,27 +100,30 @@ class Bus:
         )
         self.admission = Admission(_limits(settings), clock_ns, self._limit_reached)
         self.events = Events(
+            tenant=tenant,
             listened=self.subscriptions.heard,
             publish=self._publish_fact,
             clock_ns=clock_ns,
             wake=self._flush_soon,
             log=log,
+            tell=tell,
             per_s_max=settings.events_per_s_max,
             queue_max=settings.events_queue_max,
         )
         self.node = Client(
             number=0,
             id="0" * 32,
-            principal=Principal(settings.cluster_name, "default", "node", settings.node_name),
+            principal=Principal(settings.cluster_name, tenant, "node", settings.node_name),
             peer="",
             connected_ns=clock_ns(),
             history=_native.History(messages_max=1),
         )
+        self.self = Credential(self.node.principal, "node")  # what the node itself acts with
         self._facts = _native.Ingress(
             self.hub,
             client=0,
             stamp=self.node.stamp,
-            resolve=partial(self.resolve, self.node),
+            resolve=partial(self.resolve, self.node, self.self),
             wake=lambda: None,
         )
 
@@ -129,7 +146,13 @@ class Bus:
         return client
 
     def open_publish(
-        self, client: Client, *, wake: Callable[[], None], hello: Hello, now_ns: int
+        self,
+        client: Client,
+        who: Credential,
+        *,
+        wake: Callable[[], None],
+        hello: Hello,
+        now_ns: int,
     ) -> PublishStream:
         """Open a Publish stream.
 
@@ -138,6 +161,7 @@ class Bus:
 
         Args:
             client: as `join` gave it.
+            who: what the stream acts with.
             wake: told when there are receipts.
             hello: says how many messages at the start were sent before.
             now_ns: CLOCK_MONOTONIC.
@@ -153,6 +177,7 @@ class Bus:
         stream = PublishStream(
             self,
             client,
+            who,
             wake=wake,
             resume=count if known else 0,
             unknown=0 if known else count,
@@ -162,9 +187,11 @@ class Bus:
             older.supersede(now_ns)
         return stream
 
-    def open_subscribe(self, client: Client, *, wake: Callable[[], None]) -> SubscribeStream:
+    def open_subscribe(
+        self, client: Client, who: Credential, *, wake: Callable[[], None]
+    ) -> SubscribeStream:
         """Open a Subscribe stream; `wake` is told when there is something to send."""
-        stream = SubscribeStream(self, client, wake=wake)
+        stream = SubscribeStream(self, client, who, wake=wake)
         client.subscribes[stream] = None
         return stream
 
@@ -183,23 +210,28 @@ class Bus:
 
     # ---- publishing ------------------------------------------------------------------------------
 
-    def resolve(self, client: Client, name: str, admit: Admit | None = None) -> _native.Route:
+    def resolve(
+        self, client: Client, who: Credential, name: str, admit: Admit | None = None
+    ) -> _native.Route:
         """Return where a client's messages on a topic go. Requires: a well-formed name.
 
         Raises:
             NodeDraining, Denied, BadRequest, QuotaExceeded: the refusal.
         """
         try:
-            return self._route(client, name, admit)
+            return self._route(client, who, name, admit)
         except SiraError as error:
             self.refused(client.principal, "publish", name, error)
             raise
 
-    def _route(self, client: Client, name: str, admit: Admit | None) -> _native.Route:
+    def _route(
+        self, client: Client, who: Credential, name: str, admit: Admit | None
+    ) -> _native.Route:
         head = first_token(name)
         if self.draining and head not in (REPLY_PREFIX, NODE_PREFIX):
             raise NodeDraining(retry_after_ms=1_000)
-        self.may(client.principal, "publish", name)
+        if head != REPLY_PREFIX and client is not self.node:  # who knows a reply topic was asked
+            self.access.may(who, "publish", name)
         if head == NODE_PREFIX and client is not self.node:
             raise Denied(f"only the node publishes under {head}.", details={"topic": name})
         if head in RESERVED or (head.startswith("_") and head != REPLY_PREFIX):
@@ -217,8 +249,10 @@ class Bus:
 
     def _may_read(self, topic: _native.HubTopic, subscription: Subscription) -> bool:
         """Ask for one match: may it be read, and do both sides mean the same tensors?"""
-        principal = subscription.client.principal
-        if not isinstance(authorize(principal, "subscribe", topic.name, policy=self.policy), Allow):
+        who = subscription.stream.credential
+        if subscription.client is self.node or first_token(topic.name) == REPLY_PREFIX:
+            pass  # the node's own for a unary call, or private to whom it answers
+        elif not isinstance(self.access.decide(who, "subscribe", topic.name), Allow):
             return False
         if topic.contract is None or subscription.contract is None:
             return True
@@ -269,7 +303,9 @@ class Bus:
         client.subscription_count += 1
         self.subscriptions.add(subscription)
         self._touch(pattern)
-        opened = bus_pb2.Opened(subscription=subscription.number)
+        opened = bus_pb2.Opened(
+            subscription=subscription.number, cut=wanted.cut, readable=wanted.readable
+        )
         stream.egress.control(OPENED, opened.SerializeToString())
         if first_of_group:
             self._deliver_retained(subscription, now_ns)
@@ -327,31 +363,37 @@ class Bus:
 
     # ---- rules -----------------------------------------------------------------------------------
 
-    def may(self, principal: Principal, action: str, resource: str) -> None:
-        """Ask the policy.
+    def may(self, who: Credential, action: str, resource: str) -> None:
+        """Ask the rules in force.
 
         Raises:
-            Denied: it says no.
+            Denied, Revoked, Unauthenticated: they say no.
         """
-        decision = authorize(principal, action, resource, policy=self.policy)
-        if not isinstance(decision, Allow):
-            raise denied(decision, principal, action, resource)
+        self.access.may(who, action, resource)
 
-    def set_policy(self, policy: Policy) -> None:
-        """Put other rules in force. Subscriptions that they do not allow end at once."""
-        self.policy = policy
-        self._tell_config("policy", getattr(policy, "name", type(policy).__name__))
-        for subscription in list(self.subscriptions):
-            try:
-                self.may(subscription.client.principal, "subscribe", subscription.pattern)
-            except SiraError as error:
-                self._end(subscription, Revoked(str(error), details=error.details))
+    def rules_changed(self) -> Iterator[None]:
+        """Bring what is open in line with rules that have changed: yields after each small step.
+
+        Publishers ask anew with their next message, each match included: before the first step is
+        over nothing more is delivered that is not allowed. Then subscriptions that may read nothing
+        end, one by one (`REVOKED`).
+        """
         self.hub.touch()
+        for index, subscription in enumerate(list(self.subscriptions), 1):
+            who, pattern = subscription.stream.credential, subscription.pattern
+            private = subscription.client is self.node or first_token(pattern) == REPLY_PREFIX
+            refusal = None if private else self.access.reads(who, pattern)
+            if refusal is not None:
+                text = f"{who.principal} may no longer read {pattern}: {refusal.reason}"
+                details = {"pattern": pattern, "rule": refusal.reason}
+                self._end(subscription, Revoked(text, details=details))
+            if index % _SUBSCRIPTIONS_A_STEP == 0:
+                yield
 
     def set_limits(self, limits: tuple[Limit, ...]) -> None:
         """Put other limits in force."""
         self.admission.limits = limits
-        self._tell_config("limits", ", ".join(limit.name for limit in limits))
+        self.tell_config("limits", ", ".join(limit.name for limit in limits))
         self.hub.touch()
 
     def drain(self) -> None:
@@ -382,8 +424,16 @@ class Bus:
         self.clients.forget(now_ns)
         return self.topics.step(now_ns)
 
-    def refused(self, principal: Principal, action: str, resource: str, error: SiraError) -> None:
-        """Count and tell that something was refused."""
+    def refused(
+        self,
+        principal: Principal,
+        action: str,
+        resource: str,
+        error: SiraError,
+        *,
+        intent: str = "",
+    ) -> None:
+        """Count and tell that something was refused; a missing right stands on the audit, too."""
         # A code that is none of ours came out of a reply: peers must not name our counters.
         self.refusals[action, "OTHER" if type(error) is SiraError else error.code] += 1
         setting = error.details.get("setting", "")
@@ -397,6 +447,36 @@ class Bus:
             resource=resource[:255],
             reason=error.code,
         )
+        if error.code in _RIGHTS:
+            self.audit(
+                principal,
+                action,
+                resource,
+                intent=intent,
+                result=error.code,
+                rule=error.details.get("rule", ""),
+            )
+
+    def audit(
+        self,
+        principal: Principal,
+        action: str,
+        resource: str,
+        *,
+        intent: str = "",
+        result: str = "ok",
+        rule: str = "",
+    ) -> None:
+        """Let `sira.audit` say who did what, or tried to."""
+        self.events.emit(
+            "sira.audit",
+            principal=str(principal),
+            action=action,
+            resource=resource[:255],
+            intent=intent,
+            result=result,
+            rule=rule[:255],
+        )
 
     def _tell_drops(self) -> None:
         """Tell how many deliveries were dropped since the last time, by reason."""
@@ -407,7 +487,8 @@ class Bus:
                 self.events.emit("sira.dropped", reason=reason, count=since)
         self._dropped_told = dropped
 
-    def _tell_config(self, setting: str, value: str) -> None:
+    def tell_config(self, setting: str, value: str) -> None:
+        """Say that something that holds for all was changed by the node's operator."""
         self.events.emit(
             "sira.config", setting=setting, value=value, principal=str(self.node.principal)
         )

@@ -42,6 +42,7 @@ class Kind:
         properties = {
             name: {"type": kind, "description": text} for name, (kind, text) in self.fields.items()
         }
+        properties["tenant"] = {"type": "string", "description": "whose world it happened in"}
         properties["suppressed"] = {
             "type": "integer",
             "description": "facts of this kind left out before this one",
@@ -52,7 +53,7 @@ class Kind:
             "description": self.summary,
             "type": "object",
             "properties": properties,
-            "required": list(self.fields),
+            "required": [*self.fields, "tenant"],
         }
         return json.dumps(schema)
 
@@ -67,6 +68,7 @@ _TOPIC = ("string", "name, or pattern of a class")
 _PATTERN = ("string", "what the subscription asked for")
 _REASON = ("string", "stable code")
 _GROUP = ("string", "queue group, or empty")
+_WHO = ("string", "principal that did it, or tried")
 
 KINDS: dict[str, Kind] = dict(
     [
@@ -96,6 +98,12 @@ KINDS: dict[str, Kind] = dict(
         _kind("sira.limit", "a named limit was reached",
               setting=("string", "name of the limit"), value=("number", "where it stands"),
               principal=_PRINCIPAL),
+        _kind("sira.audit", "an administrative call, a refusal of a right, or a change of rights",
+              principal=_WHO, action=("string", "what was asked for, one of the actions of rules"),
+              resource=("string", "topic, pattern, method or setting"),
+              intent=("string", "id of the intent it was done under, hex, or empty"),
+              result=("string", "ok, or the code of the refusal"),
+              rule=("string", "the rule that refused, or empty")),
         _kind("sira.config", "a setting or a policy changed",
               setting=("string", "name"), value=("string", "new value"), principal=_PRINCIPAL),
         _kind("sira.node.draining", "the node takes nothing new and ends when its queues are empty",
@@ -119,28 +127,33 @@ class Events:
     def __init__(
         self,
         *,
+        tenant: str = "default",
         listened: Callable[[str], bool],
         publish: Callable[[str, bytes], None],
         clock_ns: Callable[[], int],
         wake: Callable[[], None] | None = None,
         log: Callable[[Kind, Mapping[str, Field]], None] | None = None,
+        tell: Callable[[str, Mapping[str, Field]], None] | None = None,
         per_s_max: float,
         queue_max: int,
     ) -> None:
         """Make the way out.
 
         Args:
+            tenant: whose world the facts are of; it stands in each.
             listened: whether any subscription matches a topic.
             publish: sends one fact; must not be called from inside the data plane, so facts wait
                 in the queue until `flush`.
             clock_ns: CLOCK_MONOTONIC, ns.
             wake: told when the queue is no longer empty; None: the owner flushes by itself.
             log: gets each fact, listened to or not; None: nobody keeps a log.
+            tell: gets each fact, for a world that hears of all others.
             per_s_max: facts of one kind a second.
             queue_max: facts waiting; the newest are left out when it is full.
         """
         self._listened, self._publish, self._clock_ns = listened, publish, clock_ns
-        self._wake, self._log = wake, log
+        self._wake, self._log, self._tell = wake, log, tell
+        self._tenant = tenant
         self._per_s_max, self._queue_max = per_s_max, queue_max
         self._queue: deque[tuple[str, bytes]] = deque()
         self._meters: dict[str, _Meter] = {}
@@ -151,8 +164,19 @@ class Events:
         """Say one fact of a known kind."""
         assert topic in KINDS, topic
         assert fields.keys() == KINDS[topic].fields.keys(), (topic, fields)
+        fields["tenant"] = self._tenant
+        self._say(topic, fields)
+        if self._tell is not None:
+            self._tell(topic, fields)
+
+    def repeat(self, topic: str, fields: Mapping[str, Field]) -> None:
+        """Say a fact of another world."""
+        self._say(topic, dict(fields), log=False)
+
+    def _say(self, topic: str, fields: dict[str, Field], *, log: bool = True) -> None:
+        logged = self._log if log else None
         heard = self._listened(topic)
-        if not heard and self._log is None:
+        if not heard and logged is None:
             return
         meter = self._meter(topic)
         if meter.tokens < 1 or len(self._queue) >= self._queue_max:
@@ -163,8 +187,8 @@ class Events:
         if meter.suppressed:
             fields["suppressed"] = meter.suppressed
             meter.suppressed = 0
-        if self._log is not None:
-            self._log(KINDS[topic], fields)
+        if logged is not None:
+            logged(KINDS[topic], fields)
         if not heard:
             return
         self.emitted += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sira import _native
-from sira.kernel.authorize import ACTIONS, Allow, authorize
+from sira.kernel.authorize import ACTIONS, ALLOW, Allow
 from sira.kernel.bus import Bus
 from sira.kernel.errors import BadRequest
 from sira.kernel.identity import Principal
@@ -15,11 +15,12 @@ from sira.kernel.topics import (
     first_token,
     is_pattern,
 )
+from sira.kernel.trust.credential import Credential
 from sira.v1 import kernel_pb2
 
 
 def explain(
-    bus: Bus, request: kernel_pb2.ExplainRequest, caller: Principal
+    bus: Bus, request: kernel_pb2.ExplainRequest, caller: Credential
 ) -> kernel_pb2.ExplainResponse:
     """Say whether the action is allowed, by which rules, and whom a publish reaches now.
 
@@ -33,13 +34,21 @@ def explain(
         _native.check_pattern(topic)
     else:
         _native.check_topic(topic)
-    principal = Principal.parse(request.principal) if request.principal else caller
+    who = _whom(bus, request, caller)
+    principal = who.principal
     response = kernel_pb2.ExplainResponse(decision="allow")
-    decision = authorize(principal, action, topic, policy=bus.policy)
+    decision = bus.access.decide(who, action, topic)
+    if action == "subscribe" and is_pattern(topic):
+        readable = bus.access.readable(who, topic)
+        response.readable.extend(readable.allowed)
+        response.cut.extend(readable.cut)
+        if readable.allowed:
+            decision = ALLOW
     if isinstance(decision, Allow):
         response.reasons.append(f"the policy allows {principal} to {action} {topic}")
         response.reasons.extend(f"obligation {k}={v}" for k, v in decision.obligations)
     else:
+        response.rule = decision.reason
         _deny(response, f"{decision.code}: {decision.reason}")
     if action == "publish":
         _publish(bus, response, topic)
@@ -54,6 +63,22 @@ def explain(
         if not response.matches:
             response.reasons.append("NO_MATCH: nobody listens")
     return response
+
+
+def _whom(bus: Bus, request: kernel_pb2.ExplainRequest, caller: Credential) -> Credential:
+    """Return for whom to decide: the caller with its token, or a principal without any.
+
+    Raises:
+        BadRequest: no principal, or one of another tenant: there is nothing of it to see here.
+    """
+    if not request.principal:
+        return caller
+    principal = Principal.parse(request.principal)
+    if principal.tenant != bus.tenant:
+        raise BadRequest(
+            f"{principal} is no principal of tenant {bus.tenant}", details={"field": "principal"}
+        )
+    return caller if principal == caller.principal else Credential(principal, "explained")
 
 
 def _publish(bus: Bus, response: kernel_pb2.ExplainResponse, topic: str) -> None:
@@ -81,8 +106,8 @@ def _match(bus: Bus, subscription: Subscription, topic: str) -> kernel_pb2.Expla
     sub = subscription.sub
     full = sub.in_flight > 0 and sub.pending > 0
     state = "stalled" if sub.stalled else "blocked" if full else "ready"
-    reader = subscription.client.principal
-    if not isinstance(authorize(reader, "subscribe", topic, policy=bus.policy), Allow):
+    reader = subscription.stream.credential
+    if not isinstance(bus.access.decide(reader, "subscribe", topic), Allow):
         state = "denied"
     return kernel_pb2.ExplainMatch(
         client=subscription.client.id,

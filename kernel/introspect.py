@@ -9,6 +9,7 @@ from sira.kernel.events import KINDS
 from sira.kernel.methods import Catalog, TopicClass, json_schema
 from sira.kernel.settings import Settings
 from sira.kernel.topics import RESERVED
+from sira.kernel.trust.credential import Credential
 from sira.v1 import kernel_pb2
 
 PROTOCOL = 1
@@ -36,9 +37,9 @@ def builtin_topic_classes() -> list[TopicClass]:
 
 
 def negotiate(
-    request: kernel_pb2.NegotiateRequest, bus: Bus, *, principal: str, tenant: str
+    request: kernel_pb2.NegotiateRequest, bus: Bus, who: Credential | None
 ) -> kernel_pb2.NegotiateResponse:
-    """Agree on a protocol version and lanes.
+    """Agree on a protocol version and lanes; one who has proved nothing is told no name.
 
     Raises:
         Unsupported: no version, or no lane, that both know.
@@ -62,8 +63,8 @@ def negotiate(
         features=[kernel_pb2.Feature(name=n, version=v) for n, v in FEATURES.items()],
         lanes=lanes,
         limits=bus.settings.limits(),
-        principal=principal,
-        tenant=tenant,
+        principal=str(who.principal) if who else "",
+        tenant=who.principal.tenant if who else "",
     )
 
 

@@ -32,6 +32,8 @@ class Method:
             and reads from `call`; one that answers with a stream writes to `call`, returns None.
         request, response: message classes.
         frames: elements of the streams are handed over as bytes, undecoded.
+        public: answers whoever asks, without a credential and whatever the rules say.
+        administrative: changes what holds for others; each call stands on `sira.audit`.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Method:
     request_stream: bool = False
     response_stream: bool = False
     frames: bool = False
+    public: bool = False
+    administrative: bool = False
 
     def __post_init__(self) -> None:
         """Refuse an entry that no reader of the table would understand."""
@@ -64,6 +68,8 @@ def method(
     request: type[Message],
     response: type[Message],
     frames: bool = False,
+    public: bool = False,
+    administrative: bool = False,
 ) -> Method:
     """Make an entry from a method of a .proto file; its classes must be those of the file."""
     assert request.DESCRIPTOR.full_name == descriptor.input_type.full_name, descriptor.full_name
@@ -78,6 +84,8 @@ def method(
         request_stream=bool(descriptor.client_streaming),
         response_stream=bool(descriptor.server_streaming),
         frames=frames,
+        public=public,
+        administrative=administrative,
     )
 
 

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import grpc
 
 from sira import __version__, _native
 from sira.kernel import telemetry
+from sira.kernel.access import Access
+from sira.kernel.authorize import Policy
 from sira.kernel.bus import Bus
 from sira.kernel.edge.bus_service import BusService
 from sira.kernel.edge.door import Door
 from sira.kernel.edge.health import HealthService
 from sira.kernel.edge.kernel_service import KernelService
 from sira.kernel.edge.link import Links
-from sira.kernel.edge.publish import Publishing
 from sira.kernel.edge.reflection import ReflectionService
-from sira.kernel.edge.request import Requests
 from sira.kernel.edge.server import listen
-from sira.kernel.edge.subscribe import Subscribing
-from sira.kernel.edge.ticker import Ticker
+from sira.kernel.edge.world import SYSTEM, World, Worlds
 from sira.kernel.errors import NodeDraining
 from sira.kernel.events import Field, Kind
 from sira.kernel.identity import Principal
@@ -31,8 +31,11 @@ from sira.kernel.logs import Logs
 from sira.kernel.methods import Catalog
 from sira.kernel.metrics import Counts, Loop
 from sira.kernel.settings import Settings
+from sira.kernel.subscriptions import Subscription
+from sira.kernel.trust.credential import Credential
 
 _LAG_EVERY_S = 0.5
+_EPOCH_BYTES = 16
 _DRAIN_LOOK_S = 0.01
 # What is with the clients and not confirmed is waited for as long as confirmations come; after so
 # long without one the rest is left to the ledger.
@@ -53,9 +56,18 @@ class Node:
         self.loop_lag = Loop()
         self.port = 0
         self.stopped = asyncio.Event()
-        self._anonymous = Principal(settings.cluster_name, "default", "user", "anonymous")
+        self._draining = False
+        self.access = Access()
+        self._anonymous = Credential(
+            Principal(settings.cluster_name, "default", "user", "anonymous")
+        )
         self._server: grpc.aio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def bus(self) -> Bus:
+        """The world of the tenant `default`. Requires: started."""
+        return self.worlds.default.bus
 
     @property
     def address(self) -> str:
@@ -70,20 +82,19 @@ class Node:
         """
         settings = self.settings
         loop = asyncio.get_running_loop()
-        self.bus = Bus(settings, soon=loop.call_soon, log=self._log_fact)
-        self.ticker = Ticker(self.bus)
+        self._loop, self._epoch = loop, os.urandom(_EPOCH_BYTES)
+        self.worlds = Worlds(self._make_world, tenants_max=settings.tenants_max)
         self.telemetry = telemetry.configured(settings)
         self.door = Door(
             self.catalog,
-            self.bus,
+            self.worlds,
             identify=self._identify,
             logs=self.logs,
             telemetry=self.telemetry,
+            unary_bytes_max=settings.unary_bytes_max,
         )
         self._server, self.port = listen(settings, self.door)
         self.links = Links()
-        self.requests = Requests(self.bus, self.ticker)
-        self.counts = Counts(self.bus, self.logs, self.loop_lag, self.door)
         self.health = HealthService(self.catalog)
         self._fill_catalog()
         await self._server.start()
@@ -91,7 +102,7 @@ class Node:
         self._warn_when_open()
         self.logs.info(
             "node", "started", f"listening on {self.address}", version=__version__,
-            epoch=self.bus.epoch.hex(),
+            epoch=self._epoch.hex(),
         )  # fmt: skip
 
     async def stop(self, grace_s: float | None = None) -> None:
@@ -106,40 +117,81 @@ class Node:
         server, self._server = self._server, None
         grace_s = self.settings.drain_s if grace_s is None else grace_s
         self.health.not_serving()
-        self.bus.drain()
+        self._draining = True
+        for world in self.worlds:
+            world.bus.drain()
         self.logs.info("node", "draining", f"waiting at most {grace_s:g} s", drain_s=grace_s)
         if grace_s > 0:
             await self._flush(grace_s)
         left = self._waiting()
         error = NodeDraining("the node has gone down in order", retry_after_ms=1_000)
-        self.requests.close()
+        for world in self.worlds:
+            world.requests.close()
         self.links.end_all(error)
         # Time for the writers' last words; a client that does not read gets none.
         await self.links.all_ended(max(min(grace_s, _CONFIRM_S), _LAST_WORDS_S))
         await server.stop(0)
         for task in self._tasks:
             task.cancel()
-        self.ticker.close()
+        for world in self.worlds:
+            world.ticker.close()
         self.logs.info("node", "stopped", f"{left} deliveries were left", left=left)
         if self.telemetry is not None:
             await asyncio.get_running_loop().run_in_executor(None, self.telemetry.close)
-        self.bus.hub.close()
+        for world in self.worlds:
+            world.bus.hub.close()
         self.stopped.set()
 
     def _log_fact(self, kind: Kind, fields: Mapping[str, Field]) -> None:
         """Write a fact of `sira.>` into the log."""
-        principal = fields.get("principal")
-        tenant = self._tenant_of(principal) if isinstance(principal, str) else ""
-        self.logs.write(kind.level, "bus", kind.topic, kind.summary, {**fields, "tenant": tenant})
+        self.logs.write(kind.level, "bus", kind.topic, kind.summary, fields)
 
-    @staticmethod
-    def _tenant_of(principal: str) -> str:
-        parts = principal.split("/")  # sira://CLUSTER/TENANT/KIND/NAME
-        return parts[3] if len(parts) > 3 else ""
+    def _make_world(self, tenant: str) -> World:
+        """Make what a tenant has on this node."""
+        bus = Bus(
+            self.settings,
+            tenant=tenant,
+            access=self.access,
+            epoch=self._epoch,
+            soon=self._loop.call_soon,
+            log=self._log_fact,
+            tell=None if tenant == SYSTEM else self._tell_operators,
+        )
+        if self._draining:
+            bus.drain()
+        return World.around(bus)
 
-    def _identify(self, context: Any) -> Principal:
-        """Say who a connection speaks for: without TLS, whoever can reach the port."""
-        del context
+    def _tell_operators(self, topic: str, fields: Mapping[str, Field]) -> None:
+        """Say a fact of one tenant in the operators' world, too."""
+        operators = self.worlds.get(SYSTEM)
+        if operators is not None:
+            operators.bus.events.repeat(topic, fields)
+
+    async def set_policy(self, policy: Policy) -> None:
+        """Put other rules in force; what is open and no longer allowed ends."""
+        self.access.change(policy=policy)
+        for world in self.worlds:
+            world.bus.tell_config("policy", policy.name)
+        await self._recheck()
+
+    async def set_revoked(self, ids: frozenset[str]) -> None:
+        """Put another list of revoked credentials in force; what they opened ends."""
+        self.access.change(revoked=ids)
+        for world in self.worlds:
+            world.bus.tell_config("revocations", f"{len(ids)} ids")
+        await self._recheck()
+
+    async def _recheck(self) -> None:
+        """End what the rules of now do not allow, a little at a time."""
+        for world in self.worlds:
+            for _ in world.bus.rules_changed():
+                await asyncio.sleep(0)
+        for _ in self.links.recheck(self.access):
+            await asyncio.sleep(0)
+
+    def _identify(self, context: Any, metadata: Mapping[str, str | bytes]) -> Credential | None:
+        """Say who a call speaks for: without TLS, whoever can reach the port."""
+        del context, metadata
         return self._anonymous
 
     def _warn_when_open(self) -> None:
@@ -151,12 +203,10 @@ class Node:
             )  # fmt: skip
 
     def _fill_catalog(self) -> None:
-        bus, catalog = self.bus, self.catalog
-        publishing = Publishing(bus, self.ticker, self.links)
-        subscribing = Subscribing(bus, self.ticker, self.links)
+        catalog = self.catalog
         services = (
-            KernelService(bus, catalog, self.settings, self.counts),
-            BusService(bus, publishing, subscribing, self.requests),
+            KernelService(catalog, self.settings, self._counts),
+            BusService(self.links),
             self.health,
             ReflectionService(catalog),
         )
@@ -165,25 +215,34 @@ class Node:
         for topic_class in builtin_topic_classes():
             catalog.add_topic_class(topic_class)
 
+    def _counts(self, bus: Bus) -> Counts:
+        """Return the numbers of one world and of this process."""
+        return Counts(bus, self.logs, self.loop_lag, self.door)
+
     async def _flush(self, grace_s: float) -> None:
         """Wait until all that was accepted is sent and confirmed, or the time is up."""
         end_ns = _native.now_ns() + round(grace_s * 1e9)
         confirmed_ns, in_flight_before = _native.now_ns(), -1
         while (now_ns := _native.now_ns()) < end_ns:
-            stats = self.bus.hub.stats
-            pending = sum(each.sub.pending for each in self.bus.subscriptions)
+            pending = sum(each.sub.pending for each in self._subscriptions())
             in_flight = self._waiting() - pending
             if in_flight != in_flight_before:
                 confirmed_ns, in_flight_before = now_ns, in_flight
-            busy = pending or stats["parked"] or stats["transfers"] or len(self.requests)
+            busy = pending or any(_is_busy(world) for world in self.worlds)
             if not busy and (not in_flight or now_ns - confirmed_ns > _CONFIRM_S * 1e9):
                 return
-            self.ticker.hurry()
+            for world in self.worlds:
+                world.ticker.hurry()
             await asyncio.sleep(_DRAIN_LOOK_S)
 
     def _waiting(self) -> int:
         """Return deliveries that are owed: waiting, or sent and not confirmed."""
-        return sum(each.sub.pending + each.sub.in_flight for each in self.bus.subscriptions)
+        return sum(each.sub.pending + each.sub.in_flight for each in self._subscriptions())
+
+    def _subscriptions(self) -> Iterator[Subscription]:
+        """Yield those of all tenants."""
+        for world in self.worlds:
+            yield from world.bus.subscriptions
 
     async def _measure_lag(self) -> None:
         """Notice when something holds the loop."""
@@ -192,6 +251,12 @@ class Node:
             await asyncio.sleep(_LAG_EVERY_S)
             lag_ns = _native.now_ns() - before_ns - round(_LAG_EVERY_S * 1e9)
             self.loop_lag.note(max(0, lag_ns))
+
+
+def _is_busy(world: World) -> bool:
+    """Whether something of a tenant is still under way on the node."""
+    stats = world.bus.hub.stats
+    return bool(stats["parked"] or stats["transfers"] or len(world.requests))
 
 
 def _is_loopback(host: str) -> bool:

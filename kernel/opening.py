@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sira import _native
+from sira.kernel.authorize import Readable
 from sira.kernel.errors import (
     BadRequest,
     Conflict,
@@ -43,6 +44,8 @@ class Wanted:
     window_bytes: int
     contract: _native.Contract | None
     replaced: list[Subscription]  # the same client's, on an older stream: it has come back
+    readable: tuple[str, ...] = ()  # where the pattern was cut: what is left of it
+    cut: tuple[str, ...] = ()  # and what was taken out of it
 
 
 def check_open(bus: Bus, stream: SubscribeStream, request: bus_pb2.Open) -> Wanted:
@@ -52,7 +55,7 @@ def check_open(bus: Bus, stream: SubscribeStream, request: bus_pb2.Open) -> Want
         BadTopic, BadRequest: not well formed.
         Unsupported: options of durable topics.
         Conflict: the number is taken in this stream.
-        Denied: not allowed, or another client's private reply topic.
+        Denied: nothing of it may be read, or another client's private reply topic.
         ContractMismatch: a topic that it matches declares other tensors.
         QuotaExceeded: subscriptions_per_client_max.
     """
@@ -78,7 +81,7 @@ def check_open(bus: Bus, stream: SubscribeStream, request: bus_pb2.Open) -> Want
             f"subscriptions_per_client_max = {limit} is reached",
             details={"setting": "subscriptions_per_client_max"},
         )
-    bus.may(client.principal, "subscribe", pattern)
+    readable = _readable(bus, stream, pattern)
     replaced = _check_private(bus, stream, pattern)
     contract = _native.Contract(dict(request.contract)) if request.contract else None
     if contract is not None:
@@ -94,7 +97,30 @@ def check_open(bus: Bus, stream: SubscribeStream, request: bus_pb2.Open) -> Want
         window_bytes=min(request.window_bytes or settings.window_bytes, _WINDOW_BYTES_MAX),
         contract=contract,
         replaced=replaced,
+        readable=readable.allowed if readable.allowed != (pattern,) else (),
+        cut=readable.cut,
     )
+
+
+def _readable(bus: Bus, stream: SubscribeStream, pattern: str) -> Readable:
+    """Return which part of the pattern this stream may read; a whole private reply topic.
+
+    Raises:
+        Denied: nothing of it.
+    """
+    who = stream.credential
+    if stream.client is bus.node or first_token(pattern) == REPLY_PREFIX:
+        return Readable((pattern,))
+    if not is_pattern(pattern):
+        bus.may(who, "subscribe", pattern)
+        return Readable((pattern,))
+    refusal = bus.access.reads(who, pattern)
+    if refusal is not None:
+        raise Denied(
+            f"{who.principal} may read nothing of {pattern}: {refusal.reason}",
+            details={"action": "subscribe", "resource": pattern, "rule": refusal.reason},
+        )
+    return bus.access.readable(who, pattern)
 
 
 def _check_group(group: str) -> None:

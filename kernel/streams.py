@@ -17,6 +17,7 @@ from sira.kernel.errors import (
     Unsupported,
 )
 from sira.kernel.subscriptions import Subscription
+from sira.kernel.trust.credential import Credential
 from sira.v1 import bus_pb2
 
 if TYPE_CHECKING:
@@ -31,20 +32,28 @@ class PublishStream:
     """One Publish stream. Feed frames to `ingress`, write out what `next_frame` gives."""
 
     def __init__(
-        self, bus: Bus, client: Client, *, wake: Callable[[], None], resume: int, unknown: int
+        self,
+        bus: Bus,
+        client: Client,
+        who: Credential,
+        *,
+        wake: Callable[[], None],
+        resume: int,
+        unknown: int,
     ) -> None:
         """Join a client's publishes.
 
         Args:
             bus: where it goes.
             client: who publishes.
+            who: what it acts with.
             wake: told when `next_frame` has something.
             resume: messages at the start that may have been taken before; the client's receipts
                 tell which.
             unknown: messages at the start of which nobody can tell; they are refused
                 (`OUTCOME_UNKNOWN`), never taken twice.
         """
-        self.client = client
+        self.client, self.credential = client, who
         self.on_superseded: Callable[[], None] | None = None  # the edge ends the call
         self._bus = bus
         self._unknown_left = unknown
@@ -84,7 +93,7 @@ class PublishStream:
         admit = self._admit_unknown if self._unknown_left else None
         if admit is not None:
             self._unknown_topics[topic] = None
-        return self._bus.resolve(self.client, topic, admit)
+        return self._bus.resolve(self.client, self.credential, topic, admit)
 
     def _admit_unknown(self, messages: int, bytes_: int) -> None:
         """Refuse a message that may have been taken by a node that nobody can ask any more."""
@@ -104,9 +113,11 @@ class PublishStream:
 class SubscribeStream:
     """One Subscribe stream: any number of subscriptions of one client."""
 
-    def __init__(self, bus: Bus, client: Client, *, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, bus: Bus, client: Client, who: Credential, *, wake: Callable[[], None]
+    ) -> None:
         """Join a client's subscriptions. `wake` is told when `egress.next_frame` has something."""
-        self.client = client
+        self.client, self.credential = client, who
         self.subscriptions: dict[int, Subscription] = {}
         self._bus = bus
         self.egress = _native.Egress(bus.hub, client=client.number, wake=wake)

@@ -12,17 +12,14 @@ from sira.kernel.edge.bus_service import BusService
 from sira.kernel.edge.door import Call
 from sira.kernel.edge.kernel_service import KernelService
 from sira.kernel.edge.link import Links
-from sira.kernel.edge.publish import Publishing
-from sira.kernel.edge.request import Requests
-from sira.kernel.edge.subscribe import Subscribing
-from sira.kernel.edge.ticker import Ticker
+from sira.kernel.edge.world import World
 from sira.kernel.errors import FrameCorrupt, Unsupported
-from sira.kernel.identity import Principal
 from sira.kernel.introspect import builtin_topic_classes
 from sira.kernel.logs import Logs
 from sira.kernel.methods import Catalog
 from sira.kernel.metrics import Counts, Loop
 from sira.kernel.settings import Settings
+from sira.kernel.trust.credential import Credential
 
 
 class Doors:
@@ -30,27 +27,21 @@ class Doors:
 
     def __init__(self, kernel: Kernel, settings: Settings) -> None:
         """Fill the table, as a node does."""
+        self._world = World.around(kernel)
         self._catalog = Catalog()
         for each in builtin_topic_classes():
             self._catalog.add_topic_class(each)
         self.calls = 0
         self.calls_now = 0
         logs = Logs(node=settings.node_name, level="error")
-        counts = Counts(kernel, logs, Loop(), self)
-        ticker, links = Ticker(kernel), Links()
-        service = BusService(
-            kernel,
-            Publishing(kernel, ticker, links),
-            Subscribing(kernel, ticker, links),
-            Requests(kernel, ticker),
+        kernel_service = KernelService(
+            self._catalog, settings, lambda bus: Counts(bus, logs, Loop(), self)
         )
-        self._catalog.add_methods(
-            *KernelService(kernel, self._catalog, settings, counts).methods(), *service.methods()
-        )
+        self._catalog.add_methods(*kernel_service.methods(), *BusService(Links()).methods())
         # Time passes by the local node's own clock.
-        ticker.close()
+        self._world.ticker.close()
 
-    async def call(self, name: str, data: bytes, principal: Principal, hello: Hello) -> bytes:
+    async def call(self, name: str, data: bytes, who: Credential, hello: Hello) -> bytes:
         """Call a unary method with an encoded request; return the encoded reply.
 
         Raises:
@@ -63,7 +54,7 @@ class Doors:
             request = method.request.FromString(data)
         except DecodeError:
             raise FrameCorrupt(f"the request is no {method.request.DESCRIPTOR.full_name}") from None
-        call = Call(_NoContext(), method, principal, hello, "local", {})
+        call = Call(_NoContext(), method, who, self._world, hello, "local", {})
         self.calls += 1
         self.calls_now += 1
         try:

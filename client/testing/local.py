@@ -20,6 +20,7 @@ from sira.kernel.clients import Hello
 from sira.kernel.errors import SiraError, Timeout, Unreachable, Unsupported
 from sira.kernel.identity import Principal
 from sira.kernel.settings import load
+from sira.kernel.trust.credential import Credential
 from sira.testing.clock import Clock
 from sira.testing.doors import Doors
 from sira.testing.streams import LocalPublish, LocalStream, LocalSubscribe
@@ -104,8 +105,8 @@ class LocalNode:
 
     # ---- doors -----------------------------------------------------------------------------------
 
-    def _principal(self) -> Principal:
-        return Principal(self.settings.cluster_name, "default", "user", "local")
+    def _who(self) -> Credential:
+        return Credential(Principal(self.settings.cluster_name, "default", "user", "local"))
 
     def _check_running(self) -> None:
         if not self._running:
@@ -117,20 +118,21 @@ class LocalNode:
         kernel = self.kernel
         assert self._doors is not None, "made with the kernel"
         hello = Hello.read(dict(metadata))
-        kernel.may(self._principal(), "call", method)
-        return await self._doors.call(method, request, self._principal(), hello)
+        kernel.may(self._who(), "call", method)
+        return await self._doors.call(method, request, self._who(), hello)
 
     def open(self, method: str, metadata: Metadata) -> LocalStream:
         """Open a stream of the node; what it refuses comes from the stream's reads."""
         kernel, now_ns = self.kernel, self.clock.now_ns
         hello = Hello.read(dict(metadata))
-        kernel.may(self._principal(), "call", method)
-        client = kernel.join(hello, self._principal(), "local", now_ns())
+        who = self._who()
+        kernel.may(who, "call", method)
+        client = kernel.join(hello, who.principal, "local", now_ns())
         stream: LocalStream
         if method == "/sira.v1.Bus/Publish":
-            stream = LocalPublish(kernel, client, hello, now_ns)
+            stream = LocalPublish(kernel, client, who, hello, now_ns)
         elif method == "/sira.v1.Bus/Subscribe":
-            stream = LocalSubscribe(kernel, client, now_ns)
+            stream = LocalSubscribe(kernel, client, who, now_ns)
         else:
             raise Unsupported(f"this node has no stream {method}")
         self._streams.add(stream)

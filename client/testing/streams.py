@@ -9,6 +9,7 @@ from typing import Any
 from sira.kernel.bus import Bus as Kernel
 from sira.kernel.clients import Client, Hello
 from sira.kernel.errors import PeerLost, SiraError, Unreachable
+from sira.kernel.trust.credential import Credential
 
 
 class LocalStream:
@@ -88,12 +89,17 @@ class LocalPublish(LocalStream):
     """A Publish stream."""
 
     def __init__(
-        self, kernel: Kernel, client: Client, hello: Hello, now_ns: Callable[[], int]
+        self,
+        kernel: Kernel,
+        client: Client,
+        who: Credential,
+        hello: Hello,
+        now_ns: Callable[[], int],
     ) -> None:
         super().__init__()
         self._now_ns = now_ns
         self._stream = kernel.open_publish(
-            client, wake=self._news.set, hello=hello, now_ns=now_ns()
+            client, who, wake=self._news.set, hello=hello, now_ns=now_ns()
         )
         self._stream.on_superseded = lambda: self.lose(
             PeerLost("the client came back on another stream")
@@ -122,10 +128,12 @@ class LocalPublish(LocalStream):
 class LocalSubscribe(LocalStream):
     """A Subscribe stream."""
 
-    def __init__(self, kernel: Kernel, client: Client, now_ns: Callable[[], int]) -> None:
+    def __init__(
+        self, kernel: Kernel, client: Client, who: Credential, now_ns: Callable[[], int]
+    ) -> None:
         super().__init__()
         self._now_ns = now_ns
-        self._stream = kernel.open_subscribe(client, wake=self._news.set)
+        self._stream = kernel.open_subscribe(client, who, wake=self._news.set)
 
     def _next_frame(self) -> bytes | None:
         return self._stream.egress.next_frame(self._now_ns())

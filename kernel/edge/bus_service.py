@@ -8,14 +8,12 @@ from collections.abc import Awaitable, Callable
 from google.protobuf.message import Message
 
 from sira import _native
-from sira.kernel.authorize import Allow, authorize
-from sira.kernel.bus import Bus
+from sira.kernel.authorize import Allow
 from sira.kernel.edge.door import Call
+from sira.kernel.edge.link import Links
 from sira.kernel.edge.publish import Publishing
-from sira.kernel.edge.request import Requests
 from sira.kernel.edge.subscribe import Subscribing
 from sira.kernel.errors import BadRequest, NodeDraining, NotFound, Unsupported
-from sira.kernel.identity import Principal
 from sira.kernel.methods import Method, method
 from sira.kernel.topics import REPLY_PREFIX, covers, first_token, is_pattern
 from sira.v1 import bus_pb2, message_pb2
@@ -28,11 +26,9 @@ _NAMES_A_STEP, _TOPICS_A_STEP = 1_000, 100  # between two steps others have the 
 class BusService:
     """The doors of the bus."""
 
-    def __init__(
-        self, bus: Bus, publishing: Publishing, subscribing: Subscribing, requests: Requests
-    ) -> None:
-        self._bus = bus
-        self._publishing, self._subscribing, self._requests = publishing, subscribing, requests
+    def __init__(self, links: Links) -> None:
+        """Serve the streams of all worlds; `links` holds them while they are open."""
+        self._publishing, self._subscribing = Publishing(links), Subscribing(links)
 
     def methods(self) -> list[Method]:
         """Return the entries for the table."""
@@ -45,7 +41,7 @@ class BusService:
             method(of["Subscribe"], self._subscribing.subscribe, effects="read", frames=True,
                    summary="subscriptions and credits in, deliveries out",
                    request=pb.Frame, response=pb.Frame),
-            method(of["Request"], self._requests.request, effects="once",
+            method(of["Request"], self.request, effects="once",
                    summary="publish with a private reply topic, return the first final reply",
                    request=message, response=message),
             method(of["Call"], _missing("registry", "calling a capability"), effects="once",
@@ -58,15 +54,21 @@ class BusService:
                    summary="the messages of one conversation; needs a log",
                    request=pb.TraceRequest, response=message),
             method(of["CreateTopic"], self.create_topic, effects="idempotent",
+                   administrative=True,
                    summary="declare a topic, or a class of topics by a pattern",
                    request=pb.CreateTopicRequest, response=pb.Topic),
             method(of["ListTopics"], self.list_topics, effects="read",
                    summary="topics and classes, in use or declared, by name",
                    request=pb.ListTopicsRequest, response=pb.ListTopicsResponse),
             method(of["DeleteTopic"], self.delete_topic, effects="idempotent",
+                   administrative=True,
                    summary="forget a topic or a class; its counts go to its class",
                    request=pb.DeleteTopicRequest, response=pb.DeleteTopicResponse),
         ]  # fmt: skip
+
+    async def request(self, call: Call, message: message_pb2.Message) -> message_pb2.Message:
+        """Publish, and return the first final reply. See `Requests.request`."""
+        return await call.world.requests.request(call, message)
 
     async def create_topic(self, call: Call, request: bus_pb2.CreateTopicRequest) -> bus_pb2.Topic:
         """Declare a topic or a class. See `TopicTable.create`.
@@ -74,12 +76,13 @@ class BusService:
         Raises:
             BadRequest: an owned topic for a caller that has no stream to die with.
         """
-        if self._bus.draining:
+        bus = call.world.bus
+        if bus.draining:
             raise NodeDraining(retry_after_ms=1_000)
-        self._bus.may(call.principal, "create_topic", request.name)
-        owner = self._owner(call) if request.owned else 0
-        self._bus.topics.create(request, owner=owner, by=str(call.principal))
-        return self._bus.topics.describe(request.name)
+        bus.may(call.credential, "create_topic", request.name)
+        owner = _owner(call) if request.owned else 0
+        bus.topics.create(request, owner=owner, by=str(call.principal))
+        return bus.topics.describe(request.name)
 
     async def list_topics(
         self, call: Call, request: bus_pb2.ListTopicsRequest
@@ -93,18 +96,19 @@ class BusService:
             _native.check_pattern(request.pattern)
         count = min(request.count_max or _PAGE_TOPICS, _PAGE_TOPICS_MAX)
         best: list[str] = []
-        names = self._bus.topics.names()
+        topics = call.world.bus.topics
+        names = topics.names()
         for start in range(0, len(names), _NAMES_A_STEP):
             step = [n for n in names[start : start + _NAMES_A_STEP] if _shown(n, request)]
             if len(best) > count:
                 step = [n for n in step if n < best[-1]]
-            readable = sorted(n for n in step if self._readable(call.principal, n))
+            readable = sorted(n for n in step if _listed(call, n))
             if readable:  # two sorted runs: sorting them is merging them
                 best = list(dict.fromkeys(sorted(best + readable)))[: count + 1]
             await asyncio.sleep(0)
         response, page_bytes = bus_pb2.ListTopicsResponse(), 0
         for index, name in enumerate(best[:count], 1):
-            topic = self._bus.topics.describe(name)
+            topic = topics.describe(name)
             response.topics.append(topic)
             page_bytes += topic.ByteSize()
             if page_bytes >= _PAGE_BYTES and index < len(best):
@@ -123,24 +127,30 @@ class BusService:
         Raises:
             NotFound: there is none of this name.
         """
-        self._bus.may(call.principal, "delete_topic", request.name)
+        bus = call.world.bus
+        bus.may(call.credential, "delete_topic", request.name)
         if first_token(request.name).startswith("_"):
             raise NotFound("private reply topics go with their client")
-        self._bus.topics.delete(request.name)
+        bus.topics.delete(request.name)
         return bus_pb2.DeleteTopicResponse()
 
-    def _owner(self, call: Call) -> int:
-        client = self._bus.clients.get(call.hello.id) if call.hello.id else None
-        if client is None or client.principal != call.principal:
-            raise BadRequest(
-                "an owned topic dies with its client: open a stream first, with the same "
-                "sira-client metadata",
-                details={"field": "owned"},
-            )
-        return client.number
 
-    def _readable(self, principal: Principal, name: str) -> bool:
-        return isinstance(authorize(principal, "inspect", name, policy=self._bus.policy), Allow)
+def _owner(call: Call) -> int:
+    """Return the client that an owned topic dies with."""
+    client = call.world.bus.clients.get(call.hello.id) if call.hello.id else None
+    if client is None or client.principal != call.principal:
+        raise BadRequest(
+            "an owned topic dies with its client: open a stream first, with the same "
+            "sira-client metadata",
+            details={"field": "owned"},
+        )
+    return client.number
+
+
+def _listed(call: Call, name: str) -> bool:
+    """Whether the caller may see that there is such a topic."""
+    decision = call.world.bus.access.decide(call.credential, "inspect", name)
+    return isinstance(decision, Allow)
 
 
 def _shown(name: str, request: bus_pb2.ListTopicsRequest) -> bool:

@@ -13,15 +13,26 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from sira.kernel import rpc
-from sira.kernel.bus import Bus
-from sira.kernel.clients import Client, Hello
-from sira.kernel.errors import FrameCorrupt, Internal, MessageTooLarge, SiraError, Unsupported
+from sira.kernel.clients import Hello
+from sira.kernel.edge.world import SYSTEM, World, Worlds
+from sira.kernel.errors import (
+    FrameCorrupt,
+    Internal,
+    MessageTooLarge,
+    SiraError,
+    Unauthenticated,
+    Unsupported,
+)
 from sira.kernel.identity import Principal
 from sira.kernel.logs import Logs
 from sira.kernel.methods import Catalog, Method
 from sira.kernel.telemetry import Telemetry
+from sira.kernel.trust.credential import Credential
 
 EOF = grpc.aio.EOF
+NOBODY = "nobody"  # kind of the credential of a caller that has shown none
+INTENT_KEY = "sira-intent"
+_INTENT_CHARS = 32
 RpcHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
@@ -31,11 +42,21 @@ class Call:
 
     context: Any  # grpc.aio.ServicerContext, of bytes
     method: Method
-    principal: Principal
+    credential: Credential
+    world: World
     hello: Hello
     peer: str
     metadata: Mapping[str, str | bytes]
-    client: Client | None = None  # where the method ties the call to one
+
+    @property
+    def principal(self) -> Principal:
+        """Who asks."""
+        return self.credential.principal
+
+    @property
+    def proved(self) -> Credential | None:
+        """What the caller has proved; None: nothing, and the method is public."""
+        return None if self.credential.kind == NOBODY else self.credential
 
     async def read(self) -> Any:
         """Return the next request of the stream, decoded; None at its end.
@@ -62,18 +83,33 @@ class Door(grpc.GenericRpcHandler):
     def __init__(
         self,
         catalog: Catalog,
-        bus: Bus,
+        worlds: Worlds,
         *,
-        identify: Callable[[Any], Principal],
+        identify: Callable[[Any, Mapping[str, str | bytes]], Credential | None],
         logs: Logs,
         telemetry: Telemetry | None,
+        unary_bytes_max: int,
     ) -> None:
-        """Guard the methods of `catalog`; `identify` says who a context speaks for."""
-        self._catalog, self._bus = catalog, bus
+        """Guard the methods of `catalog`.
+
+        Args:
+            catalog: what can be called.
+            worlds: where calls lead, by the tenant of who calls.
+            identify: says what a gRPC context and its metadata prove; None: nothing was shown.
+                Raises Unauthenticated where what was shown proves nothing.
+            logs, telemetry: where refusals and spans go.
+            unary_bytes_max: longest request of a unary call.
+        """
+        self._catalog, self._worlds = catalog, worlds
         self._identify, self._logs, self._telemetry = identify, logs, telemetry
+        self._unary_bytes_max = unary_bytes_max
+        self._nobody = Credential(
+            Principal(worlds.default.bus.settings.cluster_name, "default", "user", "nobody"), NOBODY
+        )
         self._handlers: dict[str, tuple[Method, RpcHandler]] = {}
         self.calls = 0
         self.calls_now = 0
+        self.unidentified = 0  # calls refused before anybody was known to have made them
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> RpcHandler:
         """Return the handler of a call; called by grpcio for each one."""
@@ -113,7 +149,8 @@ class Door(grpc.GenericRpcHandler):
         call: Call | None = None
         ids: dict[str, str] = {}  # kept: what fails is logged when its span has ended
         try:
-            call = self._enter(method, context)
+            call = self._identified(method, context)
+            self._allow(call)
             with self._span(call):
                 ids = self._trace_ids()
                 message = None
@@ -121,6 +158,8 @@ class Door(grpc.GenericRpcHandler):
                     self._check_size(request)
                     message = _decode(method, request)
                 reply = await method.handler(call, message)
+                if method.administrative:
+                    self._audit(call, message)
                 return reply.SerializeToString() if reply is not None else None
         except grpc.aio.AbortError:
             raise  # a library's handler has ended the call itself
@@ -137,12 +176,32 @@ class Door(grpc.GenericRpcHandler):
             self.calls_now -= 1
         return None
 
-    def _enter(self, method: Method, context: Any) -> Call:
+    def _identified(self, method: Method, context: Any) -> Call:
+        """Say who calls and where that leads.
+
+        Raises:
+            Unauthenticated: nothing was proved, and the method is not for everybody.
+            QuotaExceeded: a tenant too many.
+        """
         metadata: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
-        principal = self._identify(context)
-        self._bus.may(principal, "call", method.name)
-        self._bus.admission.check(principal, method.name, 1, 0)
-        return Call(context, method, principal, Hello.read(metadata), context.peer(), metadata)
+        who = self._identify(context, metadata)
+        if who is None and not method.public:
+            raise Unauthenticated("the call shows neither a token nor a certificate")
+        world = self._worlds.of(who.principal.tenant) if who else self._worlds.default
+        hello = Hello.read(metadata)
+        return Call(context, method, who or self._nobody, world, hello, context.peer(), metadata)
+
+    @staticmethod
+    def _allow(call: Call) -> None:
+        """Ask the rules and the limits.
+
+        Raises:
+            Denied, Revoked, RateLimited, QuotaExceeded: the refusal.
+        """
+        if call.method.public:
+            return
+        call.world.bus.may(call.credential, "call", call.method.name)
+        call.world.bus.admission.check(call.principal, call.method.name, 1, 0)
 
     def _span(self, call: Call) -> AbstractContextManager[Any]:
         if self._telemetry is None:
@@ -152,7 +211,7 @@ class Door(grpc.GenericRpcHandler):
         )
 
     def _check_size(self, request: bytes) -> None:
-        limit = self._bus.settings.unary_bytes_max
+        limit = self._unary_bytes_max
         if len(request) > limit:
             raise MessageTooLarge(
                 f"{len(request)} bytes in a unary call, at most {limit}; streams take any size",
@@ -167,8 +226,13 @@ class Door(grpc.GenericRpcHandler):
         error: SiraError,
         ids: Mapping[str, str],
     ) -> None:
-        principal = call.principal if call else self._identify(context)
-        self._bus.refused(principal, "call", method.name, error)
+        principal = call.principal if call else self._nobody.principal
+        if call is None:
+            self.unidentified += 1
+        world = call.world if call else self._worlds.get(SYSTEM)
+        if world is not None:  # a stranger's failure is the operators' business alone
+            under = intent(call.metadata) if call else ""
+            world.bus.refused(principal, "call", method.name, error, intent=under)
         self._logs.debug(
             "edge",
             "refused",
@@ -181,6 +245,14 @@ class Door(grpc.GenericRpcHandler):
         if error.code == "INTERNAL":
             self._log_fault(method, call, error, ids)
         await rpc.abort(context, error)
+
+    @staticmethod
+    def _audit(call: Call, request: Message | None) -> None:
+        """Let `sira.audit` say that an administrative call was made."""
+        resource = getattr(request, "name", "") or call.method.name
+        call.world.bus.audit(
+            call.principal, call.method.name, str(resource), intent=intent(call.metadata)
+        )
 
     def _log_fault(
         self, method: Method, call: Call | None, error: BaseException, ids: Mapping[str, str]
@@ -197,6 +269,14 @@ class Door(grpc.GenericRpcHandler):
 
     def _trace_ids(self) -> dict[str, str]:
         return self._telemetry.ids() if self._telemetry else {}
+
+
+def intent(metadata: Mapping[str, str | bytes]) -> str:
+    """Return the id of the intent that a call is made under, 32 hex digits; "": none."""
+    value = metadata.get(INTENT_KEY, "")
+    if not isinstance(value, str) or len(value) != _INTENT_CHARS:
+        return ""
+    return value if not set(value) - set("0123456789abcdef") else ""
 
 
 def _decode(method: Method, data: bytes) -> Message:

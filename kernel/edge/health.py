@@ -29,12 +29,14 @@ class HealthService:
         of = health_pb2.DESCRIPTOR.services_by_name["Health"].methods_by_name
         request, response = health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
         return [
-            method(of["Check"], self.check, effects="read", request=request, response=response,
+            method(of["Check"], self.check, effects="read", public=True,
+                   request=request, response=response,
                    summary="is the node, or one service, serving"),
-            method(of["Watch"], self.watch, effects="read", request=request, response=response,
+            method(of["Watch"], self.watch, effects="read", public=True,
+                   request=request, response=response,
                    summary="the same, and each change of it"),
         ] + ([
-            method(of["List"], self.list_all, effects="read",
+            method(of["List"], self.list_all, effects="read", public=True,
                    summary="the same of all services",
                    request=health_pb2.HealthListRequest, response=health_pb2.HealthListResponse),
         ] if "List" in of else [])  # fmt: skip

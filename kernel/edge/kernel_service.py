@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from sira import _native
 from sira.kernel import introspect, ledger
@@ -23,9 +24,11 @@ _ROW_FRAME_BYTES = 5  # key and length of a row in the answer, at most
 class KernelService:
     """Answers from the bus and the table; changes nothing."""
 
-    def __init__(self, bus: Bus, catalog: Catalog, settings: Settings, counts: Counts) -> None:
-        self._bus, self._catalog, self._settings = bus, catalog, settings
-        self._counts = counts
+    def __init__(
+        self, catalog: Catalog, settings: Settings, counts: Callable[[Bus], Counts]
+    ) -> None:
+        """Read `catalog` and `settings`; `counts` gives the numbers of one world."""
+        self._catalog, self._settings, self._counts = catalog, settings, counts
         self._started_ns = _native.now_ns()
 
     def methods(self) -> list[Method]:
@@ -33,7 +36,7 @@ class KernelService:
         of = kernel_pb2.DESCRIPTOR.services_by_name["Kernel"].methods_by_name
         pb = kernel_pb2
         return [
-            method(of["Negotiate"], self.negotiate, effects="read",
+            method(of["Negotiate"], self.negotiate, effects="read", public=True,
                    summary="agree on protocol and lanes; features, limits, who you are",
                    request=pb.NegotiateRequest, response=pb.NegotiateResponse),
             method(of["Introspect"], self.introspect, effects="read",
@@ -54,37 +57,36 @@ class KernelService:
         self, call: Call, request: kernel_pb2.NegotiateRequest
     ) -> kernel_pb2.NegotiateResponse:
         """Agree on protocol and lanes. See `introspect.negotiate`."""
-        return introspect.negotiate(
-            request, self._bus, principal=str(call.principal), tenant=call.principal.tenant
-        )
+        return introspect.negotiate(request, call.world.bus, call.proved)
 
     async def introspect(
         self, call: Call, request: kernel_pb2.IntrospectRequest
     ) -> kernel_pb2.IntrospectResponse:
         """Describe the node."""
-        del call
-        return introspect.introspect(request, self._catalog, self._settings, self._bus)
+        return introspect.introspect(request, self._catalog, self._settings, call.world.bus)
 
     async def stats(self, call: Call, request: kernel_pb2.StatsRequest) -> kernel_pb2.StatsResponse:
         """Return what was counted, and each client and subscription."""
-        self._bus.may(call.principal, "inspect", "sira.stats")
-        values = await self._counts.values()
+        bus = call.world.bus
+        bus.may(call.credential, "inspect", "sira.stats")
+        counts = self._counts(bus)
+        values = await counts.values()
         response = kernel_pb2.StatsResponse(
             node=self._settings.node_name,
             uptime_ns=_native.now_ns() - self._started_ns,
             values=values,
         )
-        for topic_class, counts, sum_ns in self._counts.histograms():
+        for topic_class, buckets, sum_ns in counts.histograms():
             response.histograms.add(
                 name=LATENCY,
                 labels={"topic_class": topic_class},
                 bounds_ns=_native.HISTOGRAM_BOUNDS_NS,
-                counts=counts,
+                counts=buckets,
                 sum_ns=sum_ns,
             )
-        await self._add_clients(response)
+        await _add_clients(bus, response)
         if request.prometheus:
-            response.prometheus = self._counts.prometheus(values)
+            response.prometheus = counts.prometheus(values)
         return response
 
     async def ledger(
@@ -98,9 +100,10 @@ class KernelService:
         """
         if request.pattern:
             _native.check_pattern(request.pattern)
-        self._bus.may(call.principal, "inspect", request.pattern or ">")
-        response = kernel_pb2.LedgerResponse(epoch=self._bus.epoch)
-        counts = list(ledger.select(self._bus.hub.ledger(request.pattern), request.pattern))
+        bus = call.world.bus
+        bus.may(call.credential, "inspect", request.pattern or ">")
+        response = kernel_pb2.LedgerResponse(epoch=bus.epoch)
+        counts = list(ledger.select(bus.hub.ledger(request.pattern), request.pattern))
         response.balanced, size = True, 0
         for index, each in enumerate(counts):
             made = ledger.row(each, node=self._settings.node_name)
@@ -117,43 +120,45 @@ class KernelService:
         self, call: Call, request: kernel_pb2.ExplainRequest
     ) -> kernel_pb2.ExplainResponse:
         """Say why. See `explain.explain`."""
-        self._bus.may(call.principal, "inspect", request.topic)
-        return explain(self._bus, request, call.principal)
+        bus = call.world.bus
+        bus.may(call.credential, "inspect", request.topic)
+        return explain(bus, request, call.credential)
 
-    async def _add_clients(self, response: kernel_pb2.StatsResponse) -> None:
-        now_ns = _native.now_ns()
-        rows = 0
-        for client in list(self._bus.clients):
-            entry = response.clients.add(
-                id=client.id,
-                principal=str(client.principal),
-                peer=client.peer,
-                published=client.published_before
-                + sum(stream.ingress.published for stream in client.publishes),
-                delivered=client.delivered_before,
-                connected_ns=now_ns - client.connected_ns,
-            )
-            for stream in list(client.subscribes):
-                entry.queued_bytes += stream.egress.queued_bytes
-                for each in list(stream.subscriptions.values()):
-                    sub, rows = each.sub, rows + 1
-                    entry.delivered += sub.delivered
-                    response.subscriptions.add(
-                        client=client.id,
-                        pattern=each.pattern,
-                        group=each.group_name,
-                        overflow=OVERFLOW_NAMES[each.overflow],
-                        pending=sub.pending,
-                        in_flight=sub.in_flight,
-                        delivered=sub.delivered,
-                        dropped=sub.dropped,
-                        stalled=sub.stalled,
-                    )
-                    if rows % _ROWS_A_STEP == 0:
-                        await asyncio.sleep(0)
-            rows += 1
-            if rows % _ROWS_A_STEP == 0:
-                await asyncio.sleep(0)
+
+async def _add_clients(bus: Bus, response: kernel_pb2.StatsResponse) -> None:
+    now_ns = _native.now_ns()
+    rows = 0
+    for client in list(bus.clients):
+        entry = response.clients.add(
+            id=client.id,
+            principal=str(client.principal),
+            peer=client.peer,
+            published=client.published_before
+            + sum(stream.ingress.published for stream in client.publishes),
+            delivered=client.delivered_before,
+            connected_ns=now_ns - client.connected_ns,
+        )
+        for stream in list(client.subscribes):
+            entry.queued_bytes += stream.egress.queued_bytes
+            for each in list(stream.subscriptions.values()):
+                sub, rows = each.sub, rows + 1
+                entry.delivered += sub.delivered
+                response.subscriptions.add(
+                    client=client.id,
+                    pattern=each.pattern,
+                    group=each.group_name,
+                    overflow=OVERFLOW_NAMES[each.overflow],
+                    pending=sub.pending,
+                    in_flight=sub.in_flight,
+                    delivered=sub.delivered,
+                    dropped=sub.dropped,
+                    stalled=sub.stalled,
+                )
+                if rows % _ROWS_A_STEP == 0:
+                    await asyncio.sleep(0)
+        rows += 1
+        if rows % _ROWS_A_STEP == 0:
+            await asyncio.sleep(0)
 
 
 def _too_long(rows: int, limit_bytes: int) -> MessageTooLarge:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from collections.abc import Callable, Iterator
 
 import grpc
 
-from sira.kernel.errors import SiraError
+from sira.kernel.access import Access
+from sira.kernel.authorize import Deny
+from sira.kernel.errors import Revoked, SiraError, Unauthenticated
+from sira.kernel.trust.credential import Credential
+
+_LINKS_A_STEP = 200  # looked at in one go when rules change: about a millisecond
+_TIMER_S_MAX = 30 * 86_400.0  # no loop counts farther; no stream lives so long
 
 
 class Wake:
@@ -48,9 +56,11 @@ class Wake:
 class StreamLink:
     """Between the two halves of one stream. The writer waits on `wake`."""
 
-    __slots__ = ("error", "finished", "on_end", "wake")
+    __slots__ = ("credential", "error", "finished", "method", "on_end", "wake")
 
-    def __init__(self) -> None:
+    def __init__(self, credential: Credential, method: str) -> None:
+        """Belong to a call of `method` made with `credential`."""
+        self.credential, self.method = credential, method
         self.wake = Wake()
         self.finished = False  # the peer sends no more
         self.error: BaseException | None = None  # to be raised when all is written
@@ -98,9 +108,12 @@ class Links:
         """Count a stream while it is open."""
         self._links[link] = None
         self._empty.clear()
+        expiry = self._end_at_expiry(link)
         try:
             yield
         finally:
+            if expiry is not None:
+                expiry.cancel()
             del self._links[link]
             if not self._links:
                 self._empty.set()
@@ -111,6 +124,38 @@ class Links:
             async with asyncio.timeout(wait_s):
                 await self._empty.wait()
         return not self._links
+
+    def recheck(self, access: Access) -> Iterator[None]:
+        """End the streams that the rules of now do not allow; yields after each small step."""
+        for index, link in enumerate(list(self._links), 1):
+            error = access.over(link.credential)
+            if error is None:
+                decision = access.decide(link.credential, "call", link.method)
+                if isinstance(decision, Deny):
+                    error = Revoked(
+                        f"{link.credential.principal} may no longer call {link.method}: "
+                        f"{decision.reason}",
+                        details={"action": "call", "resource": link.method,
+                                 "rule": decision.reason},
+                    )  # fmt: skip
+            if error is not None and link in self._links:
+                link.end(error)
+            if index % _LINKS_A_STEP == 0:
+                yield
+
+    @staticmethod
+    def _end_at_expiry(link: StreamLink) -> asyncio.TimerHandle | None:
+        """See to it that a stream ends when its credential does.
+
+        The wall clock is asked once, now; from then on the loop's own clock counts, which no jump
+        of the wall clock moves.
+        """
+        left_s = link.credential.expires_s - time.time()
+        if left_s == math.inf:
+            return None
+        error = Unauthenticated("the credential has expired", details={"reason": "expired"})
+        left_s = min(max(0.0, left_s), _TIMER_S_MAX)
+        return asyncio.get_running_loop().call_later(left_s, link.end, error)
 
     def end_all(self, error: SiraError) -> None:
         """End every stream with an error, after what waits has been written."""

@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 from sira import _native
-from sira.kernel.bus import Bus
 from sira.kernel.edge.door import EOF, Call
 from sira.kernel.edge.link import Links, StreamLink
 from sira.kernel.edge.ticker import Ticker
@@ -17,8 +16,8 @@ from sira.kernel.streams import PublishStream
 class Publishing:
     """Serves the Publish streams of a node."""
 
-    def __init__(self, bus: Bus, ticker: Ticker, links: Links) -> None:
-        self._bus, self._ticker, self._links = bus, ticker, links
+    def __init__(self, links: Links) -> None:
+        self._links = links
 
     async def publish(self, call: Call, _: None) -> None:
         """Take the messages of one stream and answer each with a receipt, in order.
@@ -27,25 +26,28 @@ class Publishing:
         stream, after the receipts of what came before it. Order holds within the stream. What waits
         for room stops the reading, so that a slow subscriber slows its publishers and nobody else.
         """
+        bus, ticker, who = call.world.bus, call.world.ticker, call.credential
         now_ns = _native.now_ns()
-        client = self._bus.join(call.hello, call.principal, call.peer, now_ns)
-        link = StreamLink()
-        stream = self._bus.open_publish(client, wake=link.wake.set, hello=call.hello, now_ns=now_ns)
+        client = bus.join(call.hello, who.principal, call.peer, now_ns)
+        link = StreamLink(who, call.method.name)
+        stream = bus.open_publish(client, who, wake=link.wake.set, hello=call.hello, now_ns=now_ns)
         stream.on_superseded = lambda: link.end(PeerLost("the client came back on another stream"))
         try:
             with self._links.holding(link):
-                reader = asyncio.ensure_future(self._read(call.context, stream, link))
+                reader = asyncio.ensure_future(self._read(call.context, stream, link, ticker))
                 try:
                     await self._write(call.context, stream, link)
                 finally:
                     reader.cancel()
         finally:
             stream.close(_native.now_ns())
-            self._ticker.hurry()  # what the client owned goes step by step
+            ticker.hurry()  # what the client owned goes step by step
 
-    async def _read(self, context: Any, stream: PublishStream, link: StreamLink) -> None:
+    async def _read(
+        self, context: Any, stream: PublishStream, link: StreamLink, ticker: Ticker
+    ) -> None:
         """Feed what comes, as long as there is room."""
-        ingress, now_ns, ticker = stream.ingress, _native.now_ns, self._ticker
+        ingress, now_ns = stream.ingress, _native.now_ns
         room = asyncio.Event()
         ingress.drained = room.set
         with link.telling_errors():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sira import _native
 from sira.kernel import errors
 from sira.kernel.bus import Bus
 from sira.kernel.clients import Client, Hello
-from sira.kernel.edge.door import Call
 from sira.kernel.edge.ticker import Ticker
 from sira.kernel.errors import (
     BadRequest,
@@ -25,6 +25,9 @@ from sira.kernel.errors import (
 from sira.kernel.identity import Principal
 from sira.kernel.topics import REPLY_PREFIX
 from sira.v1 import bus_pb2, message_pb2
+
+if TYPE_CHECKING:
+    from sira.kernel.edge.door import Call
 
 _REPLY_TOKEN_BYTES = 16  # random: only who was asked knows where to reply
 _ON_THE_WAY = (message_pb2.REPLY_KIND_PARTIAL, message_pb2.REPLY_KIND_PROGRESS)
@@ -49,7 +52,7 @@ class Requests:
     def __init__(self, bus: Bus, ticker: Ticker) -> None:
         self._bus, self._ticker = bus, ticker
         self._wake = asyncio.Event()
-        self._stream = bus.open_subscribe(bus.node, wake=self._wake.set)
+        self._stream = bus.open_subscribe(bus.node, bus.self, wake=self._wake.set)
         self._asked: dict[int, _Asked] = {}
         self._last_number = 0
         self._reader: asyncio.Task[None] | None = None
@@ -123,7 +126,11 @@ class Requests:
         """
         answered = asyncio.Event()
         stream = self._bus.open_publish(
-            _passing(call.principal), wake=answered.set, hello=Hello(), now_ns=_native.now_ns()
+            _passing(call.principal),
+            call.credential,
+            wake=answered.set,
+            hello=Hello(),
+            now_ns=_native.now_ns(),
         )
         try:
             frame = bus_pb2.Frame(items=[bus_pb2.Item(message=message)])

@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 from sira import _native
-from sira.kernel.bus import Bus
 from sira.kernel.edge.door import EOF, Call
 from sira.kernel.edge.link import Links, StreamLink
 from sira.kernel.edge.ticker import Ticker
@@ -17,8 +16,8 @@ from sira.kernel.streams import SubscribeStream
 class Subscribing:
     """Serves the Subscribe streams of a node."""
 
-    def __init__(self, bus: Bus, ticker: Ticker, links: Links) -> None:
-        self._bus, self._ticker, self._links = bus, ticker, links
+    def __init__(self, links: Links) -> None:
+        self._links = links
 
     async def subscribe(self, call: Call, _: None) -> None:
         """Serve one stream of any number of subscriptions.
@@ -26,25 +25,27 @@ class Subscribing:
         A subscription that is refused or withdrawn ends alone (`Ended`). The stream ends when the
         client ends it; one that has only stopped sending still gets what its credit allows.
         """
-        now_ns = _native.now_ns()
-        client = self._bus.join(call.hello, call.principal, call.peer, now_ns)
-        link = StreamLink()
-        stream = self._bus.open_subscribe(client, wake=link.wake.set)
+        bus, ticker, who = call.world.bus, call.world.ticker, call.credential
+        client = bus.join(call.hello, who.principal, call.peer, _native.now_ns())
+        link = StreamLink(who, call.method.name)
+        stream = bus.open_subscribe(client, who, wake=link.wake.set)
         link.on_end = lambda error: stream.end_all(error, _native.now_ns())
         try:
             with self._links.holding(link):
-                reader = asyncio.ensure_future(self._read(call.context, stream, link))
+                reader = asyncio.ensure_future(self._read(call.context, stream, link, ticker))
                 try:
                     await self._write(call.context, stream, link)
                 finally:
                     reader.cancel()
         finally:
-            reason = NodeDraining.code if self._bus.draining else "PEER_LOST"
+            reason = NodeDraining.code if bus.draining else "PEER_LOST"
             stream.close(_native.now_ns(), reason=reason)
-            self._ticker.hurry()  # what the client owned goes step by step
+            ticker.hurry()  # what the client owned goes step by step
 
-    async def _read(self, context: Any, stream: SubscribeStream, link: StreamLink) -> None:
-        now_ns, ticker = _native.now_ns, self._ticker
+    async def _read(
+        self, context: Any, stream: SubscribeStream, link: StreamLink, ticker: Ticker
+    ) -> None:
+        now_ns = _native.now_ns
         with link.telling_errors():
             while True:
                 frame = await context.read()

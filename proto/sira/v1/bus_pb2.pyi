@@ -193,12 +193,14 @@ class Open(_message.Message):
     def __init__(self, subscription: _Optional[int] = ..., pattern: _Optional[str] = ..., group: _Optional[str] = ..., overflow: _Optional[_Union[Overflow, str]] = ..., window_messages: _Optional[int] = ..., window_bytes: _Optional[int] = ..., contract: _Optional[_Mapping[str, str]] = ..., start: _Optional[str] = ..., ack_wait_ms: _Optional[int] = ..., max_deliver: _Optional[int] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ("subscription", "cut")
+    __slots__ = ("subscription", "cut", "readable")
     SUBSCRIPTION_FIELD_NUMBER: _ClassVar[int]
     CUT_FIELD_NUMBER: _ClassVar[int]
+    READABLE_FIELD_NUMBER: _ClassVar[int]
     subscription: int
     cut: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, subscription: _Optional[int] = ..., cut: _Optional[_Iterable[str]] = ...) -> None: ...
+    readable: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, subscription: _Optional[int] = ..., cut: _Optional[_Iterable[str]] = ..., readable: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Close(_message.Message):
     __slots__ = ("subscription",)

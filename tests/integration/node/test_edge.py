@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from sira.kernel.admission.limits import Limit
-from sira.kernel.authorize import Allow, Deny
+from sira.kernel.authorize import Allow, Deny, Readable, allow_all
 from sira.kernel.identity import Principal
 from sira.kernel.methods import method
 from sira.kernel.node import Node
@@ -23,6 +23,21 @@ from sira.v1 import bus_pb2, error_pb2, kernel_pb2, message_pb2
 from .plain import Plain, code_of, data_of, details_of, message, session, until, within
 
 pytestmark = pytest.mark.integration
+
+
+class Rules:
+    """A policy of one function of action and resource."""
+
+    def __init__(self, allows: Callable[[str, str], bool]) -> None:
+        self._allows = allows
+
+    def __call__(
+        self, principal: Principal, action: str, resource: str, context: Mapping[str, str]
+    ) -> Allow | Deny:
+        return Allow() if self._allows(action, resource) else Deny("DENIED", "the test says no")
+
+    def readable(self, principal: Principal, pattern: str) -> Readable:
+        return Readable((pattern,) if self._allows("subscribe", pattern) else ())
 
 
 async def _knock(plain: Plain, name: str, *, streams: bool) -> grpc.aio.AioRpcError:
@@ -47,20 +62,18 @@ def test_every_door_asks_authorize_and_admit() -> None:
     async def work(node: Node, plain: Plain) -> None:
         asked: list[tuple[str, str]] = []
 
-        def nobody(
-            principal: Principal, action: str, resource: str, context: Mapping[str, str]
-        ) -> Allow | Deny:
+        def nobody(action: str, resource: str) -> bool:
             asked.append((action, resource))
-            return Deny("DENIED", "nobody may do anything")
+            return False
 
-        methods = list(node.catalog.methods())
-        assert len(methods) >= 17
-        node.bus.set_policy(nobody)
+        methods = [each for each in node.catalog.methods() if not each.public]
+        assert len(methods) >= 14
+        await node.set_policy(Rules(nobody))
         for each in methods:
             error = await _knock(plain, each.name, streams=each.request_stream)
             assert code_of(error) == "DENIED", each.name
             assert ("call", each.name) in asked
-        node.bus.set_policy(lambda *_: Allow())
+        await node.set_policy(allow_all)
         node.bus.set_limits((Limit("tight", "principal", messages_per_s=1e-9),))
         first = await _knock(plain, "/sira.v1.Bus/Call", streams=False)
         assert code_of(first) in ("UNSUPPORTED", "RATE_LIMITED")
@@ -133,7 +146,7 @@ def test_a_request_to_nobody_fails_at_once_and_one_without_answer_at_its_deadlin
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await plain.bus.Request(message("deaf"), timeout=0.2)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        await until(lambda: len(node.requests) == 0)
+        await until(lambda: len(node.worlds.default.requests) == 0)
         assert len(node.bus.subscriptions) == 1
 
     session(work)
@@ -145,9 +158,9 @@ def test_cancelling_a_call_ends_all_that_it_held() -> None:
         await sub.opened(1, "deaf")
         await pub.publish(message("deaf"))
         asking = plain.bus.Request(message("deaf"), timeout=600)
-        await until(lambda: len(node.requests) == 1)
+        await until(lambda: len(node.worlds.default.requests) == 1)
         asking.cancel()
-        await until(lambda: len(node.requests) == 0)
+        await until(lambda: len(node.worlds.default.requests) == 0)
         for stream in (sub, pub):
             stream.call.cancel()
         await until(lambda: len(node.bus.clients) == 0 and len(node.links) == 0)
@@ -163,7 +176,7 @@ def test_requests_in_flight_are_limited() -> None:
         sub = plain.subscribing()
         await sub.opened(1, "deaf")
         waiting = plain.bus.Request(message("deaf"), timeout=600)
-        await until(lambda: len(node.requests) == 1)
+        await until(lambda: len(node.worlds.default.requests) == 1)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await plain.bus.Request(message("deaf"), timeout=5)
         assert code_of(caught.value) == "QUOTA_EXCEEDED"
@@ -261,13 +274,10 @@ def test_services_come_and_go_while_the_node_runs() -> None:
 
 def test_a_pattern_gets_only_what_its_owner_may_read_and_a_withdrawn_right_ends() -> None:
     async def work(node: Node, plain: Plain) -> None:
-        def no_secrets(
-            principal: Principal, action: str, resource: str, context: Mapping[str, str]
-        ) -> Allow | Deny:
-            secret = action == "subscribe" and resource.startswith("lab.secret")
-            return Deny("DENIED", "secret") if secret else Allow()
+        def no_secrets(action: str, resource: str) -> bool:
+            return not (action == "subscribe" and resource.startswith("lab.secret"))
 
-        node.bus.set_policy(no_secrets)
+        await node.set_policy(Rules(no_secrets))
         sub, pub = plain.subscribing(), plain.publishing()
         refused = await sub.open(1, "lab.secret.>")
         assert refused.ended.error.code == "DENIED"
@@ -275,11 +285,7 @@ def test_a_pattern_gets_only_what_its_owner_may_read_and_a_withdrawn_right_ends(
         hidden, shown = await pub.publish(message("lab.secret.a"), message("lab.open"))
         assert (hidden.matched, shown.matched) == (0, 1)
         assert (await sub.next()).topic == "lab.open"
-        node.bus.set_policy(
-            lambda principal, action, resource, context: (
-                Deny("DENIED", "all withdrawn") if action == "subscribe" else Allow()
-            )
-        )
+        await node.set_policy(Rules(lambda action, _: action != "subscribe"))
         ended = await sub.item()
         assert ended.ended.subscription == 2 and ended.ended.error.code == "REVOKED"
         (receipt,) = await pub.publish(message("lab.open"))

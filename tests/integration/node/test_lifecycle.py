@@ -58,7 +58,7 @@ def test_what_the_node_cannot_know_is_outcome_unknown_and_not_taken(case: str) -
         assert [r.error.code for r in receipts] == ["OUTCOME_UNKNOWN"] * 2 + [expected]
 
     def _forgotten(node: Node) -> bool:
-        node.ticker.hurry()
+        node.worlds.default.ticker.hurry()
         return node.bus.clients.lingering == 0
 
     session(work, retry_window_s=0.05 if case == "too old" else 60)

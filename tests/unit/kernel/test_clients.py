@@ -20,10 +20,10 @@ def test_a_client_that_comes_back_before_its_lost_stream_has_ended_stays_the_sam
     bus = new_bus()
     hello = Hello(id="a" * 32)
     client = bus.join(hello, ASKER, "test", 1)
-    first = bus.open_publish(client, wake=lambda: None, hello=hello, now_ns=1)
+    first = bus.open_publish(client, bus.self, wake=lambda: None, hello=hello, now_ns=1)
     again = Hello(id="a" * 32, resume_epoch=bus.epoch, resume_messages=3)
     assert bus.join(again, ASKER, "test", 2) is client
-    second = bus.open_publish(client, wake=lambda: None, hello=again, now_ns=2)
+    second = bus.open_publish(client, bus.self, wake=lambda: None, hello=again, now_ns=2)
     assert bus.clients.get(hello.id) is client, "its stream is open, and the node forgot it"
     assert list(client.publishes) == [second]
     assert bus.clients.lingering == 0

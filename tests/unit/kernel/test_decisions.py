@@ -127,7 +127,12 @@ def test_what_was_left_out_is_counted_in_the_next_of_its_kind() -> None:
     said.now_ns = 10**9
     said.dropped(9)
     said.events.flush()
-    assert said.out[-1][1] == {"reason": "EXPIRED", "count": 9, "suppressed": 3}
+    assert said.out[-1][1] == {
+        "reason": "EXPIRED",
+        "count": 9,
+        "suppressed": 3,
+        "tenant": "default",
+    }
 
 
 def test_facts_wait_in_a_bounded_queue() -> None:
@@ -164,7 +169,7 @@ def test_every_kind_of_fact_has_a_schema_under_its_topic() -> None:
     for topic, kind in KINDS.items():
         schema = json.loads(kind.json_schema())
         assert topic.startswith("sira.") and schema["title"] == topic
-        assert set(schema["required"]) == set(kind.fields)
+        assert set(schema["required"]) == {*kind.fields, "tenant"}
 
 
 def test_a_row_balances_to_the_last_delivery() -> None:

@@ -12,10 +12,11 @@ from sira.kernel.bus import Bus
 from sira.kernel.errors import MessageTooLarge
 from sira.kernel.identity import Principal
 from sira.kernel.settings import load
+from sira.kernel.trust.credential import Credential
 from sira.testing.doors import Doors, Hello
 from sira.v1 import bus_pb2, kernel_pb2
 
-ASKER = Principal("local", "default", "user", "tester")
+ASKER = Credential(Principal("local", "default", "user", "tester"))
 T = TypeVar("T")
 
 
@@ -85,7 +86,7 @@ def test_a_page_of_topics_ends_before_it_is_larger_than_a_grpc_message() -> None
 def test_the_counts_of_very_many_subscriptions_are_gathered_in_slices() -> None:
     async def work() -> None:
         asked = Asked()
-        stream = asked.bus.open_subscribe(asked.bus.node, wake=lambda: None)
+        stream = asked.bus.open_subscribe(asked.bus.node, asked.bus.self, wake=lambda: None)
         for number in range(1, 3_001):
             opening = bus_pb2.Open(subscription=number, pattern=f"lab.sensor{number}")
             asked.bus.open_subscription(stream, opening, 1)
