@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from sira.kernel.errors import Denied
 from sira.kernel.identity import Principal
 
 ACTIONS = (
@@ -134,5 +133,3 @@ def authorize(
     """
     assert action in ACTIONS, action  # a door that invents an action is our bug
     return policy(principal, action, resource, context)
-
-

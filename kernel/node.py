@@ -171,7 +171,7 @@ class Node:
         """Put other rules in force; what is open and no longer allowed ends."""
         self.access.change(policy=policy)
         for world in self.worlds:
-            world.bus.tell_config("policy", policy.name)
+            world.bus.tell_config("policy", getattr(policy, "name", "rules"))
         await self._recheck()
 
     async def set_revoked(self, ids: frozenset[str]) -> None:
