@@ -202,8 +202,8 @@ class Plain:
     def publishing(self, *metadata: tuple[str, str]) -> Publishing:
         return Publishing(self.bus.Publish(metadata=(*self.metadata, *metadata)))
 
-    def subscribing(self) -> Subscribing:
-        return Subscribing(self.bus.Subscribe(metadata=self.metadata))
+    def subscribing(self, *metadata: tuple[str, str]) -> Subscribing:
+        return Subscribing(self.bus.Subscribe(metadata=(*self.metadata, *metadata)))
 
     async def create(self, name: str, **fields: Any) -> bus_pb2.Topic:
         request = bus_pb2.CreateTopicRequest(name=name, **fields)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sira.kernel.access import Access
 from sira.kernel.authorize import (
     ACTIONS,
     Allow,
@@ -11,10 +12,11 @@ from sira.kernel.authorize import (
     Readable,
     allow_all,
     authorize,
-    denied,
     deny_all,
 )
+from sira.kernel.errors import Denied
 from sira.kernel.identity import Principal
+from sira.kernel.trust.credential import Credential
 
 BOB = Principal("c", "default", "user", "bob")
 
@@ -25,7 +27,9 @@ def test_allow_all_allows_and_deny_all_says_that_it_is_deny_all(action: str) -> 
     decision = authorize(BOB, action, "a.b", policy=deny_all)
     assert decision == Deny("DENIED", "the policy is deny_all")
     assert isinstance(decision, Deny)
-    error = denied(decision, BOB, action, "a.b")
+    with pytest.raises(Denied) as caught:
+        Access(deny_all).may(Credential(BOB), action, "a.b")
+    error = caught.value
     assert error.details == {"action": action, "resource": "a.b", "rule": "the policy is deny_all"}
     assert str(error) == f"{BOB} may not {action} a.b: the policy is deny_all"
 
