@@ -11,8 +11,14 @@
 #include "pyutil.h"
 
 enum {
-    /* A copy of this size takes longer (about 20 us) than handing the GIL over and back. */
-    SIRA_UNLOCKED_COPY_BYTES = 256 << 10,
+    /* A copy of this size takes longer (10 us and more) than handing the GIL over and back. */
+    SIRA_UNLOCKED_COPY_BYTES = 128 << 10,
+    /* Data of a chunk. A gRPC message costs about 50 us a side whatever is in it, so chunks are as long as a frame
+     * takes; while small messages are about they are short, so that little is ahead of one. Both leave room for
+     * the framing: a chunk that is some bytes longer than the window of its stream waits for the way there and
+     * back with its last bytes. Whole pages, so that tensors stay aligned. */
+    SIRA_CHUNK_BYTES = SIRA_FRAME_BYTES_MAX - (8 << 10),
+    SIRA_CHUNK_BYTES_BUSY = (256 << 10) - (4 << 10),
 };
 
 /* memcpy, without the GIL when it is long. Requires: the GIL; the caller keeps both sides alive. */
@@ -51,6 +57,8 @@ PyObject *sira_buffer_new(struct sira_pool *pool, uint64_t bytes);
 uint8_t *sira_buffer_data(PyObject *buffer);
 /* The first `end` bytes are about to be written, the last `len` of them now. */
 void sira_buffer_touch(PyObject *buffer, uint64_t end, uint64_t len);
+/* A large message goes out or comes in, and more may follow: let malloc keep the pages of gRPC's buffers. */
+void sira_heap_warm(void);
 
 /* ---- mailboxes (mailbox.c) -------------------------------------------------------------------------------- */
 struct mailbox_entry {

@@ -7,7 +7,7 @@
 
 enum {
     TURN_BYTES = 16 << 10,      /* of one subscription before the next has its turn */
-    BUSY_CHUNK_BYTES = 256 << 10, /* larger chunks are split while small messages are about */
+    BUSY_CHUNK_BYTES = 252 << 10, /* larger chunks are split while small messages are about; as the SDK's are */
     BUSY_NS = 50000000,         /* "about": within the last 50 ms */
     CONTROL_ITEMS_MAX = 16384, /* unread; past it a client that asks for more is cut off: it does not read its answers */
     TAGGED_CHUNK_BYTES_MAX = SIRA_FRAME_BYTES_MAX - 64, /* the subscription must fit beside it */

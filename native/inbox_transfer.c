@@ -189,7 +189,10 @@ int inbox_head(Inbox *self, const struct sira_item *item)
     bool wanted = false;
     for (uint32_t i = 0; i < transfer->target_count; i++)
         wanted |= inbox_port(self, transfer->targets[i].subscription) != NULL;
-    if (wanted && room && !(transfer->buffer = sira_buffer_new(self->pool, room))) goto failed;
+    if (wanted && room) {
+        if (!(transfer->buffer = sira_buffer_new(self->pool, room))) goto failed;
+        sira_heap_warm();
+    }
 
     transfer->next = self->transfers;
     if (transfer->next) transfer->next->prev = transfer;

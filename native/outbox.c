@@ -144,6 +144,7 @@ static PyObject *push_body(Outbox *self, struct sira_slice topic, struct sira_bo
         sira_body_move(&upload->body, body);
         self->upload_bytes += upload->body.payload_bytes;
         upload_link(self, upload);
+        sira_heap_warm();
     }
     return result;
 }
@@ -248,8 +249,8 @@ static PyObject *outbox_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     static char *names[] = {"source", "window_messages", "window_bytes", "batch_bytes", "inline_bytes_max",
                             "chunk_bytes", "chunk_bytes_busy", "transfer_window_bytes", "wake", NULL};
     PyObject *source = NULL, *wake = NULL; /* borrowed */
-    long long messages = 4096, bytes = 8 << 20, batch = 64 << 10, in_line = 256 << 10, chunk = 1 << 20,
-              busy = 256 << 10, transfer = 8 << 20;
+    long long messages = 4096, bytes = 8 << 20, batch = 64 << 10, in_line = 256 << 10, chunk = SIRA_CHUNK_BYTES,
+              busy = SIRA_CHUNK_BYTES_BUSY, transfer = 8 << 20;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$ULLLLLLLO:Outbox", names, &source, &messages, &bytes, &batch,
                                      &in_line, &chunk, &busy, &transfer, &wake))
         return NULL;

@@ -201,6 +201,24 @@ static void buffer_dealloc(PyObject *object)
     pool_unref(pool);
 }
 
+/* glibc maps each buffer above a threshold (128 KiB) and gives freed heap above another back at once; gRPC has
+ * several such buffers for each chunk, and their new pages cost more than the copy into them. When a mapped block
+ * is freed, glibc raises the first threshold to its size and the second to twice that, up to 32 and 64 MiB: so one
+ * block of the largest size, which is never touched, brings the process where any large array that it frees
+ * would. Who has set the thresholds by hand (mallopt, MALLOC_TRIM_THRESHOLD_) has switched that off, and keeps
+ * what they have set. */
+void sira_heap_warm(void)
+{
+#if defined(__GLIBC__)
+    enum { HEAP_BLOCK_BYTES = (32 << 20) - 2 * PAGE_BYTES };
+    static bool done; /* guarded by the GIL */
+    if (done) return;
+    done = true;
+    void *volatile block = malloc(HEAP_BLOCK_BYTES); /* volatile: a pair without use would be left out */
+    free(block);
+#endif
+}
+
 PyTypeObject sira_buffer_type = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "sira._native._Buffer",

@@ -8,6 +8,9 @@ from sira.kernel.edge.door import Door
 from sira.kernel.errors import AddressInUse
 from sira.kernel.settings import Settings
 
+# A chunk comes as one piece, instead of a hundred of 16 KiB, each with its buffer and header.
+_HTTP2_FRAME_BYTES = 2 << 20
+
 
 def options(settings: Settings) -> list[tuple[str, int | str]]:
     """Return the channel options of the server.
@@ -28,6 +31,7 @@ def options(settings: Settings) -> list[tuple[str, int | str]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
         ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.max_frame_size", _HTTP2_FRAME_BYTES),
         ("grpc.http2.lookahead_bytes", settings.stream_window_bytes),
         ("grpc.so_reuseport", 0),
     ]

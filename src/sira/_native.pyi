@@ -219,8 +219,8 @@ class Outbox:
         window_bytes: int = 8 << 20,
         batch_bytes: int = 64 << 10,
         inline_bytes_max: int = 256 << 10,
-        chunk_bytes: int = 1 << 20,
-        chunk_bytes_busy: int = 256 << 10,
+        chunk_bytes: int = (2 << 20) - (8 << 10),
+        chunk_bytes_busy: int = 252 << 10,
         transfer_window_bytes: int = 8 << 20,
         wake: Callable[[], None] | None = None,
     ) -> Outbox: ...

@@ -82,7 +82,7 @@ def test_a_connection_lost_again_before_all_was_repeated_loses_nothing() -> None
 
 
 def test_an_unfinished_transfer_starts_over_and_a_finished_one_is_reported() -> None:
-    outbox = _native.Outbox(chunk_bytes=MIB)
+    outbox = _native.Outbox(chunk_bytes=MIB, chunk_bytes_busy=MIB // 4)
     outbox.push("lab.x", large(1, 2 * MIB), None, "finished")
     taken(outbox)
     outbox.push("lab.x", large(2, 3 * MIB), None, "unfinished")

@@ -9,6 +9,7 @@ import threading
 import numpy as np
 
 from sira import _native
+from sira.client import transport as _transport
 from sira.v1 import bus_pb2, error_pb2
 
 from .client_harness import (
@@ -45,6 +46,19 @@ def test_a_large_message_is_a_head_and_chunks_alone_in_their_frames() -> None:
     assert got == [(0, 0, MIB), (0, MIB, MIB), (0, 2 * MIB, 5), (2, 0, 8)]
     assert b"".join(i.chunk.data for i in rest[:3]) == array.tobytes()
     assert {i.chunk.message_id for i in rest} == {made}
+
+
+def test_no_chunk_is_longer_than_what_it_has_to_fit_into() -> None:
+    """A frame; while small messages are about, the window that HTTP/2 gives a stream at first."""
+    outbox = _native.Outbox()
+    outbox.push("lab.x", large(count=6 * MIB))
+    outbox.take(LATER_NS)
+    long, window_bytes = outbox.take(LATER_NS) or b"", _transport._WINDOW_BYTES
+    assert 2 * MIB - 16_384 < len(long) <= 2 * MIB
+    outbox.push("lab.x", "small")
+    assert text_of(outbox.take(LATER_NS) or b"") == ["small"]
+    # gRPC adds 5 bytes
+    assert window_bytes - 8192 < len(outbox.take(LATER_NS) or b"") <= window_bytes - 5
 
 
 def test_chunks_are_shorter_while_small_messages_are_about() -> None:
