@@ -16,7 +16,8 @@ from sira.v1 import bus_pb2
 
 _log = logging.getLogger("sira.client")
 
-WINDOW_MESSAGES = 1024
+# Two frames full of messages of 256 B and more: one is read while the other is taken.
+WINDOW_MESSAGES = 2048
 OPEN_S = 5.0
 _CLOSE_S = 2.0
 _OVERFLOWS = {

@@ -158,7 +158,7 @@ static PyObject *egress_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     static char *names[] = {"hub", "client", "wake", "batch_bytes", NULL};
     PyObject *hub, *wake = NULL; /* borrowed */
     unsigned long long client = 0;
-    unsigned int batch_bytes = 64u << 10;
+    unsigned int batch_bytes = SIRA_BATCH_BYTES;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$KOI:Egress", names, hub_type, &hub, &client, &wake, &batch_bytes))
         return NULL;
     if (!wake) {

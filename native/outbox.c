@@ -249,8 +249,8 @@ static PyObject *outbox_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     static char *names[] = {"source", "window_messages", "window_bytes", "batch_bytes", "inline_bytes_max",
                             "chunk_bytes", "chunk_bytes_busy", "transfer_window_bytes", "wake", NULL};
     PyObject *source = NULL, *wake = NULL; /* borrowed */
-    long long messages = 4096, bytes = 8 << 20, batch = 64 << 10, in_line = 256 << 10, chunk = SIRA_CHUNK_BYTES,
-              busy = SIRA_CHUNK_BYTES_BUSY, transfer = 8 << 20;
+    long long messages = 4096, bytes = 8 << 20, batch = SIRA_BATCH_BYTES, in_line = 256 << 10,
+              chunk = SIRA_CHUNK_BYTES, busy = SIRA_CHUNK_BYTES_BUSY, transfer = 8 << 20;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$ULLLLLLLO:Outbox", names, &source, &messages, &bytes, &batch,
                                      &in_line, &chunk, &busy, &transfer, &wake))
         return NULL;

@@ -129,7 +129,7 @@ class Settings:
         minimum=4_096, maximum=1 << 40,
     )  # fmt: skip
     window_messages: int = _s(
-        1_024, "messages", "sent to a subscription and not yet taken, where it does not say",
+        2_048, "messages", "sent to a subscription and not yet taken, where it does not say",
         "too small: a round trip for every few messages; too large: order by priority comes late",
         minimum=1, maximum=1 << 20,
     )  # fmt: skip

@@ -217,7 +217,7 @@ class Outbox:
         source: str = "",
         window_messages: int = 4096,
         window_bytes: int = 8 << 20,
-        batch_bytes: int = 64 << 10,
+        batch_bytes: int = 224 << 10,
         inline_bytes_max: int = 256 << 10,
         chunk_bytes: int = (2 << 20) - (8 << 10),
         chunk_bytes_busy: int = 252 << 10,
@@ -434,7 +434,7 @@ class Egress:
     """A Subscribe stream on the node."""
 
     def __new__(
-        cls, hub: Hub, *, client: int, wake: Callable[[], None], batch_bytes: int = 64 << 10
+        cls, hub: Hub, *, client: int, wake: Callable[[], None], batch_bytes: int = 224 << 10
     ) -> Egress: ...
     def open(
         self,
