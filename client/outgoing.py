@@ -91,8 +91,6 @@ class Outgoing:
         self._owner = owner
         self._thread = threading.get_ident()
         self.outbox = _native.Outbox(source=source, wake=self._wake)
-        # The writer was idle when a message was pushed: the pusher should let it run.
-        self.woke = False
         self._sleeping: asyncio.Future[None] | None = None
         self._wants_room: list[asyncio.Future[None]] = []
         self._tasks: tuple[asyncio.Task[None], ...] = ()
@@ -101,7 +99,6 @@ class Outgoing:
     def _wake(self) -> None:
         """Called by the outbox when it was idle and has something now."""
         if threading.get_ident() == self._thread:
-            self.woke = True
             self._rouse()
         else:
             self._owner.loop.call_soon_threadsafe(self._rouse)

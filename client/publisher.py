@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, Self
 
 from sira import _native
@@ -13,15 +13,13 @@ from sira.client.deadline import Deadline
 from sira.client.lineage import handling, lineage
 from sira.client.message import Body
 from sira.client.outgoing import NEXT_TURN, Outcome, as_error
-from sira.kernel.errors import QueueFull, SiraError
+from sira.kernel.errors import SiraError
 
-ready = _native.ready
-
-# Receipts kept for whoever asks for them; a publisher that never does must not fill memory.
-RECEIPTS_MAX = 16_384
+# Refusals kept for whoever asks; a publisher that never does must not fill memory.
+REFUSALS_MAX = 16_384
 
 
-class Publisher:
+class Publisher(_native.Sender):
     """Pipelined publishing on one topic. Belongs to the connection's event loop.
 
     `await send(...)` suspends only while there is no room. A message that the node refuses raises
@@ -30,30 +28,30 @@ class Publisher:
     Attributes:
         sent: messages given to `send`.
         accepted, refused: messages that the node has answered.
-        receipts_dropped: receipts beyond `RECEIPTS_MAX` that nobody had asked for.
+        receipts_dropped: receipts beyond 16,384 that nobody had asked for.
     """
 
     def __init__(
         self, connection: Connection, topic: str, *, fields: dict[str, Any], timeout_s: float | None
     ) -> None:
         """Prepare; see `Bus.publisher` for the arguments."""
-        _native.check_topic(topic)
         self.topic = topic
-        self.sent = 0
-        self.accepted = 0
-        self.refused = 0
-        self.receipts_dropped = 0
         self._connection = connection
         self._outgoing = connection.outgoing
-        self._push = connection.outgoing.outbox.push
         self._outbox = connection.outgoing.outbox
         self._timeout_s = timeout_s
         self._fields = fields
         self._options = _native.Options(**fields) if fields else None
-        self._receipts: deque[_native.Receipt] = deque()
-        self._refusals: deque[SiraError] = deque(maxlen=RECEIPTS_MAX)
-        self._ticket = self._settle  # one object: the outbox knows it by identity
+        self._refusals: deque[SiraError] = deque(maxlen=REFUSALS_MAX)
         self._waiters: list[asyncio.Future[None]] = []
+        self.configure(
+            outbox=self._outbox,
+            topic=topic,
+            options=self._options,
+            connection=connection,
+            handling=handling,
+            next_turn=NEXT_TURN,
+        )
         connection.check()
 
     async def __aenter__(self) -> Self:
@@ -69,61 +67,42 @@ class Publisher:
 
     # ---- sending ---------------------------------------------------------------------------------
 
-    def send(self, body: Body = None) -> Awaitable[None]:
-        """Queue one message; awaiting suspends only while there is no room.
+    # `send` is the Sender's: in C, for every message passes it.
 
-        Args:
-            body: tensors by name, bytes or text. Bodies up to 256 KiB are copied at once; the
-                memory of larger ones must not change before `flush`.
-        Raises:
-            SiraError: the body cannot be sent, or the node refused an earlier message.
-            Unreachable: closed.
-        """
+    def _send_later(self, body: Body) -> Coroutine[Any, Any, None]:
+        """Send what `send` could not: there is no room, or something is to be raised first."""
         if self._refusals:
-            raise self._refusals.popleft()
-        if self._connection.ended is not None:
-            self._connection.check()
-        if not self._outbox.room:
-            return self._send_later(body)
-        options = self._options
-        if handling.get() is not None:
-            options = self._caused()
-        try:
-            self._push(self.topic, body, options, self._ticket)
-        except QueueFull:  # a large body, and those before it are not on their way yet
-            return self._send_later(body)
-        self.sent += 1
-        if self._outgoing.woke:
-            # The writer slept: let it run, so that a message that is alone leaves at once.
-            self._outgoing.woke = False
-            return NEXT_TURN
-        return ready(None)
+            raise self._next_refusal()
+        self._connection.check()
+        return self._send_in_room(body)
 
-    async def _send_later(self, body: Body) -> None:
+    async def _send_in_room(self, body: Body) -> None:
         self._connection.check()
         deadline = Deadline(self._timeout_s, self._connection.loop)
         options = self._options if handling.get() is None else self._caused()
-        await self._outgoing.push(self.topic, body, options, self._ticket, deadline)
+        await self._outgoing.push(self.topic, body, options, self, deadline)
         self.sent += 1
 
     def _caused(self) -> _native.Options:
         """Return the envelope of a message that a handler sends."""
         return _native.Options(**{**self._fields, **lineage()})
 
-    def _settle(self, outcome: Outcome) -> None:
-        if type(outcome) is _native.Receipt:
-            self.accepted += 1
-            if len(self._receipts) >= RECEIPTS_MAX:
-                self._receipts.popleft()
-                self.receipts_dropped += 1
-            self._receipts.append(outcome)
-        else:
+    def __call__(self, outcome: Outcome | None) -> None:
+        """Take the outcome of a message that was not accepted; None: others were."""
+        if outcome is not None:
+            assert not isinstance(outcome, _native.Receipt), "the Sender takes these"
             self.refused += 1
             error = as_error(outcome)
             error.details.setdefault("topic", self.topic)
             self._refusals.append(error)
+            self.held = True
         if self._waiters:
             self._wake_waiters()
+
+    def _next_refusal(self) -> SiraError:
+        error = self._refusals.popleft()
+        self.held = bool(self._refusals)
+        return error
 
     def _wake_waiters(self) -> None:
         waiting, self._waiters = self._waiters, []
@@ -140,6 +119,7 @@ class Publisher:
         """Wait for the next outcome."""
         waiter: asyncio.Future[None] = self._connection.loop.create_future()
         self._waiters.append(waiter)
+        self.awaited = True
         try:
             async with asyncio.timeout(deadline.timer_s()):
                 await waiter
@@ -160,7 +140,7 @@ class Publisher:
         while self.accepted + self.refused < goal:
             await self._settled(deadline)
         if self._refusals:
-            first = self._refusals.popleft()
+            first = self._next_refusal()
             first.details["refused"] = str(self.refused)
             raise first
 
@@ -180,23 +160,22 @@ class Receipts:
 
     def __len__(self) -> int:
         """Return how many have come."""
-        return len(self._publisher._receipts)
+        return self._publisher.receipts_here
 
     def __iter__(self) -> Iterator[_native.Receipt]:
         """Yield those that have come."""
-        receipts = self._publisher._receipts
-        while receipts:
-            yield receipts.popleft()
+        while (receipt := self._publisher.take_receipt()) is not None:
+            yield receipt
 
     async def __aiter__(self) -> AsyncIterator[_native.Receipt]:
         """Yield those that have come and those that are due. Raises each refusal in its place."""
         publisher = self._publisher
         forever = Deadline(None, publisher._connection.loop)
         while True:
-            while publisher._receipts:
-                yield publisher._receipts.popleft()
+            while (receipt := publisher.take_receipt()) is not None:
+                yield receipt
             if publisher._refusals:
-                raise publisher._refusals.popleft()
+                raise publisher._next_refusal()
             if publisher.unanswered <= 0:
                 return
             await publisher._settled(forever)

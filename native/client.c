@@ -156,5 +156,6 @@ int sira_add_client(PyObject *module)
     if (sira_add_type(module, &sira_mailbox_type) < 0) return -1;
     if (sira_add_type(module, &sira_inbox_type) < 0) return -1;
     if (sira_add_type(module, &sira_outbox_type) < 0) return -1;
+    if (sira_sender_init() < 0 || sira_add_type(module, &sira_sender_type) < 0) return -1;
     return sira_add_functions(module, client_functions);
 }

@@ -1,6 +1,6 @@
-/* The client's data plane. Read client.c first, then the way of a message: outbox.c (queue and batches),
- * outbox_upload.c (large messages), outbox_feed.c (answers, lost connections); inbox.c (split, reassemble),
- * inbox_order.c (what waits for what), mailbox.c (one subscription), pool.c (memory of large messages).
+/* The client's data plane. Read client.c first, then the way of a message: outbox.c (queue and batches), sender.c
+ * (one publisher), outbox_upload.c (large messages), outbox_feed.c (answers, lost connections); inbox.c (split,
+ * reassemble), inbox_order.c (what waits for what), mailbox.c (one subscription), pool.c (memory of large messages).
  *
  * Everything is guarded by the GIL. It is released around copies of SIRA_UNLOCKED_COPY_BYTES and more, and may
  * be lost in any call into Python (a body's DLPack methods, a callback, the end of an object); so state is made
@@ -297,6 +297,12 @@ typedef struct Outbox {
 extern PyTypeObject sira_outbox_type;
 
 /* outbox.c */
+enum outbox_pushed { OUTBOX_PUSHED, OUTBOX_FULL /* past twice the window; no exception */, OUTBOX_FAILED };
+/* Encode and queue; the caller then calls outbox_signal(). Takes over `body` when it is large. The id goes to `id`.
+ * Requires: topic is checked. Ensures: nothing changed unless OUTBOX_PUSHED. Runs Python code only to raise. */
+enum outbox_pushed outbox_push_body(Outbox *self, struct sira_slice topic, struct sira_body *body,
+                                    const struct sira_options *options, PyObject *ticket, uint8_t *id);
+bool outbox_room(const Outbox *self); /* the window takes one more message */
 void outbox_signal(Outbox *self); /* wake(), if the writer waits and something is ready. May run anything */
 bool outbox_ready(const Outbox *self);
 void outbox_sent(Outbox *self, struct batch *batch, uint64_t now_ns); /* its records' bookkeeping, as it leaves */
@@ -328,6 +334,16 @@ PyObject *upload_chunk(Outbox *self, struct upload *upload, uint64_t now_ns); /*
 int upload_abort_item(Outbox *self, const struct upload *upload); /* queue an Abort. -1: MemoryError */
 void outbox_forget(Outbox *self, const uint8_t *id);    /* an answer may still come: it will be ignored */
 bool outbox_forgotten(Outbox *self, const uint8_t *id); /* true once for each outbox_forget */
+
+/* sender.c */
+extern PyTypeObject sira_sender_type;
+static inline bool sender_check(PyObject *ticket)
+{
+    return PyObject_TypeCheck(ticket, &sira_sender_type);
+}
+/* Take a receipt without an error. True: somebody waits to be told. Requires: sender_check. Runs no Python code. */
+bool sender_accepted(PyObject *sender, const struct sira_receipt *receipt);
+int sira_sender_init(void); /* names that are looked up. -1: MemoryError */
 
 /* outbox_feed.c */
 PyObject *outbox_feed(Outbox *self, PyObject *frame);

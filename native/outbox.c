@@ -34,10 +34,16 @@ void outbox_signal(Outbox *self)
     sira_callback(self->wake);
 }
 
+/* Within so many times the window? */
 static bool has_room(const Outbox *self, uint64_t times)
 {
     return self->unanswered + self->quiet_queued < times * self->window_messages &&
            self->unanswered_bytes + self->quiet_queued_bytes < times * self->window_bytes;
+}
+
+bool outbox_room(const Outbox *self)
+{
+    return has_room(self, 1);
 }
 
 /* ---- push ------------------------------------------------------------------------------------------------- */
@@ -79,11 +85,9 @@ static struct upload *upload_of(Outbox *self, const uint8_t *id, const struct si
     return upload;
 }
 
-/* Encode and queue. Takes over `body` when it is large. New reference to the id. */
-static PyObject *push_body(Outbox *self, struct sira_slice topic, struct sira_body *body,
-                           const struct sira_options *options, PyObject *ticket)
+enum outbox_pushed outbox_push_body(Outbox *self, struct sira_slice topic, struct sira_body *body,
+                                    const struct sira_options *options, PyObject *ticket, uint8_t *id)
 {
-    uint8_t id[SIRA_ID_BYTES];
     if (options->has_id) memcpy(id, options->id, SIRA_ID_BYTES);
     else sira_id_new(id);
     Py_ssize_t source_len;
@@ -98,21 +102,18 @@ static PyObject *push_body(Outbox *self, struct sira_slice topic, struct sira_bo
     const bool large = body->payload_bytes > self->inline_bytes_max;
     const uint32_t kind = large ? SIRA_ITEM_HEAD : SIRA_ITEM_MESSAGE;
     const size_t size = sira_encode_size(&envelope, body, large);
-    if (!size) return NULL;
+    if (!size) return OUTBOX_FAILED;
     const size_t item = item_size(kind, size, options);
     const size_t len = pb_bytes_size(1, item);
     if (!has_room(self, 2) || (large && self->upload_bytes >= 2 * self->window_bytes))
-        return sira_raise("QUEUE_FULL", "%llu messages wait for an answer or to be sent",
-                          (unsigned long long)(self->unanswered + self->quiet_queued));
+        return OUTBOX_FULL;
 
-    PyObject *result = PyBytes_FromStringAndSize((const char *)id, SIRA_ID_BYTES); /* owned */
-    struct upload *upload = large && result ? upload_of(self, id, options) : NULL;
+    struct upload *upload = large ? upload_of(self, id, options) : NULL;
     struct batches *queue = &self->queues[options->priority];
-    struct batch *batch = result && (upload || !large) ? batch_for(self, queue, options->priority, len) : NULL;
+    struct batch *batch = upload || !large ? batch_for(self, queue, options->priority, len) : NULL;
     if (!batch) {
         PyMem_Free(upload);
-        Py_XDECREF(result);
-        return NULL;
+        return OUTBOX_FAILED;
     }
     uint8_t *frame = (uint8_t *)PyBytes_AS_STRING(batch->frame);
     uint8_t *at = pb_put_varint(pb_put_key(frame + batch->used, 1, PB_LEN), item);
@@ -146,7 +147,7 @@ static PyObject *push_body(Outbox *self, struct sira_slice topic, struct sira_bo
         upload_link(self, upload);
         sira_heap_warm();
     }
-    return result;
+    return OUTBOX_PUSHED;
 }
 
 static PyObject *outbox_push(Outbox *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
@@ -168,10 +169,21 @@ static PyObject *outbox_push(Outbox *self, PyObject *const *args, Py_ssize_t cou
     struct sira_body body;
     if (!options || sira_topic_of_py(values[0], &topic) < 0) return NULL;
     if (sira_body_from_py(values[1], &body) < 0) return NULL; /* may run anything; nothing of ours is held yet */
-    PyObject *id = push_body(self, topic, &body, options, values[3] == Py_None ? NULL : values[3]); /* owned */
+    PyObject *result = PyBytes_FromStringAndSize(NULL, SIRA_ID_BYTES); /* owned */
+    const enum outbox_pushed pushed =
+        result ? outbox_push_body(self, topic, &body, options, values[3] == Py_None ? NULL : values[3],
+                                  (uint8_t *)PyBytes_AS_STRING(result))
+               : OUTBOX_FAILED;
     sira_body_clear(&body);
-    if (id && !self->signalled) outbox_signal(self);
-    return id;
+    if (pushed == OUTBOX_PUSHED) {
+        if (!self->signalled) outbox_signal(self);
+        return result;
+    }
+    Py_XDECREF(result);
+    if (pushed == OUTBOX_FULL)
+        sira_raise("QUEUE_FULL", "%llu messages wait for an answer or to be sent",
+                   (unsigned long long)(self->unanswered + self->quiet_queued));
+    return NULL;
 bad_call:
     PyErr_SetString(PyExc_TypeError, "push(topic, body, options=None, ticket=None)");
     return NULL;

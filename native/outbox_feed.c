@@ -96,6 +96,11 @@ static int feed_receipt(Outbox *self, struct sira_slice body, PyObject *results)
     if (refused)
         return report(results, ticket,
                       PyBytes_FromStringAndSize((const char *)receipt.error.data, (Py_ssize_t)receipt.error.len));
+    if (!quiet && sender_check(ticket)) {
+        if (sender_accepted(ticket, &receipt)) return report(results, ticket, Py_NewRef(Py_None));
+        Py_DECREF(ticket);
+        return 0;
+    }
     if (!quiet) return report(results, ticket, sira_receipt_new(&receipt));
     Py_DECREF(ticket);
     return 0;

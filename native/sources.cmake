@@ -45,6 +45,7 @@ set(SIRA_PYTHON_SOURCES
   native/inbox.c
   native/inbox_order.c
   native/inbox_transfer.c
+  native/sender.c
   native/outbox.c
   native/outbox_batch.c
   native/outbox_upload.c

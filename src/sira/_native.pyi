@@ -7,6 +7,7 @@ details)` returns the exception.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, Final, Literal, Self, final
 
 import numpy as np
@@ -248,7 +249,8 @@ class Outbox:
         """
     def feed(self, frame: bytes) -> list[tuple[Any, Receipt | bytes]]:
         """Take a Frame from the node. (ticket, Receipt) or (ticket, encoded Error) of messages with
-        a ticket, in order; quiet messages come back only when refused.
+        a ticket, in order; quiet messages come back only when refused. A Sender takes its receipts
+        by itself: (sender, None) says so where somebody waits.
         """
     def rewind(self) -> tuple[int, list[Any]]:
         """The connection was lost. Unanswered messages are queued again, verbatim and first.
@@ -259,6 +261,42 @@ class Outbox:
     # forget a queued or unanswered message; an unfinished transfer is aborted
     def cancel(self, ticket: Any) -> bool: ...
     def clear(self) -> list[Any]: ...  # drop everything, returns tickets
+
+class Sender:
+    """What every message of a publisher passes, in C; it is the ticket of its messages. The Python
+    subclass gives `_send_later(body)` (awaitable), `_caused()` (Options of a message that a handler
+    sends), and is called with each outcome that is no receipt, and with None where `awaited`.
+    """
+
+    sent: int
+    accepted: int
+    refused: int
+    receipts_dropped: int  # beyond 16,384 that nobody had asked for
+    receipts_here: int
+    held: bool  # `send` asks `_send_later`
+    awaited: bool  # the next receipt is told, once
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
+    def configure(
+        self,
+        *,
+        outbox: Outbox,
+        topic: str,
+        options: Options | None,
+        connection: Any,  # `ended` is not None once nothing is sent any more
+        handling: ContextVar[Message | None],
+        next_turn: Awaitable[None],
+    ) -> None: ...
+    def send(self, body: Body = None) -> Awaitable[None]:
+        """Queue one message; awaiting suspends only while there is no room.
+
+        Args:
+            body: tensors by name, bytes or text. Bodies up to 256 KiB are copied at once; the
+                memory of larger ones must not change before `flush`.
+        Raises:
+            SiraError: the body cannot be sent, or the node refused an earlier message.
+            Unreachable: closed.
+        """
+    def take_receipt(self) -> Receipt | None: ...  # the oldest
 
 class Mailbox:
     """Messages of one subscription, waiting for the application. Python subclass gives `_wait`
