@@ -17,8 +17,8 @@ import sira.kernel.binding  # noqa: F401  ties the C core to its errors
 from sira import _native
 from sira.kernel import errors
 from sira.kernel.access import Access
+from sira.kernel.admission.admission import Admission
 from sira.kernel.admission.limits import Limit
-from sira.kernel.admission.rates import Admission
 from sira.kernel.authorize import Allow
 from sira.kernel.clients import Client, Clients, Hello
 from sira.kernel.errors import ContractMismatch, Denied, NodeDraining, NoMatch, Revoked, SiraError
@@ -244,8 +244,8 @@ class Bus:
         topic = self.topics.ensure(name)
         targets = self.subscriptions.targets(name, partial(self._may_read, topic))
         own = client is self.node
-        limited = None if own else self.admission.for_route(client.principal, name)
-        return _native.Route(topic, targets, admit=_both(admit, limited))
+        buckets = () if own else self.admission.for_route(client.principal, name)
+        return _native.Route(topic, targets, admit=admit, buckets=buckets)
 
     def _may_read(self, topic: _native.HubTopic, subscription: Subscription) -> bool:
         """Ask for one match: may it be read, and do both sides mean the same tensors?"""
@@ -392,7 +392,7 @@ class Bus:
 
     def set_limits(self, limits: tuple[Limit, ...]) -> None:
         """Put other limits in force."""
-        self.admission.limits = limits
+        self.admission.change(limits)
         self.tell_config("limits", ", ".join(limit.name for limit in limits))
         self.hub.touch()
 
@@ -493,12 +493,8 @@ class Bus:
             "sira.config", setting=setting, value=value, principal=str(self.node.principal)
         )
 
-    def _limit_reached(self, principal: Principal, topic: str, limit: str) -> None:
-        del topic
-        rates = [
-            max(x.messages_per_s, x.bytes_per_s) for x in self.admission.limits if x.name == limit
-        ]
-        self.events.emit("sira.limit", setting=limit, value=rates[0], principal=str(principal))
+    def _limit_reached(self, limit: Limit, key: str) -> None:
+        self.events.emit("sira.limit", setting=limit.name, value=limit.value, principal=key)
 
     def _flush_soon(self) -> None:
         self._soon(self.events.flush)
@@ -518,18 +514,6 @@ class Bus:
         self._facts.feed(bus_pb2.Frame(items=[item]).SerializeToString(), now_ns)
         while self._facts.next_frame(now_ns) is not None:
             pass  # a refusal of a fact has nobody to hear it
-
-
-def _both(first: Admit | None, second: Admit | None) -> Admit | None:
-    """Return what asks both, or the one that is there."""
-    if first is None or second is None:
-        return first or second
-
-    def ask(messages: int, bytes_: int) -> None:
-        first(messages, bytes_)
-        second(messages, bytes_)
-
-    return ask
 
 
 def _limits(settings: Settings) -> tuple[Limit, ...]:

@@ -97,7 +97,7 @@ KINDS: dict[str, Kind] = dict(
               client=_CLIENT, pattern=_PATTERN, group=_GROUP),
         _kind("sira.limit", "a named limit was reached",
               setting=("string", "name of the limit"), value=("number", "where it stands"),
-              principal=_PRINCIPAL),
+              principal=("string", "principal, tenant or topic whose limit it is")),
         _kind("sira.audit", "an administrative call, a refusal of a right, or a change of rights",
               principal=_WHO, action=("string", "what was asked for, one of the actions of rules"),
               resource=("string", "topic, pattern, method or setting"),

@@ -479,7 +479,7 @@ int sira_add_hub(PyObject *module)
 {
     hub_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &hub_spec, NULL);
     if (!hub_type || PyModule_AddType(module, hub_type) < 0) return -1;
-    if (hub_add_topics(module) < 0 || hub_add_queues(module) < 0 || hub_add_streams(module) < 0) return -1;
+    if (hub_add_limits(module) < 0 || hub_add_topics(module) < 0 || hub_add_queues(module) < 0 || hub_add_streams(module) < 0) return -1;
     PyObject *bounds = PyTuple_New(HIST_BUCKETS - 1); /* owned */
     for (Py_ssize_t i = 0; bounds && i < HIST_BUCKETS - 1; i++) {
         PyObject *bound = PyLong_FromUnsignedLongLong(hub_hist_bounds_ns[i]); /* given to the tuple */

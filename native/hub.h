@@ -93,6 +93,7 @@ struct xfer {
     uint64_t slot; /* SLOT_LATE: its answer is due when it is whole; SLOT_NONE: it was given, or is not wanted */
     uint32_t matched;
     struct chunk *first, *last; /* first: oldest chunk still held by `keep` or `parked` */
+    PyObject *held; /* owned or NULL: limits that count `total` until it is gone */
     struct out *outs; /* all deliveries of this message, through out->peer */
 };
 
@@ -122,6 +123,7 @@ struct blob {
     uint64_t order; /* of two that were posted, the larger is the newer */
     PyObject *stamp; /* owned bytes, appended on the way out; NULL: already in data */
     PyObject *frame; /* owned; NULL: data is in `here` */
+    PyObject *held; /* owned or NULL: limits that count `cost` until it is gone; a transfer has its own */
     struct xfer *xfer; /* owned reference; head of a large message */
     const uint8_t *data;
     uint8_t here[];
@@ -129,6 +131,7 @@ struct blob {
 
 struct blob *blob_new(Ingress *in, HubTopic *topic, PyObject *frame, const struct sira_env *env, bool head,
                       uint64_t now_ns);
+uint64_t message_cost(const struct sira_env *env, bool head);
 void blob_ref(struct blob *blob);
 void blob_rehome(Hub *hub, struct blob *blob, HubTopic *topic);
 void blob_unref(Hub *hub, struct blob *blob);
@@ -243,10 +246,17 @@ struct HubTopic {
     uint64_t used_ns;
 };
 
+/* The limits that hold for one publisher on one topic (hub_limits.h). Owned tuples of Bucket; NULL: none. */
+struct limits {
+    PyObject *all;
+    PyObject *held; /* those of `all` that limit the bytes held */
+};
+
 struct Route {
     PyObject_HEAD
     HubTopic *topic; /* owned */
     PyObject *admit; /* owned or NULL */
+    struct limits limits;
     uint32_t len;
     PyObject **targets; /* owned: Sub or Group */
     uint32_t topic_generation, all_generation;
@@ -359,6 +369,7 @@ struct Ingress {
     uint64_t window_bytes;
     uint64_t resume; /* messages that are still repeats */
     uint64_t published, bytes;
+    uint64_t limited_until_ns; /* when the rate that last refused a message has room for it */
     struct route_entry **routes; /* open addressing by topic hash; entries are heap-allocated (stable) */
     uint32_t route_cap, route_len;
     struct route_entry *parked; /* entries with parked messages */
@@ -411,5 +422,6 @@ int hub_add_streams(PyObject *module); /* ingress, egress types */
 int hub_add_history(PyObject *module);
 int hub_add_queues(PyObject *module); /* sub, group types */
 int hub_add_topics(PyObject *module); /* topic, route */
+int hub_add_limits(PyObject *module);
 
 #endif

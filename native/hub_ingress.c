@@ -1,4 +1,5 @@
 /* A Publish stream on the node: what comes in is checked, routed, and posted or parked. */
+#include "hub_limits.h"
 #include "hub_stream.h"
 #include "pb.h"
 #include "pyutil.h"
@@ -6,12 +7,17 @@
 /* A message in one piece, so that with the node's stamp and a subscription it still fits into a frame. */
 enum { INLINE_BYTES_MAX = SIRA_FRAME_BYTES_MAX - SIRA_STAMP_BYTES_MAX - 64 };
 
-static int admit(const Route *route, uint64_t bytes)
+static int admit(Ingress *in, const struct route_entry *entry, uint64_t bytes, uint64_t now_ns)
 {
-    if (!route->admit) return 0;
-    PyObject *result = PyObject_CallFunction(route->admit, "KK", 1ull, (unsigned long long)bytes); /* owned */
-    Py_XDECREF(result);
-    return result ? 0 : -1;
+    if (entry->route->admit) {
+        PyObject *result = PyObject_CallFunction(entry->route->admit, "KK", 1ull, (unsigned long long)bytes); /* owned */
+        Py_XDECREF(result);
+        if (!result) return -1;
+    }
+    uint64_t wait_ns = 0;
+    const int rc = limits_admit(&entry->route->limits, entry->route->topic->name, bytes, now_ns, &wait_ns);
+    if (wait_ns) in->limited_until_ns = now_ns + wait_ns;
+    return rc;
 }
 
 /* What this kind of topic cannot promise is refused by name, never ignored. */
@@ -96,7 +102,8 @@ static int take_parsed(Ingress *in, PyObject *frame, const struct sira_item *ite
         sira_raise("QUOTA_EXCEEDED", "%u large messages of this stream are under way, its limit", in->xfer_count);
     else if (promises_kept(item, env))
         entry = route_of(in, env->topic);
-    if (entry && admit(entry->route, env->payload_bytes) == 0) {
+    const uint64_t cost = message_cost(env, head);
+    if (entry && admit(in, entry, cost, now_ns) == 0) {
         if (in->closed) return 0; /* by resolve() or admit(): nobody is there to be answered */
         HubTopic *topic = entry->route->topic;
         char why[256];
@@ -128,6 +135,9 @@ static int take_parsed(Ingress *in, PyObject *frame, const struct sira_item *ite
         xfer->deadline_ns = blob->deadline_ns;
         xfer->head = blob;
         blob->xfer = xfer;
+        xfer->held = held_take(&entry->route->limits, xfer->total);
+    } else {
+        blob->held = held_take(&entry->route->limits, blob->cost);
     }
     if (room) {
         Route *route = (Route *)Py_NewRef(entry->route);

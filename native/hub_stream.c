@@ -116,6 +116,7 @@ static PyObject *ingress_get(PyObject *self, void *which)
     case 1: return Py_NewRef(in->drained ? in->drained : Py_None);
     case 2: return PyLong_FromUnsignedLongLong(in->published);
     case 3: return PyLong_FromUnsignedLongLong(in->bytes);
+    case 7: return PyLong_FromUnsignedLongLong(in->limited_until_ns);
     case 4: return PyLong_FromUnsignedLong(in->parked_count);
     case 5: return PyLong_FromUnsignedLongLong(in->buffered_bytes + in->parked_bytes);
     default: {
@@ -138,6 +139,7 @@ static PyGetSetDef ingress_getset[] = {
     {"drained", ingress_get, ingress_set_drained, "Called when `full` ends.", (void *)1},
     {"published", ingress_get, NULL, "Messages accepted.", (void *)2},
     {"bytes", ingress_get, NULL, "Payload bytes accepted.", (void *)3},
+    {"limited_until_ns", ingress_get, NULL, "When the rate that last refused a message has room for it.", (void *)7},
     {"parked", ingress_get, NULL, "Messages that wait for room at a subscriber.", (void *)4},
     {"held_bytes", ingress_get, NULL, "Payload bytes that wait here or in transfers.", (void *)5},
     {"unanswered", ingress_get, NULL, "Messages whose receipt has not been taken.", (void *)6},

@@ -1,5 +1,5 @@
 /* What the node counts: ledger rows, the topics that own them, the classes that they fold into. */
-#include "hub.h"
+#include "hub_limits.h"
 #include "pyutil.h"
 
 const uint64_t hub_hist_bounds_ns[HIST_BUCKETS - 1] = {
@@ -303,15 +303,17 @@ static void route_dealloc(PyObject *self)
     PyMem_Free(route->targets);
     Py_XDECREF(route->topic);
     Py_XDECREF(route->admit);
+    limits_clear(&route->limits);
     type->tp_free(self);
     Py_DECREF(type);
 }
 
 static PyObject *route_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"topic", "targets", "admit", NULL};
-    PyObject *topic, *targets, *admit = Py_None; /* borrowed */
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O|$O:Route", names, hub_topic_type, &topic, &targets, &admit))
+    static char *names[] = {"topic", "targets", "admit", "buckets", NULL};
+    PyObject *topic, *targets, *admit = Py_None, *buckets = NULL; /* borrowed */
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O|$OO!:Route", names, hub_topic_type, &topic, &targets, &admit,
+                                     &PyTuple_Type, &buckets))
         return NULL;
     PyObject *list = PySequence_Fast(targets, "targets must be a sequence of Sub and Group"); /* owned */
     if (!list) return NULL;
@@ -331,6 +333,7 @@ static PyObject *route_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         }
         route->targets[route->len++] = Py_NewRef(target);
     }
+    if (buckets && limits_init(&route->limits, buckets) < 0) goto fail;
     route->topic = (HubTopic *)Py_NewRef(topic);
     route->admit = admit == Py_None ? NULL : Py_NewRef(admit);
     route->topic_generation = route->topic->generation;

@@ -2,7 +2,7 @@
  *
  * A large message is never assembled here: its chunks are forwarded as they come. A chunk is let go when its
  * last delivery has sent it, and only then does its publisher get credit for more. */
-#include "hub.h"
+#include "hub_limits.h"
 #include "pyutil.h"
 
 enum {
@@ -18,6 +18,13 @@ static bool pins_more(size_t len, PyObject *frame)
 
 /* ---- blobs ------------------------------------------------------------------------------------------------- */
 
+/* Bytes that a message counts for: its payload, announced or here, and an envelope that is no small one. */
+uint64_t message_cost(const struct sira_env *env, bool head)
+{
+    const uint64_t envelope = env->raw.len - (head ? 0 : env->payload_bytes);
+    return env->payload_bytes + (envelope > ENVELOPE_FREE_BYTES ? envelope : 0);
+}
+
 /* One reference, the caller's. NULL with MemoryError. */
 struct blob *blob_new(Ingress *in, HubTopic *topic, PyObject *frame, const struct sira_env *env, bool head,
                       uint64_t now_ns)
@@ -25,7 +32,6 @@ struct blob *blob_new(Ingress *in, HubTopic *topic, PyObject *frame, const struc
     Hub *hub = in->hub;
     const size_t stamp_len = (size_t)PyBytes_GET_SIZE(in->stamp);
     const bool copy = env->raw.len <= BLOB_COPY_BYTES_MAX || pins_more(env->raw.len, frame);
-    const uint64_t envelope = env->raw.len - (head ? 0 : env->payload_bytes);
     struct blob *blob = PyMem_Malloc(sizeof *blob + (copy ? env->raw.len + stamp_len : 0));
     if (!blob) {
         PyErr_NoMemory();
@@ -40,7 +46,7 @@ struct blob *blob_new(Ingress *in, HubTopic *topic, PyObject *frame, const struc
         .topic = Py_NewRef(topic),
         .publisher = in->serial,
         .payload_bytes = env->payload_bytes,
-        .cost = env->payload_bytes + (envelope > ENVELOPE_FREE_BYTES ? envelope : 0),
+        .cost = message_cost(env, head),
     };
     row_ref(blob->row);
     if (env->ttl_ns) {
@@ -78,10 +84,12 @@ void blob_unref(Hub *hub, struct blob *blob)
         xfer_unref(hub, blob->xfer);
     }
     row_unref(hub, blob->row);
-    PyObject *topic = blob->topic;
+    PyObject *topic = blob->topic, *held = blob->held;
+    const uint64_t cost = blob->cost;
     Py_XDECREF(blob->stamp);
     Py_XDECREF(blob->frame);
     PyMem_Free(blob);
+    held_give(held, cost);
     Py_DECREF(topic);
 }
 
@@ -251,8 +259,11 @@ void xfer_unref(Hub *hub, struct xfer *xfer)
     xfer->keep = xfer->parked = false;
     xfer_release_held(hub, xfer);
     hub->xfers--;
+    PyObject *held = xfer->held;
+    const uint64_t total = xfer->total;
     PyMem_Free(xfer->tensor_bytes);
     PyMem_Free(xfer);
+    held_give(held, total);
 }
 
 /* Let go of the chunks that the transfer itself held. Requires: neither keep nor parked is set any more. */

@@ -32,6 +32,7 @@ set(SIRA_PYTHON_SOURCES
   native/hub_queue.c
   native/hub_sub.c
   native/hub_xfer.c
+  native/hub_limits.c
   native/hub_route.c
   native/hub_post.c
   native/hub_receipts.c

@@ -68,6 +68,17 @@ class Limit:
         assert 0 < self.burst_s <= BURST_S_MAX, self.burst_s
         assert self.scope != "topic" or not (self.topics or self.connections), self
 
+    @property
+    def value(self) -> float:
+        """What it allows, for people: the largest of its numbers."""
+        return max(
+            self.messages_per_s, self.bytes_per_s, self.held_bytes, self.topics, self.connections
+        )
+
+    def count(self, what: str) -> int:
+        """Return how many of COUNTS are allowed at once; 0: unlimited."""
+        return self.topics if what == "topics" else self.connections
+
     def key(self, principal: Principal, topic: str = "") -> str | None:
         """Return whose buckets a message belongs to; None: the limit does not hold for it.
 

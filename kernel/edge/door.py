@@ -201,7 +201,7 @@ class Door(grpc.GenericRpcHandler):
         if call.method.public:
             return
         call.world.bus.may(call.credential, "call", call.method.name)
-        call.world.bus.admission.check(call.principal, call.method.name, 1, 0)
+        call.world.bus.admission.check(call.principal, call.method.name)
 
     def _span(self, call: Call) -> AbstractContextManager[Any]:
         if self._telemetry is None:

@@ -425,8 +425,53 @@ class Route:
         targets: Sequence[Sub | Group],
         *,
         admit: Callable[[int, int], None] | None = None,
+        buckets: tuple[Bucket, ...] = (),
     ) -> Route: ...
     # admit(messages, bytes) is asked before each message; it returns None or raises a SiraError.
+    # `buckets`: limits that each message must pass, all or none of them (RATE_LIMITED,
+    # QUOTA_EXCEEDED). Whether one limits the bytes held is looked at when the route is made.
+
+@final
+class Bucket:
+    """What is left of one limit for one holder, shared by all the routes that it holds for.
+
+    Two token buckets and a counter of bytes; 0: unlimited. What is larger than the burst passes
+    when the bucket is full.
+    """
+
+    def __new__(
+        cls,
+        limit: str,
+        key: str,
+        *,
+        messages_per_s: float = 0,
+        bytes_per_s: float = 0,
+        burst_s: float = 1,
+        held_bytes: int = 0,
+        on_refusal: Callable[[], None] | None = None,
+    ) -> Bucket:
+        """`limit`, `key`: its name and whose bucket this is, as refusals tell. `on_refusal` is
+        called after each refusal by this bucket; it must not refer to who holds the bucket.
+        """
+    def configure(
+        self,
+        *,
+        messages_per_s: float = 0,
+        bytes_per_s: float = 0,
+        burst_s: float = 1,
+        held_bytes: int = 0,
+    ) -> None:
+        """Put other limits in force. What is held, and what is owed to the rates, stays."""
+    def idle(self, now_ns: int) -> bool: ...  # no route asks it, and a new one would be the same
+    limit: Final[str]
+    key: Final[str]
+    held_bytes: int  # of messages on the node: waiting, retained, or large and on their way
+    refused: int
+
+# One call, message or batch that is none of a route's: counted by all buckets, or refused.
+def admit(
+    buckets: tuple[Bucket, ...], resource: str, messages: int, bytes: int, now_ns: int
+) -> None: ...
 
 @final
 class Ingress:
@@ -460,6 +505,8 @@ class Ingress:
     def close(self, now_ns: int) -> None: ...  # unfinished transfers are aborted (PEER_LOST)
     published: int
     bytes: int
+    # when the rate limit that last refused a message of this stream has room for it; 0: none did
+    limited_until_ns: int
 
 @final
 class History:

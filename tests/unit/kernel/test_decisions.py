@@ -1,4 +1,4 @@
-"""The pure parts: identity, authorize, admit, events, ledger, logs."""
+"""The pure parts: identity, authorize, events, ledger, logs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import io
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sira.kernel import ledger
-from sira.kernel.admission.limits import Limit
-from sira.kernel.admission.rates import Accept, Admission, Refuse, Wait, admit
 from sira.kernel.authorize import Allow, authorize
-from sira.kernel.errors import BadRequest, RateLimited
+from sira.kernel.errors import BadRequest
 from sira.kernel.events import KINDS, Events
 from sira.kernel.identity import Principal
 from sira.kernel.logs import FIELDS, Logs
@@ -40,61 +36,6 @@ def test_what_is_no_principal_is_refused(text: str) -> None:
 
 def test_allow_all_allows() -> None:
     assert authorize(ALICE, "publish", "a.b") == Allow()
-
-
-LIMIT = (Limit("p", "principal", messages_per_s=10, bytes_per_s=1_000),)
-
-
-def test_a_bucket_holds_a_second_and_fills_with_time() -> None:
-    state: dict[tuple[str, str], object] = {}
-    for _ in range(10):
-        decision, changed = admit(ALICE, "t", 1, 1, limits=LIMIT, state=state, now_ns=0)  # type: ignore[arg-type]
-        assert decision == Accept()
-        state |= changed
-    decision, changed = admit(ALICE, "t", 1, 1, limits=LIMIT, state=state, now_ns=0)  # type: ignore[arg-type]
-    assert decision == Wait(100, "p") and changed == {}
-    decision, _ = admit(BOB, "t", 1, 1, limits=LIMIT, state=state, now_ns=0)  # type: ignore[arg-type]
-    assert decision == Accept()
-    decision, _ = admit(ALICE, "t", 1, 1, limits=LIMIT, state=state, now_ns=10**8)  # type: ignore[arg-type]
-    assert decision == Accept()
-
-
-def test_a_message_larger_than_a_second_goes_from_a_full_bucket() -> None:
-    decision, changed = admit(ALICE, "t", 5_000, 1, limits=LIMIT, state={}, now_ns=0)
-    assert decision == Accept()
-    decision, _ = admit(ALICE, "t", 1, 1, limits=LIMIT, state=changed, now_ns=0)
-    assert decision == Wait(4_001, "p")
-
-
-def test_a_batch_that_never_fits_is_refused_not_delayed() -> None:
-    decision, _ = admit(ALICE, "t", 1, 11, limits=LIMIT, state={}, now_ns=0)
-    assert decision == Refuse("QUOTA_EXCEEDED", 0, "p")
-
-
-@given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 50_000_000)), max_size=60))
-def test_no_more_than_the_rate_is_ever_admitted(steps: list[tuple[int, int]]) -> None:
-    state: dict[tuple[str, str], object] = {}
-    now_ns, taken_bytes, largest = 0, 0, 0
-    for bytes_, passed_ns in steps:
-        now_ns += passed_ns
-        decision, changed = admit(ALICE, "t", bytes_, 1, limits=LIMIT, state=state, now_ns=now_ns)  # type: ignore[arg-type]
-        if decision == Accept():
-            state |= changed
-            taken_bytes += bytes_
-            largest = max(largest, bytes_)
-    assert taken_bytes <= 1_000 + now_ns * 1e-6 + largest + 1
-
-
-def test_a_route_without_a_limit_carries_no_question() -> None:
-    assert Admission().for_route(ALICE, "a.b") is None
-    limited = Admission((Limit("t", "topic", "cam.>", messages_per_s=1),), clock_ns=lambda: 0)
-    assert limited.for_route(ALICE, "lab.x") is None
-    ask = limited.for_route(ALICE, "cam.x")
-    assert ask is not None
-    ask(1, 10)
-    with pytest.raises(RateLimited) as caught:
-        ask(1, 10)
-    assert caught.value.retry_after_ms == 1_000 and caught.value.details["limit"] == "t"
 
 
 class _Said:

@@ -15,7 +15,11 @@ STAMP = message_pb2.Message(principal="sira://c/default/user/anonymous", tenant=
 
 def encode_error(error: BaseException) -> bytes:
     return error_pb2.Error(
-        code=getattr(error, "code", "INTERNAL"), message=str(error)
+        code=getattr(error, "code", "INTERNAL"),
+        message=str(error),
+        details=getattr(error, "details", {}),
+        retryable=getattr(error, "retryable", False),
+        retry_after_ms=getattr(error, "retry_after_ms", 0),
     ).SerializeToString()
 
 
@@ -76,6 +80,7 @@ class Bench:
         self.resolves = 0
         self.refuse: Callable[[str], Exception | None] = lambda topic: None
         self.admit: Callable[[int, int], None] | None = None
+        self.buckets: tuple[_native.Bucket, ...] = ()
 
     def resolve(self, topic: str) -> _native.Route:
         self.resolves += 1
@@ -90,7 +95,7 @@ class Bench:
             target = sub.group or sub
             if target not in targets:
                 targets.append(target)
-        return _native.Route(hub_topic, targets, admit=self.admit)
+        return _native.Route(hub_topic, targets, admit=self.admit, buckets=self.buckets)
 
     def publisher(self, **options: Any) -> Publisher:
         return Publisher(self, **options)
@@ -112,6 +117,9 @@ class Bench:
                 row[k] for k in ("delivered", "pending", "retained", "superseded", "expired")
             )
             assert row["owed"] == settled + sum(row["dropped"].values()), row
+        stats = self.hub.stats
+        if not stats["messages_held"] and not stats["transfers"]:
+            assert [bucket.held_bytes for bucket in self.buckets] == [0] * len(self.buckets)
 
 
 class Publisher:

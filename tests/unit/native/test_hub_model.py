@@ -36,6 +36,8 @@ class Walk:
         self.bench.hub.declare("state", retain=True)
         self.bench.refuse = self.inside_resolve
         self.bench.admit = self.inside_admit
+        # Refuses nothing: what it holds must be given back, whatever happens.
+        self.bench.buckets = (_native.Bucket("held", "all", held_bytes=1 << 40),)
         self.publishers: list[Publisher] = []
         self.subscribers: list[Subscriber] = []
         self.transfers: list[tuple[Publisher, list[bytes]]] = []

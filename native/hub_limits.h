@@ -1,0 +1,19 @@
+/* Limits on a route: buckets that many routes share. Under the GIL, on the hub's thread. */
+#ifndef SIRA_HUB_LIMITS_H
+#define SIRA_HUB_LIMITS_H
+
+#include "hub.h"
+
+/* From a tuple of Bucket. -1 with TypeError or MemoryError, and nothing to clear. */
+int limits_init(struct limits *limits, PyObject *buckets);
+void limits_clear(struct limits *limits);
+
+/* Let one message of so many bytes pass all limits, or raise the refusal of the one that lets it wait longest
+ * and return -1. Then *wait_ns is how long; 0: it is no matter of the rate. Python runs inside. */
+int limits_admit(const struct limits *limits, PyObject *topic, uint64_t bytes, uint64_t now_ns, uint64_t *wait_ns);
+
+/* Count bytes as held by all of `held` until held_give(). Returns a new reference to give back then; NULL: none. */
+PyObject *held_take(const struct limits *limits, uint64_t bytes);
+void held_give(PyObject *held, uint64_t bytes); /* takes over the reference; NULL: nothing */
+
+#endif
