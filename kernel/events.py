@@ -18,6 +18,7 @@ _LEVELS = {
     "sira.limit": "warning",
     "sira.resumed": "info",
     "sira.config": "info",
+    "sira.config.refused": "error",
 }
 
 
@@ -106,6 +107,10 @@ KINDS: dict[str, Kind] = dict(
               rule=("string", "the rule that refused, or empty")),
         _kind("sira.config", "a setting or a policy changed",
               setting=("string", "name"), value=("string", "new value"), principal=_PRINCIPAL),
+        _kind("sira.config.refused",
+              "a file that holds was changed to what cannot be used; the old one stays in force",
+              setting=("string", "name of the setting that names the file"),
+              reason=("string", "what is wrong; for tenants its code alone")),
         _kind("sira.node.draining", "the node takes nothing new and ends when its queues are empty",
               node=("string", "name of the node"), drain_s=("number", "how long it waits")),
     ]

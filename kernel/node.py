@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,15 +20,17 @@ from sira.kernel.edge.health import HealthService
 from sira.kernel.edge.kernel_service import KernelService
 from sira.kernel.edge.link import Links
 from sira.kernel.edge.reflection import ReflectionService
-from sira.kernel.edge.server import listen
+from sira.kernel.edge.server import check_exposure, is_loopback, listen
+from sira.kernel.edge.tls import Handshakes, Pair, read_pair
 from sira.kernel.edge.world import SYSTEM, World, Worlds
-from sira.kernel.errors import NodeDraining
+from sira.kernel.errors import NodeDraining, SiraError
 from sira.kernel.events import Field, Kind
 from sira.kernel.identity import Principal
 from sira.kernel.introspect import builtin_topic_classes
 from sira.kernel.logs import Logs
 from sira.kernel.methods import Catalog
 from sira.kernel.metrics import Counts, Loop
+from sira.kernel.reload import Reloader
 from sira.kernel.settings import Settings
 from sira.kernel.subscriptions import Subscription
 from sira.kernel.trust.credential import Credential
@@ -54,9 +55,10 @@ class Node:
         )
         self.catalog = Catalog()
         self.loop_lag = Loop()
-        self.port = 0
+        self.port = self.mtls_port = 0
         self.stopped = asyncio.Event()
         self._draining = False
+        self.files_refused = 0
         self.access = Access()
         self._anonymous = Credential(
             Principal(settings.cluster_name, "default", "user", "anonymous")
@@ -79,9 +81,15 @@ class Node:
 
         Raises:
             AddressInUse: the port is taken.
+            BadSetting: a file that is named cannot be used, or the node would be open to strangers.
         """
         settings = self.settings
+        check_exposure(settings)
         loop = asyncio.get_running_loop()
+        self.reloader = Reloader(
+            every_s=settings.reload_s, refused=self._file_refused, applied=self._file_applied
+        )
+        handshakes = self._read_tls()
         self._loop, self._epoch = loop, os.urandom(_EPOCH_BYTES)
         self.worlds = Worlds(self._make_world, tenants_max=settings.tenants_max)
         self.telemetry = telemetry.configured(settings)
@@ -93,12 +101,15 @@ class Node:
             telemetry=self.telemetry,
             unary_bytes_max=settings.unary_bytes_max,
         )
-        self._server, self.port = listen(settings, self.door)
+        listening = listen(settings, self.door, handshakes)
+        self._server, self.port = listening.server, listening.port
+        self.mtls_port = listening.mtls_port
         self.links = Links()
         self.health = HealthService(self.catalog)
         self._fill_catalog()
         await self._server.start()
         self._tasks.append(loop.create_task(self._measure_lag(), name="sira-lag"))
+        self._tasks.append(loop.create_task(self.reloader.run(), name="sira-reload"))
         self._warn_when_open()
         self.logs.info(
             "node", "started", f"listening on {self.address}", version=__version__,
@@ -141,6 +152,36 @@ class Node:
         for world in self.worlds:
             world.bus.hub.close()
         self.stopped.set()
+
+    # ---- files that hold while the node runs ---------------------------------------------------
+
+    def _read_tls(self) -> Handshakes | None:
+        settings = self.settings
+        if not settings.tls_cert:
+            return None
+
+        async def change(pair: Pair) -> None:
+            handshakes.change(pair)
+
+        paths = (settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+        pair = self.reloader.add(
+            "tls_cert", tuple(filter(None, paths)), lambda: read_pair(settings), change
+        )
+        handshakes = Handshakes(pair)
+        return handshakes
+
+    def _file_refused(self, name: str, error: SiraError) -> None:
+        """Say loudly that what a file has become is not in force."""
+        self.files_refused += 1
+        self.logs.error("node", "reload", f"{name}: the old one stays: {error}", setting=name)
+        for world in self.worlds:
+            world.bus.events.emit(
+                "sira.config.refused", setting=name,
+                reason=str(error) if world.tenant == SYSTEM else error.code,
+            )  # fmt: skip
+
+    def _file_applied(self, name: str) -> None:
+        self.logs.info("node", "reload", f"{name}: changed, and in force", setting=name)
 
     def _log_fact(self, kind: Kind, fields: Mapping[str, Field]) -> None:
         """Write a fact of `sira.>` into the log."""
@@ -195,11 +236,10 @@ class Node:
         return self._anonymous
 
     def _warn_when_open(self) -> None:
-        host = self.settings.address[0].strip("[]")
-        if host != "localhost" and not _is_loopback(host):
+        if not self.settings.tls_cert and not is_loopback(self.settings.address[0]):
             self.logs.warning(
-                "node", "open", f"{self.address} is reached from outside, and all who reach it "
-                "are trusted: listen on loopback, or keep strangers off the network",
+                "node", "open", f"{self.address} is reached from outside without TLS: what is "
+                "said there can be read and changed on the way, tokens included",
             )  # fmt: skip
 
     def _fill_catalog(self) -> None:
@@ -257,11 +297,3 @@ def _is_busy(world: World) -> bool:
     """Whether something of a tenant is still under way on the node."""
     stats = world.bus.hub.stats
     return bool(stats["parked"] or stats["transfers"] or len(world.requests))
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether an address is of this machine alone; a name may be anything."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

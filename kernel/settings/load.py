@@ -58,7 +58,9 @@ def load(
     values["data_dir"] = values.get("data_dir") or environ.get("SIRA_HOME") or _data_dir()
     values["node_name"] = values.get("node_name") or _node_name()
     settings = Settings(**values, origins=origins)  # type: ignore[arg-type]  # read() saw to it
-    _ = settings.address  # a bad one is said now, not when the port is opened
+    for name in ("listen", "listen_mtls", "http"):  # a bad one is said now, not at the port
+        if name == "listen" or getattr(settings, name):
+            settings.host_port(name)
     return settings
 
 

@@ -289,16 +289,21 @@ class Settings:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port to listen on.
+        """Host and port to listen on. Raises BadSetting: `listen` is not HOST:PORT."""
+        return self.host_port("listen")
+
+    def host_port(self, name: str) -> tuple[str, int]:
+        """Return host and port of a setting that is an address.
 
         Raises:
-            BadSetting: `listen` is not HOST:PORT.
+            BadSetting: it is not HOST:PORT.
         """
-        host, colon, port = self.listen.rpartition(":")
+        text: str = getattr(self, name)
+        host, colon, port = text.rpartition(":")
         if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
             raise BadSetting(
-                f"listen = {self.listen[:80]!r} is not HOST:PORT",
-                details={"setting": "listen", "origin": self.origins.get("listen", "default")},
+                f"{name} = {text[:80]!r} is not HOST:PORT",
+                details={"setting": name, "origin": self.origins.get(name, "default")},
             )
         return host, int(port)
 
