@@ -111,6 +111,12 @@ async def connected(args: Namespace, *, timeout_s: float = _CONNECT_S) -> AsyncI
         Unreachable: it does not answer within `timeout_s`.
     """
     from sira.client.bus import connect
+    from sira.client.security import Security
 
-    async with connect(url_of(args), name="sira-cli", timeout_s=timeout_s) as bus:
+    security = Security(
+        token_file=args.token_file, tls_ca=args.tls_ca, tls_cert=args.tls_cert, tls_key=args.tls_key
+    )
+    async with connect(
+        url_of(args), name="sira-cli", timeout_s=timeout_s, security=security
+    ) as bus:
         yield bus

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from sira.cli.output import UsageError
-from sira.cli.table import COMMON, Argument, Verb
+from sira.cli.table import COMMON, Argument, Verb, common
 from sira.cli.verbs import groups
 
 _TYPES: dict[str, Any] = {"string": str, "integer": int, "number": float, "path": str}
@@ -82,7 +82,7 @@ def _add_verb(into: Any, word: str, verb: Verb) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(verb=verb)
-    for argument in (*verb.arguments, *COMMON):
+    for argument in (*verb.arguments, *common(verb)):
         _add(
             parser, argument, default=argparse.SUPPRESS if argument in COMMON else argument.default
         )

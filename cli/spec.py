@@ -7,7 +7,7 @@ from typing import Any
 from sira import __version__
 from sira.cli import schemas
 from sira.cli.output import ENVELOPE_VERSION
-from sira.cli.table import COMMON, Argument, Verb
+from sira.cli.table import COMMON, Argument, Verb, common
 from sira.cli.verbs import VERBS, groups
 
 _JSON_TYPES = {
@@ -36,7 +36,7 @@ def specification() -> dict[str, Any]:
 
 
 def _verb(verb: Verb) -> dict[str, Any]:
-    arguments = (*verb.arguments, *COMMON)
+    arguments = (*verb.arguments, *common(verb))
     return {
         "name": verb.name,
         "summary": verb.summary,
@@ -77,14 +77,17 @@ def completion(shell: str) -> str:
 
 def _words() -> dict[str, list[str]]:
     """What may follow: "" -> verbs, "topics" -> second words and options, "pub" -> options."""
-    common = [argument.name for argument in COMMON]
-    found: dict[str, list[str]] = {"": [*groups(), "--help", "--version", "--emit-spec", *common]}
+    everywhere = [argument.name for argument in COMMON]
+    found: dict[str, list[str]] = {
+        "": [*groups(), "--help", "--version", "--emit-spec", *everywhere]
+    }
     for verb in VERBS:
         options = [a.name for a in verb.arguments if not a.positional]
-        found[verb.name] = [*options, *common, "--help"]
+        shared = [a.name for a in common(verb)]
+        found[verb.name] = [*options, *shared, "--help"]
         first, _, second = verb.name.partition(" ")
         if second:
-            row = found.setdefault(first, [*common, "--help"])
+            row = found.setdefault(first, [*shared, "--help"])
             row.insert(0, second)
     return found
 
@@ -123,7 +126,7 @@ def _fish() -> str:
                     f"complete -c sira -n '__fish_seen_subcommand_from {first}' "
                     f"-a {second} -d {_quoted(verb.summary)}"
                 )
-            for argument in (*verb.arguments, *COMMON):
+            for argument in (*verb.arguments, *common(verb)):
                 if not argument.positional:
                     lines.append(
                         f"complete -c sira -n '__fish_seen_subcommand_from {first}' "

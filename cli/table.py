@@ -1,4 +1,4 @@
-"""What a verb and an argument are, and what every verb has: --json and --url."""
+"""What a verb and an argument are, and what every verb has: --json, --url, and what we show."""
 
 from __future__ import annotations
 
@@ -81,4 +81,30 @@ URL = Argument(
     metavar="URL",
     help=f"the node; several are joined by commas (default: SIRA_URL, else {URL_DEFAULT})",
 )
-COMMON = (JSON, URL)
+SHOWN = (
+    Argument(
+        name="--token-file",
+        kind="path",
+        metavar="FILE",
+        help="token shown to the node, a file of mode 0600 (SIRA_TOKEN_FILE, else SIRA_TOKEN)",
+    ),
+    Argument(
+        name="--tls-ca",
+        kind="path",
+        metavar="FILE",
+        help="PEM of who may vouch for a siras:// node (SIRA_TLS_CA)",
+    ),
+    Argument(
+        name="--tls-cert",
+        kind="path",
+        metavar="FILE",
+        help="PEM of our certificate (SIRA_TLS_CERT)",
+    ),
+    Argument(name="--tls-key", kind="path", metavar="FILE", help="PEM of its key (SIRA_TLS_KEY)"),
+)
+COMMON = (JSON, URL, *SHOWN)
+
+
+def common(verb: Verb) -> tuple[Argument, ...]:
+    """Return the arguments that a verb has beside its own."""
+    return COMMON if verb.connects else (JSON, URL)

@@ -22,6 +22,7 @@ from sira.client.bus import Bus, connect
 from sira.client.later import unsupported
 from sira.client.retry import Retry
 from sira.client.runner import Runner, quiet_poller, runner
+from sira.client.security import Security
 from sira.client.serving import Serving
 from sira.kernel.errors import BadRequest
 
@@ -56,6 +57,7 @@ class Agent:
         max_in_flight: int = 1,
         group: str = GROUP,
         retry: Retry | None = None,
+        security: Security | None = None,
         bus: Bus | None = None,
     ) -> None:
         """Describe the agent; nothing is connected yet.
@@ -68,6 +70,7 @@ class Agent:
             url: of the node; None: `SIRA_URL`, else the local node.
             max_in_flight: messages handled at the same time.
             group: queue group; agents of the same topic and group share the messages.
+            security: token and certificates; None: what the environment says.
             bus: a connected bus to use instead of `url`; it stays open.
         Raises:
             Unsupported: `capabilities`. BadRequest: a name or number that cannot be.
@@ -85,7 +88,7 @@ class Agent:
         self.url = url
         self.max_in_flight = max_in_flight
         self.group = group
-        self._retry = retry
+        self._retry, self._security = retry, security
         self._bus = bus
         self._own_bus: Bus | None = None
         self._handler = handler
@@ -131,7 +134,9 @@ class Agent:
         handler = Handler(call() if isinstance(call, type) else call)
         bus = self._bus
         if bus is None:
-            bus = self._own_bus = await connect(self.url, name=self.name, retry=self._retry)
+            bus = self._own_bus = await connect(
+                self.url, name=self.name, retry=self._retry, security=self._security
+            )
         serving = Serving(
             bus,
             self.topic,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Generator, Iterable, Mapping
+from functools import partial
 from typing import Any, Self, Unpack
 
 from sira import _native
@@ -23,6 +24,7 @@ from sira.client.message import Body, Message
 from sira.client.publisher import Batch, Publisher
 from sira.client.requests import ReplyStream, Requests
 from sira.client.retry import Retry
+from sira.client.security import Security, with_token
 from sira.client.subscription import Subscription
 from sira.client.topics import Topics
 from sira.client.transport import GrpcTransport, Transport
@@ -43,18 +45,25 @@ def connect(
     name: str = "",
     retry: Retry | None = None,
     timeout_s: float | None = CONNECT_S,
+    token: str | None = None,
+    security: Security | None = None,
 ) -> Bus:
     """Return the bus; `await` it or enter it with `async with` to connect.
 
     Args:
-        url: "sira://host:7700", several joined by commas; None: `SIRA_URL`, else the local node.
+        url: "sira://host:7700", "siras://host:7700" (TLS), several joined by commas; None:
+            `SIRA_URL`, else the local node.
         name: `source` of what is published; for people, not for rights.
         retry: what is tried again; None: connects, publishes by id, idempotent requests.
         timeout_s: how long the first connection may take.
+        token: shown to the node; short for `security=Security(token=...)`.
+        security: token, its file, and certificates; None: what the environment says (`SIRA_TOKEN`,
+            `SIRA_TOKEN_FILE`, `SIRA_TLS_CA`, `SIRA_TLS_CERT`, `SIRA_TLS_KEY`).
     Raises:
-        BadRequest: the URL is none.
+        BadRequest: the URL is none, or what is shown does not fit together.
     """
-    return Bus(url, name=name, retry=retry, timeout_s=timeout_s)
+    security = with_token(security, token)
+    return Bus(url, name=name, retry=retry, timeout_s=timeout_s, security=security)
 
 
 class Bus(Looking):
@@ -72,17 +81,22 @@ class Bus(Looking):
         name: str = "",
         retry: Retry | None = None,
         timeout_s: float | None = CONNECT_S,
-        dial: Callable[[str], Transport] = GrpcTransport,
+        security: Security | None = None,
+        dial: Callable[[str], Transport] | None = None,
         message_type: type[_native.Message] = Message,
     ) -> None:
         """Prepare; see `connect`.
 
         Args:
-            dial: makes the way to an address, gRPC by default.
+            dial: makes the way to an address; None: gRPC with `security`.
             message_type: of replies; the synchronous twin has its own.
         """
-        self._nodes = addresses(url)
-        self.url = url or ",".join(f"sira://{node}" for node in self._nodes)
+        self._nodes, tls = addresses(url)
+        scheme = "siras" if tls else "sira"
+        self.url = url or ",".join(f"{scheme}://{node}" for node in self._nodes)
+        if dial is None:
+            settled = (security or Security()).settled(tls=tls)
+            dial = partial(GrpcTransport, security=settled)
         self.topics = Topics(lambda: self.connection)
         self._name = name
         self._retry = retry or Retry()

@@ -21,6 +21,7 @@ from sira.client.message import Body, SyncMessage
 from sira.client.requests import ReplyStream
 from sira.client.retry import Retry
 from sira.client.runner import Runner, runner
+from sira.client.security import Security, with_token
 from sira.client.sync_parts import SyncPublisher, SyncReplyStream, SyncTopics
 from sira.client.sync_subscription import SyncSubscription
 from sira.v1 import kernel_pb2
@@ -32,13 +33,24 @@ def connect_sync(
     name: str = "",
     retry: Retry | None = None,
     timeout_s: float | None = async_bus.CONNECT_S,
+    token: str | None = None,
+    security: Security | None = None,
 ) -> SyncBus:
     """Connect, and return the bus; see `sira.connect` for the arguments.
 
     Raises:
         Unreachable: no node answered in `timeout_s`.
     """
-    return SyncBus(Bus(url, name=name, retry=retry, timeout_s=timeout_s, message_type=SyncMessage))
+    return SyncBus(
+        Bus(
+            url,
+            name=name,
+            retry=retry,
+            timeout_s=timeout_s,
+            security=with_token(security, token),
+            message_type=SyncMessage,
+        )
+    )
 
 
 class SyncBus(Later):

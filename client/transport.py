@@ -15,11 +15,13 @@ import grpc
 import grpc.aio
 
 from sira.client.lineage import forks
+from sira.client.security import Settled
 from sira.kernel.errors import BadRequest, SiraError, Timeout, Unreachable
 from sira.kernel.rpc import from_grpc
 
 Metadata = Sequence[tuple[str, str]]
 
+_PLAIN = Settled()
 _SEND = "send_serialized_message"
 
 # A frame has at most 2 MiB; the rest is room for its framing.
@@ -96,14 +98,15 @@ class Transport(Protocol):
 
 
 class GrpcTransport:
-    """One HTTP/2 connection to a node, without encryption."""
+    """One HTTP/2 connection to a node."""
 
     _forks_at_first_use: ClassVar[int | None] = None
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, security: Settled = _PLAIN) -> None:
         """Prepare a channel to `host:port`; it connects at its first call.
 
         Raises:
+            BadRequest, BadSetting: what `security` names cannot be used.
             Unreachable: gRPC was used before this process was forked off. Its threads stayed with
                 the parent, and a call here would wait for them for ever.
         """
@@ -120,7 +123,8 @@ class GrpcTransport:
             )
         self._address = address
         options = [*_CHANNEL_OPTIONS, ("grpc.http2.lookahead_bytes", _window_bytes())]
-        self._channel = grpc.aio.insecure_channel(address, options=options)
+        self._shown = security.authorization()
+        self._channel = security.channel(address, options)
         self._calls: dict[str, Any] = {}
 
     async def unary(
@@ -131,14 +135,17 @@ class GrpcTransport:
         if call is None:
             call = self._calls[method] = self._channel.unary_unary(method)
         try:
-            response: bytes = await call(request, metadata=metadata, timeout=timeout_s)
+            response: bytes = await call(
+                request, metadata=[*metadata, *self._shown], timeout=timeout_s
+            )
         except grpc.aio.AioRpcError as error:
             raise self._translate(error) from None
         return response
 
     def stream(self, method: str, *, metadata: Metadata) -> Stream:
         """Open one stream."""
-        return _GrpcStream(self, self._channel.stream_stream(method)(metadata=metadata))
+        shown = [*metadata, *self._shown]
+        return _GrpcStream(self, self._channel.stream_stream(method)(metadata=shown))
 
     async def close(self) -> None:
         """Close the connection."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import grpc
 
 from sira import __version__, _native
 from sira.kernel import telemetry
 from sira.kernel.access import Access
-from sira.kernel.authorize import Policy
+from sira.kernel.admission.limits import Limit
 from sira.kernel.bus import Bus
 from sira.kernel.edge.bus_service import BusService
 from sira.kernel.edge.door import Door
@@ -21,19 +20,16 @@ from sira.kernel.edge.kernel_service import KernelService
 from sira.kernel.edge.link import Links
 from sira.kernel.edge.reflection import ReflectionService
 from sira.kernel.edge.server import check_exposure, is_loopback, listen
-from sira.kernel.edge.tls import Handshakes, Pair, read_pair
 from sira.kernel.edge.world import SYSTEM, World, Worlds
 from sira.kernel.errors import NodeDraining, SiraError
 from sira.kernel.events import Field, Kind
-from sira.kernel.identity import Principal
+from sira.kernel.guard import Guard
 from sira.kernel.introspect import builtin_topic_classes
 from sira.kernel.logs import Logs
 from sira.kernel.methods import Catalog
 from sira.kernel.metrics import Counts, Loop
-from sira.kernel.reload import Reloader
 from sira.kernel.settings import Settings
 from sira.kernel.subscriptions import Subscription
-from sira.kernel.trust.credential import Credential
 
 _LAG_EVERY_S = 0.5
 _EPOCH_BYTES = 16
@@ -59,10 +55,6 @@ class Node:
         self.stopped = asyncio.Event()
         self._draining = False
         self.files_refused = 0
-        self.access = Access()
-        self._anonymous = Credential(
-            Principal(settings.cluster_name, "default", "user", "anonymous")
-        )
         self._server: grpc.aio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -86,22 +78,26 @@ class Node:
         settings = self.settings
         check_exposure(settings)
         loop = asyncio.get_running_loop()
-        self.reloader = Reloader(
-            every_s=settings.reload_s, refused=self._file_refused, applied=self._file_applied
+        self.access = Access()
+        self.guard = Guard(
+            settings,
+            self.access,
+            changed=self._rules_changed,
+            limited=self._set_limits,
+            refused=self._file_refused,
         )
-        handshakes = self._read_tls()
         self._loop, self._epoch = loop, os.urandom(_EPOCH_BYTES)
         self.worlds = Worlds(self._make_world, tenants_max=settings.tenants_max)
         self.telemetry = telemetry.configured(settings)
         self.door = Door(
             self.catalog,
             self.worlds,
-            identify=self._identify,
+            identify=self.guard.identify,
             logs=self.logs,
             telemetry=self.telemetry,
             unary_bytes_max=settings.unary_bytes_max,
         )
-        listening = listen(settings, self.door, handshakes)
+        listening = listen(settings, self.door, self.guard.handshakes)
         self._server, self.port = listening.server, listening.port
         self.mtls_port = listening.mtls_port
         self.links = Links()
@@ -109,7 +105,7 @@ class Node:
         self._fill_catalog()
         await self._server.start()
         self._tasks.append(loop.create_task(self._measure_lag(), name="sira-lag"))
-        self._tasks.append(loop.create_task(self.reloader.run(), name="sira-reload"))
+        self._tasks.append(loop.create_task(self.guard.reloader.run(), name="sira-reload"))
         self._warn_when_open()
         self.logs.info(
             "node", "started", f"listening on {self.address}", version=__version__,
@@ -153,23 +149,6 @@ class Node:
             world.bus.hub.close()
         self.stopped.set()
 
-    # ---- files that hold while the node runs ---------------------------------------------------
-
-    def _read_tls(self) -> Handshakes | None:
-        settings = self.settings
-        if not settings.tls_cert:
-            return None
-
-        async def change(pair: Pair) -> None:
-            handshakes.change(pair)
-
-        paths = (settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-        pair = self.reloader.add(
-            "tls_cert", tuple(filter(None, paths)), lambda: read_pair(settings), change
-        )
-        handshakes = Handshakes(pair)
-        return handshakes
-
     def _file_refused(self, name: str, error: SiraError) -> None:
         """Say loudly that what a file has become is not in force."""
         self.files_refused += 1
@@ -179,9 +158,6 @@ class Node:
                 "sira.config.refused", setting=name,
                 reason=str(error) if world.tenant == SYSTEM else error.code,
             )  # fmt: skip
-
-    def _file_applied(self, name: str) -> None:
-        self.logs.info("node", "reload", f"{name}: changed, and in force", setting=name)
 
     def _log_fact(self, kind: Kind, fields: Mapping[str, Field]) -> None:
         """Write a fact of `sira.>` into the log."""
@@ -198,6 +174,8 @@ class Node:
             log=self._log_fact,
             tell=None if tenant == SYSTEM else self._tell_operators,
         )
+        if self.guard.limits:
+            bus.set_limits(self.guard.limits)
         if self._draining:
             bus.drain()
         return World.around(bus)
@@ -208,32 +186,24 @@ class Node:
         if operators is not None:
             operators.bus.events.repeat(topic, fields)
 
-    async def set_policy(self, policy: Policy) -> None:
-        """Put other rules in force; what is open and no longer allowed ends."""
-        self.access.change(policy=policy)
+    async def _rules_changed(self, setting: str, value: str) -> None:
+        """Say that a file is in force now, and bring what is open in line with it."""
+        self.logs.info("node", "reload", f"{setting}: changed, and in force", setting=setting)
         for world in self.worlds:
-            world.bus.tell_config("policy", getattr(policy, "name", "rules"))
-        await self._recheck()
+            world.bus.tell_config(setting, value if world.tenant == SYSTEM else "changed")
+        await self.recheck()
 
-    async def set_revoked(self, ids: frozenset[str]) -> None:
-        """Put another list of revoked credentials in force; what they opened ends."""
-        self.access.change(revoked=ids)
+    def _set_limits(self, limits: tuple[Limit, ...]) -> None:
         for world in self.worlds:
-            world.bus.tell_config("revocations", f"{len(ids)} ids")
-        await self._recheck()
+            world.bus.set_limits(limits)
 
-    async def _recheck(self) -> None:
+    async def recheck(self) -> None:
         """End what the rules of now do not allow, a little at a time."""
         for world in self.worlds:
             for _ in world.bus.rules_changed():
                 await asyncio.sleep(0)
         for _ in self.links.recheck(self.access):
             await asyncio.sleep(0)
-
-    def _identify(self, context: Any, metadata: Mapping[str, str | bytes]) -> Credential | None:
-        """Say who a call speaks for: without TLS, whoever can reach the port."""
-        del context, metadata
-        return self._anonymous
 
     def _warn_when_open(self) -> None:
         if not self.settings.tls_cert and not is_loopback(self.settings.address[0]):

@@ -34,16 +34,14 @@ class Reloader:
         *,
         every_s: float,
         refused: Callable[[str, SiraError], None],
-        applied: Callable[[str], None],
     ) -> None:
         """Begin with nothing to look at.
 
         Args:
             every_s: between two looks.
             refused: told the name and what is wrong with what the file has become.
-            applied: told the name when what it has become is in force.
         """
-        self._every_s, self._refused, self._applied = every_s, refused, applied
+        self._every_s, self._refused = every_s, refused
         self._watched: list[_Watched] = []
         self._look_now = asyncio.Event()
 
@@ -98,8 +96,6 @@ class Reloader:
             self._refused(each.name, error)
         except Exception as error:  # a reader's fault must not end all reloading
             self._refused(each.name, BadSetting(f"{each.name}: {type(error).__name__}: {error}"))
-        else:
-            self._applied(each.name)
 
 
 def _signature(paths: tuple[str, ...]) -> _Signature:

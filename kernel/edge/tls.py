@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from sira.kernel.errors import BadSetting
 from sira.kernel.settings import Settings
+from sira.kernel.trust.secrets import read_secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,11 @@ def read_pair(settings: Settings) -> Pair:
     """Read and check the files that the settings name.
 
     Raises:
-        BadSetting: one cannot be read, is no PEM, or they do not belong together; it names the
-            setting. gRPC itself would only fail every handshake.
+        BadSetting: one cannot be read, is no PEM, others can read the key, or they do not belong
+            together. gRPC itself would only fail every handshake.
     """
     certificates = _read(settings, "tls_cert")
-    key = _read(settings, "tls_key")
+    key = read_secret(settings.tls_key)
     client_ca = _read(settings, "tls_client_ca") if settings.tls_client_ca else b""
     try:
         leaf = x509.load_pem_x509_certificates(certificates)[0]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sira.client.publisher import Publisher
     from sira.client.requests import ReplyStream
     from sira.client.retry import Retry
+    from sira.client.security import Security
     from sira.client.subscription import Subscription
     from sira.client.sync import SyncBus, connect_sync
     from sira.client.sync_parts import SyncPublisher, SyncReplyStream
@@ -76,6 +77,7 @@ _PUBLIC: dict[str, str] = {
     "Receipt": "sira._native",
     "ReplyStream": "sira.client.requests",
     "Retry": "sira.client.retry",
+    "Security": "sira.client.security",
     "SiraError": "sira.kernel.errors",
     "StreamTruncated": "sira.kernel.errors",
     "Subscription": "sira.client.subscription",
@@ -115,6 +117,7 @@ __all__ = [
     "Receipt",
     "ReplyStream",
     "Retry",
+    "Security",
     "SiraError",
     "StreamTruncated",
     "Subscription",

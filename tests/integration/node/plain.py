@@ -12,6 +12,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from sira.kernel.authorize import Policy
 from sira.kernel.logs import Logs
 from sira.kernel.node import Node
 from sira.kernel.settings import load
@@ -218,6 +219,14 @@ class Plain:
     async def stats(self, *, prometheus: bool = False) -> kernel_pb2.StatsResponse:
         request = kernel_pb2.StatsRequest(prometheus=prometheus)
         return await self.kernel.Stats(request, timeout=WATCHDOG_S)
+
+
+async def in_force(
+    node: Node, policy: Policy | None = None, revoked: frozenset[str] | None = None
+) -> None:
+    """Put rules in force as a changed file would."""
+    node.access.change(policy=policy, revoked=revoked)
+    await node.recheck()
 
 
 @asynccontextmanager

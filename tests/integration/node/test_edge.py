@@ -20,7 +20,7 @@ from sira.kernel.methods import method
 from sira.kernel.node import Node
 from sira.v1 import bus_pb2, error_pb2, kernel_pb2, message_pb2
 
-from .plain import Plain, code_of, data_of, details_of, message, session, until, within
+from .plain import Plain, code_of, data_of, details_of, in_force, message, session, until, within
 
 pytestmark = pytest.mark.integration
 
@@ -68,12 +68,12 @@ def test_every_door_asks_authorize_and_admit() -> None:
 
         methods = [each for each in node.catalog.methods() if not each.public]
         assert len(methods) >= 14
-        await node.set_policy(Rules(nobody))
+        await in_force(node, Rules(nobody))
         for each in methods:
             error = await _knock(plain, each.name, streams=each.request_stream)
             assert code_of(error) == "DENIED", each.name
             assert ("call", each.name) in asked
-        await node.set_policy(allow_all)
+        await in_force(node, allow_all)
         node.bus.set_limits((Limit("tight", "principal", messages_per_s=1e-9),))
         first = await _knock(plain, "/sira.v1.Bus/Call", streams=False)
         assert code_of(first) in ("UNSUPPORTED", "RATE_LIMITED")
@@ -277,7 +277,7 @@ def test_a_pattern_gets_only_what_its_owner_may_read_and_a_withdrawn_right_ends(
         def no_secrets(action: str, resource: str) -> bool:
             return not (action == "subscribe" and resource.startswith("lab.secret"))
 
-        await node.set_policy(Rules(no_secrets))
+        await in_force(node, Rules(no_secrets))
         sub, pub = plain.subscribing(), plain.publishing()
         refused = await sub.open(1, "lab.secret.>")
         assert refused.ended.error.code == "DENIED"
@@ -285,7 +285,7 @@ def test_a_pattern_gets_only_what_its_owner_may_read_and_a_withdrawn_right_ends(
         hidden, shown = await pub.publish(message("lab.secret.a"), message("lab.open"))
         assert (hidden.matched, shown.matched) == (0, 1)
         assert (await sub.next()).topic == "lab.open"
-        await node.set_policy(Rules(lambda action, _: action != "subscribe"))
+        await in_force(node, Rules(lambda action, _: action != "subscribe"))
         ended = await sub.item()
         assert ended.ended.subscription == 2 and ended.ended.error.code == "REVOKED"
         (receipt,) = await pub.publish(message("lab.open"))

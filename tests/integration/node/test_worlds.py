@@ -20,7 +20,7 @@ from sira.kernel.node import Node
 from sira.kernel.trust.credential import Credential
 from sira.v1 import bus_pb2, kernel_pb2
 
-from .plain import Plain, code_of, data_of, message, session, until, within
+from .plain import Plain, code_of, data_of, in_force, message, session, until, within
 
 TENANTS = tuple(f"t{number}" for number in range(10))
 
@@ -206,7 +206,7 @@ def test_a_revoked_credential_ends_its_streams_and_those_of_no_other() -> None:
         stays = plain.subscribing(("test-token", "long"))
         await doomed.opened(1, "lab.>")
         await stays.opened(1, "lab.>")
-        await node.set_revoked(frozenset({"biscuit:1"}))
+        await in_force(node, revoked=frozenset({"biscuit:1"}))
         ended = await doomed.item()
         assert ended.ended.error.code == "REVOKED"
         with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -33,11 +33,24 @@ if TYPE_CHECKING:
     ],
 )
 def test_addresses_are_read(url: str, found: list[str]) -> None:
-    assert addresses(url) == found
+    assert addresses(url) == (found, False)
+
+
+def test_tls_is_said_by_the_scheme() -> None:
+    assert addresses("siras://a:1,siras://b") == (["a:1", "b:7700"], True)
 
 
 @pytest.mark.parametrize(
-    "url", ["http://host:1", "sira://", "sira://host:99999", "a:1/b", ",", "sira://h:x"]
+    "url",
+    [
+        "http://host:1",
+        "sira://",
+        "sira://host:99999",
+        "a:1/b",
+        ",",
+        "sira://h:x",
+        "sira://a,siras://b",
+    ],
 )
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(sira.BadRequest):
@@ -46,9 +59,9 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 
 def test_no_url_is_the_environment_then_the_local_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIRA_URL", "sira://there:9")
-    assert addresses(None) == ["there:9"]
+    assert addresses(None) == (["there:9"], False)
     monkeypatch.delenv("SIRA_URL")
-    assert addresses(None) == ["127.0.0.1:7700"]
+    assert addresses(None) == (["127.0.0.1:7700"], False)
 
 
 def test_waits_double_up_to_their_limit_and_are_never_in_step() -> None:

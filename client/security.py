@@ -1,0 +1,171 @@
+"""How a client proves who it is, and knows that the node is the one it means: TLS and tokens.
+
+Each value is taken from the first of: the argument, the environment, none. Files are read again at
+each connection, so that a renewed certificate or token holds from the next one on.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import grpc
+import grpc.aio
+
+from sira.kernel.errors import BadRequest, SiraError
+from sira.kernel.trust.secrets import read_secret, read_secret_text
+
+_TOKEN_CHARS_MAX = 8_192  # of a header; the node takes 16 KiB of all
+
+
+_Path = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True, repr=False, kw_only=True)
+class Security:
+    """What a connection shows and demands; see `sira.connect`. Has no repr: a token is a secret.
+
+    Whether there is TLS says the URL: `siras://`. "" says "none, whatever the environment has".
+
+    Attributes:
+        token: shown with each call; None: `SIRA_TOKEN`.
+        token_file: where it is read from at each connection, a file of mode 0600; None:
+            `SIRA_TOKEN_FILE`.
+        tls_ca: PEM file of the authorities that may vouch for the node; None: `SIRA_TLS_CA`, else
+            those of the system.
+        tls_cert, tls_key: PEM files of this client's certificate; None: `SIRA_TLS_CERT` and
+            `SIRA_TLS_KEY`.
+        insecure: send a token without TLS beyond this machine.
+    """
+
+    token: str | None = None
+    token_file: _Path | None = None
+    tls_ca: _Path | None = None
+    tls_cert: _Path | None = None
+    tls_key: _Path | None = None
+    insecure: bool = False
+
+    def settled(self, *, tls: bool, environ: Mapping[str, str] | None = None) -> Settled:
+        """Return what this and the environment say together.
+
+        Raises:
+            BadRequest: a token twice, half of a certificate and its key, certificates without TLS.
+        """
+        environ = os.environ if environ is None else environ
+
+        def said(value: _Path | None, name: str) -> str:
+            return environ.get(name, "") if value is None else os.fspath(value)
+
+        token, token_file = self.token, self.token_file
+        if token and token_file:
+            raise BadRequest("a token and a file of one: give one of the two")
+        if token is None and token_file is None:
+            token = environ.get("SIRA_TOKEN", "")
+            token_file = "" if token else environ.get("SIRA_TOKEN_FILE", "")
+        settled = Settled(
+            tls=tls,
+            ca=said(self.tls_ca, "SIRA_TLS_CA"),
+            cert=said(self.tls_cert, "SIRA_TLS_CERT"),
+            key=said(self.tls_key, "SIRA_TLS_KEY"),
+            token=(token or "").strip(),
+            token_file=os.fspath(token_file or ""),
+            insecure=self.insecure,
+        )
+        if bool(settled.cert) != bool(settled.key):
+            raise BadRequest("a client certificate and its key come together")
+        if not tls and (self.tls_ca or self.tls_cert):
+            raise BadRequest("certificates need TLS", help="write siras://host:port")
+        _check_token(settled.token)
+        return settled
+
+
+@dataclass(frozen=True, slots=True, repr=False, kw_only=True)
+class Settled:
+    """A `Security` with nothing left to ask; files are named, not read. "": none."""
+
+    tls: bool = False
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    token: str = ""
+    token_file: str = ""
+    insecure: bool = False
+
+    def channel(self, address: str, options: Sequence[tuple[str, int]]) -> grpc.aio.Channel:
+        """Return a channel to `host:port`.
+
+        Raises:
+            BadRequest: a token would be sent where others can read it.
+            BadSetting: a file cannot be read, or others can read its secret.
+        """
+        if self.tls:
+            return grpc.aio.secure_channel(address, self._credentials(), options=list(options))
+        if (self.token or self.token_file) and not self.insecure and not _is_local(address):
+            raise BadRequest(
+                f"a token for {address} would be read by everybody on the way",
+                help="connect by siras:// (TLS), or say insecure=True",
+            )
+        return grpc.aio.insecure_channel(address, options=list(options))
+
+    def authorization(self) -> list[tuple[str, str]]:
+        """Return the metadata that shows the token; empty: there is none.
+
+        Raises:
+            BadSetting: its file cannot be read, or others can read it.
+            BadRequest: it is no token.
+        """
+        token = self.token
+        if self.token_file:
+            token = read_secret_text(self.token_file).strip()
+            _check_token(token)
+        return [("authorization", f"Bearer {token}")] if token else []
+
+    def _credentials(self) -> grpc.ChannelCredentials:
+        return grpc.ssl_channel_credentials(
+            root_certificates=_read(self.ca) if self.ca else None,
+            private_key=read_secret(self.key) if self.key else None,
+            certificate_chain=_read(self.cert) if self.cert else None,
+        )
+
+
+def with_token(security: Security | None, token: str | None) -> Security | None:
+    """Return `security` with a token that was given beside it.
+
+    Raises:
+        BadRequest: it has one, too.
+    """
+    if token is None:
+        return security
+    security = security or Security()
+    if security.token is not None or security.token_file is not None:
+        raise BadRequest("a token twice: beside `security` and in it")
+    return replace(security, token=token)
+
+
+def _check_token(token: str) -> None:
+    if len(token) > _TOKEN_CHARS_MAX or not token.isascii() or not all(c > " " for c in token):
+        raise BadRequest(f"a token is at most {_TOKEN_CHARS_MAX} printable ASCII characters")
+
+
+def _is_local(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost" or not host:
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return address.startswith("unix:")
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: str, error: OSError) -> SiraError:
+    return BadRequest(f"{path} cannot be read: {error.strerror}", details={"file": path})
