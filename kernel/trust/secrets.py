@@ -29,9 +29,9 @@ def read_secret(path: Path | str) -> bytes:
         # NONBLOCK: a pipe with no writer must not hold us.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        link = isinstance(error, OSError) and os.path.islink(path)
+        link = os.path.islink(path)
         raise _bad(path, "is a link" if link else error.strerror or "cannot be opened") from None
-    with open(fd, "rb") as opened:
+    try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise _bad(path, "is no plain file")
@@ -42,7 +42,11 @@ def read_secret(path: Path | str) -> bytes:
         if stat.S_IMODE(found.st_mode) & (0o037 if handed_over else 0o077):
             mode = stat.S_IMODE(found.st_mode)
             raise _bad(path, f"is of mode {mode:04o}: others than its owner may open it")
-        data = opened.read(SECRET_BYTES_MAX + 1)
+        data = b""
+        while len(data) <= SECRET_BYTES_MAX and (part := os.read(fd, SECRET_BYTES_MAX)):
+            data += part
+    finally:
+        os.close(fd)
     if len(data) > SECRET_BYTES_MAX:
         raise _bad(path, f"is longer than {SECRET_BYTES_MAX} bytes")
     return data
