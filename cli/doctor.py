@@ -24,8 +24,8 @@ import psutil
 
 from sira import __version__
 from sira.cli.link import Stop, connected, url_of
-from sira.cli.node import settings_of
 from sira.cli.output import EXIT_UNACCOUNTED, Output, Result, bytes_text
+from sira.cli.up import settings_of
 from sira.kernel.errors import SiraError
 from sira.kernel.settings import Settings
 

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -115,11 +116,12 @@ def _run(verb: Verb, args: argparse.Namespace, out: Output) -> Result:
     try:
         module, _, name = verb.run.partition(":")
         handler: Any = getattr(import_module(f"sira.cli.{module}"), name)
-        from sira.cli.link import run_async
+        if inspect.iscoroutinefunction(handler):  # `up` is none: it must not load an event loop
+            from sira.cli.link import run_async
+
+            handler = partial(run_async, handler, endless=verb.endless)
     finally:
         deferred.end()
-    if inspect.iscoroutinefunction(handler):
-        return run_async(handler, args, out, endless=verb.endless)
     result: Result = handler(args, out)
     return result
 

@@ -1,4 +1,4 @@
-"""`sira up`, `sira config show` and `sira version`."""
+"""`sira config show` and `sira version`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,9 @@ from typing import Any
 
 from sira import __version__
 from sira.cli.link import Stop, connected
-from sira.cli.output import EXIT_UNACCOUNTED, Output, Result
-from sira.kernel.errors import SiraError
-from sira.kernel.settings import SCHEMA, Settings, load
-
-
-def settings_of(args: Namespace) -> Settings:
-    """Return the settings that flags, environment and file give."""
-    flags = {name: getattr(args, name, None) for name in SCHEMA}
-    for name, spec in SCHEMA.items():
-        if spec.kind is bool and not flags[name]:
-            flags[name] = None  # a switch that was left alone says nothing
-    return load(flags=flags, file=args.config)
+from sira.cli.output import Output, Result
+from sira.cli.up import settings_of
+from sira.kernel.settings import SCHEMA, Settings
 
 
 def setting_rows(settings: Settings) -> list[dict[str, Any]]:
@@ -38,28 +29,6 @@ def setting_rows(settings: Settings) -> list[dict[str, Any]]:
         }
         for name, spec in SCHEMA.items()
     ]
-
-
-def up(args: Namespace, out: Output) -> Result:
-    """Run a node until SIGTERM or SIGINT, which drain it."""
-    from sira.cli.verbs import VERBS
-    from sira.kernel.daemon import run
-    from sira.kernel.methods import Verb
-
-    settings = settings_of(args)
-    found: dict[str, Any] = {"node": settings.node_name, "data_dir": settings.data_dir}
-
-    def ready(address: str) -> None:
-        found["address"] = address
-        out.start(**found)
-        out.text(f"{settings.node_name} is up at sira://{address}, data in {settings.data_dir}")
-
-    failures: list[SiraError] = []
-    verbs = [Verb(verb.name, verb.summary) for verb in VERBS]
-    exit_code = run(settings, ready=ready, failed=failures.append, verbs=verbs)
-    if failures:
-        raise failures[0]
-    return Result(found, EXIT_UNACCOUNTED if exit_code else 0)
 
 
 async def config_show(args: Namespace, out: Output, stop: Stop) -> Result:

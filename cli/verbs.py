@@ -60,7 +60,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         name="up",
         summary="run a node until SIGTERM, which drains it",
-        run="node:up",
+        run="up:up",
         arguments=_SETTINGS,
         effects="once",
         result=s.UP,

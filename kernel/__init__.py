@@ -8,5 +8,5 @@ clock. What it asks is pure: topics.py (names and patterns), authorize.py, polic
 admission/, opening.py.
 subscriptions.py, topic_table.py, clients.py and streams.py are its state. The data plane that
 moves the bytes is C (native/hub.h). edge/ is gRPC; node.py puts all together and lets time pass;
-daemon.py is the process.
+daemon.py is its process, a child of supervisor/.
 """

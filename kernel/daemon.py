@@ -1,146 +1,81 @@
-"""`sira up`: a node as a process. Holds the signals, the lock of the data folder, the exit code."""
+"""The node as a process: a child of the supervisor. Holds its loop, its signals, its exit code."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import fcntl
 import os
+import select
 import signal
+import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 import uvloop
 
 import sira.kernel.binding  # noqa: F401  ties the C core to its errors
-from sira import __version__, _native
-from sira.kernel.errors import DataDirInUse, DataDirUnusable, SiraError
+from sira import _native
+from sira.kernel.errors import SiraError
+from sira.kernel.events import Field
 from sira.kernel.logs import Logs
 from sira.kernel.methods import Verb
+from sira.kernel.node import Node  # loads gRPC, which reads its environment then
 from sira.kernel.settings import Settings
+from sira.kernel.supervisor.child import EXIT_ORPHAN
+from sira.kernel.supervisor.control import Control, error_fields
+from sira.kernel.supervisor.pure import EXIT_CANNOT_START, EXIT_CUT_SHORT, EXIT_OK
 
-LOCK_NAME = "node.lock"
-_LOCK_FORMAT = "sira-lock 1"  # format name and version: first line of the file
-EXIT_OK, EXIT_CUT_SHORT, EXIT_CANNOT_START = 0, 1, 3
+# Facts about the node's own end: clients must have come back to hear them.
+_LATE_S = 10.0
+_LATE_LOOK_S = 0.05
 
 
-def run(
-    settings: Settings,
-    *,
-    ready: Callable[[str], None] | None = None,
-    failed: Callable[[SiraError], None] | None = None,
-    verbs: Iterable[Verb] = (),
-) -> int:
-    """Run a node until SIGTERM or SIGINT.
+def main(control_fd: int) -> int:
+    """Run the node that the supervisor describes on the control line, until SIGTERM.
 
     The first signal drains: nothing new is taken, what was accepted is delivered (`drain_s`). A
     second one ends at once.
 
-    Args:
-        settings: as `settings.load` gave them.
-        ready: told the address when the node serves; None: one line on stdout.
-        failed: told why the node could not start; None: one line on stderr.
-        verbs: those of the command that runs the node, for `Introspect`.
-
     Returns:
         0 after an orderly end; 1 when a second signal cut it short; 3 when the node could not
-        start (`failed` was told why).
+        start (the supervisor was told why).
     """
+    control = Control(socket.socket(fileno=control_fd))
+    begin = _begin(control)
+    settings = Settings(**begin["settings"])
     try:
-        with data_dir(settings.data_path, settings.listen) as lock:
-            _native.keep_memory_warm()
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                return runner.run(_serve(settings, lock, ready or _print_ready, verbs))
+        _native.keep_memory_warm()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(settings, control, [Verb(*each) for each in begin["verbs"]]))
     except SiraError as error:
-        (failed or _print_failed)(error)
+        control.send(failed=error_fields(error))
         return EXIT_CANNOT_START
-
-
-@contextlib.contextmanager
-def data_dir(path: Path, listen: str) -> Iterator[Path]:
-    """Hold the data folder while the node lives; made if it is not there. Yields the lock file.
-
-    The lock is the kernel's (flock): it is gone with the process, however that ends.
-
-    Raises:
-        DataDirInUse: another node holds it.
-        DataDirUnusable: it cannot be made or written.
-    """
-    lock = path / LOCK_NAME
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise _unusable(path, error) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = _holder(lock)
-            raise DataDirInUse(
-                f"data folder {path} is held by another node{holder}",
-                details={"data_dir": str(path)},
-            ) from None
-        try:
-            _write_lock(descriptor, listen)
-        except OSError as error:
-            raise _unusable(path, error) from error
-        yield lock
     finally:
-        os.close(descriptor)
+        _let_go_of_log()
 
 
-def _unusable(path: Path, error: OSError) -> DataDirUnusable:
-    return DataDirUnusable(
-        f"data folder {path} cannot be used: {error.strerror}", details={"data_dir": str(path)}
-    )
+def _begin(control: Control) -> dict[str, Any]:
+    """Wait for the first message."""
+    while not control.ended:
+        select.select([control], [], [])
+        for message in control.receive():
+            begin: dict[str, Any] = message["begin"]
+            return begin
+    os._exit(EXIT_ORPHAN)
 
 
-def _write_lock(descriptor: int, address: str) -> None:
-    """Say who holds the folder.
-
-    Raises:
-        OSError: the disk took nothing, or not all.
-    """
-    text = f"{_LOCK_FORMAT}\npid {os.getpid()}\naddress {address}\n".encode()
-    os.ftruncate(descriptor, 0)
-    if os.pwrite(descriptor, text, 0) < len(text):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _holder(lock: Path) -> str:
-    """Return who holds the folder, for the error line; "" where the file does not say."""
-    try:
-        lines = lock.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    return f" ({lines[1]}, {lines[2]})" if lines[:1] == [_LOCK_FORMAT] and len(lines) > 2 else ""
-
-
-def _print_ready(address: str) -> None:
-    print(f"sira {__version__} ready on {address}", flush=True)
-
-
-def _print_failed(error: SiraError) -> None:
-    print(f"sira: {error}; {error.help}", file=sys.stderr)
-
-
-async def _serve(
-    settings: Settings, lock: Path, ready: Callable[[str], None], verbs: Iterable[Verb]
-) -> int:
-    from sira.kernel.node import Node  # loads gRPC, which reads its environment then
-
+async def _serve(settings: Settings, control: Control, verbs: list[Verb]) -> int:
     logs = Logs(node=settings.node_name, level=settings.log_level, queue_max=settings.log_queue_max)
     node = Node(settings, logs=logs)
     for verb in verbs:
         node.catalog.add_verb(verb)
     signals = _Signals()
+    told = _Told(node, control)
     try:
         await node.start()
-        _name_address(lock, node.address, logs)
-        ready(node.address)
+        control.send(ready={"listen": node.address})
+        told.begin()
         await signals.first.wait()
         logs.info("daemon", "signal", "draining; a second signal ends at once")
         stopping = asyncio.ensure_future(node.stop())
@@ -155,20 +90,57 @@ async def _serve(
             await stopping
         return EXIT_OK if in_time else EXIT_CUT_SHORT
     finally:
+        told.close()
         signals.close()
         logs.close()
 
 
-def _name_address(lock: Path, address: str, logs: Logs) -> None:
-    """Write the address that port 0 became. It informs only: a full disk must not end a node."""
+class _Told:
+    """Says on the bus what the supervisor tells: ends and starts of this node and its siblings."""
+
+    def __init__(self, node: Node, control: Control) -> None:
+        self._node, self._control = node, control
+        self._loop = asyncio.get_running_loop()
+        self._late: asyncio.Queue[tuple[str, dict[str, Field]]] = asyncio.Queue()
+        self._saying: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Listen. Requires: the node is started."""
+        self._loop.add_reader(self._control.fileno(), self._hear)
+        self._saying = self._loop.create_task(self._say_late(), name="sira-late-facts")
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._control.fileno())
+        if self._saying is not None:
+            self._saying.cancel()
+
+    def _hear(self) -> None:
+        for message in self._control.receive():
+            told: Mapping[str, Any] = message["tell"]
+            if told["late"]:
+                self._late.put_nowait((told["topic"], told["fields"]))
+            else:
+                self._node.say(told["topic"], **told["fields"])
+        if self._control.ended:  # nobody is left to end us in order
+            os._exit(EXIT_ORPHAN)
+
+    async def _say_late(self) -> None:
+        """Say what happened while nobody could listen, once somebody does or time is up."""
+        end_s = self._loop.time() + _LATE_S
+        while True:
+            topic, fields = await self._late.get()
+            while not self._node.is_heard(topic) and self._loop.time() < end_s:  # noqa: ASYNC110
+                await asyncio.sleep(_LATE_LOOK_S)
+            self._node.say(topic, **fields)
+
+
+def _let_go_of_log() -> None:
+    """Drop log lines that cannot be written: Python would try once more at exit, and exit 120."""
     try:
-        descriptor = os.open(lock, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            _write_lock(descriptor, address)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        logs.warning("daemon", "lock", f"{lock} does not say the address: {error.strerror}")
+        sys.stderr.flush()
+    except (OSError, ValueError):  # a full disk; a closed stream
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 class _Signals:

@@ -16,6 +16,8 @@ Field = str | int | float | bool | None
 _LEVELS = {
     "sira.stalled": "warning",
     "sira.limit": "warning",
+    "sira.child.ended": "warning",
+    "sira.child.started": "info",
     "sira.resumed": "info",
     "sira.config": "info",
     "sira.config.refused": "error",
@@ -70,6 +72,10 @@ _PATTERN = ("string", "what the subscription asked for")
 _REASON = ("string", "stable code")
 _GROUP = ("string", "queue group, or empty")
 _WHO = ("string", "principal that did it, or tried")
+_CHILD = ("string", "node, or the name of a service")
+_ENDED = ("string", "how its last life ended, for people")
+_EXIT = ("integer", "exit code of that life; negative: the signal that ended it")
+_RESTARTS = ("integer", "how often it was started again")
 
 KINDS: dict[str, Kind] = dict(
     [
@@ -111,6 +117,10 @@ KINDS: dict[str, Kind] = dict(
               "a file that holds was changed to what cannot be used; the old one stays in force",
               setting=("string", "name of the setting that names the file"),
               reason=("string", "what is wrong; for tenants its code alone")),
+        _kind("sira.child.ended", "a process beside this node, or its last life, ended unasked",
+              child=_CHILD, reason=_ENDED, exit=_EXIT, restarts=_RESTARTS),
+        _kind("sira.child.started", "and serves again",
+              child=_CHILD, reason=_ENDED, exit=_EXIT, restarts=_RESTARTS),
         _kind("sira.node.draining", "the node takes nothing new and ends when its queues are empty",
               node=("string", "name of the node"), drain_s=("number", "how long it waits")),
     ]
@@ -200,6 +210,10 @@ class Events:
         self._queue.append((topic, json.dumps(fields).encode()))
         if len(self._queue) == 1 and self._wake is not None:
             self._wake()
+
+    def is_heard(self, topic: str) -> bool:
+        """Whether anybody subscribes to a fact."""
+        return self._listened(topic)
 
     def flush(self) -> None:
         """Publish what waits. Call it from the loop, never from inside the data plane."""

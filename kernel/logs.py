@@ -42,7 +42,6 @@ class Logs:
         self._out = out
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(queue_max)
         self._thread: threading.Thread | None = None
-        self._process = str(os.getpid())
         self.dropped = 0
         self.written = 0
 
@@ -78,19 +77,8 @@ class Logs:
         """Write one line of a level that is known only now."""
         if LEVELS[level] < self._threshold:
             return
-        line: dict[str, Any] = dict.fromkeys(FIELDS, "")
-        line.update(
-            time=_timestamp(time.time_ns()),
-            level=level,
-            component=component,
-            event=event,
-            node=self._node,
-            process=self._process,
-        )
-        line["message"] = message
-        line.update(fields)
         try:
-            self._queue.put_nowait(line)
+            self._queue.put_nowait(line(self._node, level, component, event, message, fields))
         except queue.Full:
             self.dropped += 1
             return
@@ -101,18 +89,36 @@ class Logs:
     def _run(self) -> None:
         """Write lines until told to end."""
         told = 0
-        while (line := self._queue.get()) is not None:
+        while (each := self._queue.get()) is not None:
             out = self._out or sys.stderr
             if self.dropped > told:
-                line["lines_lost"] = self.dropped - told
+                each["lines_lost"] = self.dropped - told
                 told = self.dropped
             try:
-                out.write(json.dumps(line, default=str) + "\n")
+                out.write(json.dumps(each, default=str) + "\n")
                 if self._queue.empty():
                     out.flush()
                 self.written += 1
             except (OSError, ValueError):  # nobody reads, or the stream is closed
                 self.dropped += 1
+
+
+def line(
+    node: str, level: str, component: str, event: str, message: str, fields: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return one line: all `FIELDS`, the message, and what the event brings."""
+    made: dict[str, Any] = dict.fromkeys(FIELDS, "")
+    made.update(
+        time=_timestamp(time.time_ns()),
+        level=level,
+        component=component,
+        event=event,
+        node=node,
+        process=str(os.getpid()),
+    )
+    made["message"] = message
+    made.update(fields)
+    return made
 
 
 def _timestamp(time_ns: int) -> str:

@@ -159,6 +159,17 @@ class Node:
                 reason=str(error) if world.tenant == SYSTEM else error.code,
             )  # fmt: skip
 
+    def say(self, topic: str, **fields: Field) -> None:
+        """Say a fact of the node's own, known to somebody else, in all worlds; log it once."""
+        self.bus.events.emit(topic, **fields)
+        for world in self.worlds:
+            if world is not self.worlds.default and world.tenant != SYSTEM:
+                world.bus.events.repeat(topic, {**fields, "tenant": world.tenant})
+
+    def is_heard(self, topic: str) -> bool:
+        """Whether anybody subscribes to a fact, in any world."""
+        return any(world.bus.events.is_heard(topic) for world in self.worlds)
+
     def _log_fact(self, kind: Kind, fields: Mapping[str, Field]) -> None:
         """Write a fact of `sira.>` into the log."""
         self.logs.write(kind.level, "bus", kind.topic, kind.summary, fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from sira.kernel.errors import Timeout, Unreachable
+from sira.kernel.supervisor.folder import LOCK_NAME, holder
 
 READY_S = 20.0
 STOP_S = 20.0
@@ -41,8 +43,19 @@ class Node:
 
     @property
     def pid(self) -> int:
-        """Process id; 0 when it does not run."""
+        """Process id of the node itself, the one of its last life; 0 when it does not run."""
+        if self._process is None:
+            return 0
+        return int(holder(self._folder).get("node", "0"))
+
+    @property
+    def supervisor_pid(self) -> int:
+        """Process id of `sira up`, which starts the node again; 0 when it does not run."""
         return self._process.pid if self._process is not None else 0
+
+    @property
+    def _folder(self) -> Path:
+        return self.data_dir / "data"
 
     def start(self, *, timeout_s: float = READY_S) -> Self:
         """Start it and wait until it serves; a second start takes the same port.
@@ -53,7 +66,7 @@ class Node:
         assert self._process is None, "it runs"
         listen = self.url.removeprefix("sira://") or "127.0.0.1:0"
         command = [sys.executable, "-m", "sira.cli", "up", "--json", "--listen", listen]
-        command += ["--data-dir", str(self.data_dir / "data")]
+        command += ["--data-dir", str(self._folder)]
         for name, value in self._settings.items():
             command += [f"--{name.replace('_', '-')}", str(value)]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SIRA_")}
@@ -104,13 +117,21 @@ class Node:
         return process.returncode
 
     def kill(self) -> None:
-        """Kill it (SIGKILL), as a crash would."""
+        """Kill the supervisor (SIGKILL), and with it the node; it stays down until `start`.
+
+        To see the supervisor start a node again that crashed, kill `pid`.
+        """
         process = self._process
         if process is None:
             return
         process.kill()
         process.wait()
         self._forget(process)
+        # The node dies with its supervisor, a moment later: then the folder is free.
+        lock = self._folder / LOCK_NAME
+        if lock.exists():
+            with lock.open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
 
     def _forget(self, process: subprocess.Popen[bytes]) -> None:
         self._process = None

@@ -55,6 +55,16 @@ class Settings:
         "too short: accepted messages are dropped as NODE_DRAINING; too long: restarts hang",
         maximum=3_600,
     )  # fmt: skip
+    restart_s_min: float = _s(
+        0.1, "s", "wait before a node or service that died is started again; doubles each time",
+        "too long: a needless gap; too short: one that cannot run takes all CPU",
+        minimum=0.01, maximum=3_600,
+    )  # fmt: skip
+    restart_s_max: float = _s(
+        30.0, "s", "longest such wait; who serves so long begins anew with the shortest",
+        "too long: back late when the cause is gone; too short: a log full of restarts",
+        minimum=0.01, maximum=3_600,
+    )  # fmt: skip
     # ---- who may come in, and what they may do ----
     tls_cert: str = _s(
         "", "", "PEM file of the node's certificate and what signed it; read again when it changes",

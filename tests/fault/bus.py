@@ -27,7 +27,8 @@ import sira
 from sira.testing import Node
 
 WATCHDOG_S = 60.0
-VICTIMS = ("subscriber", "member", "publisher", "node")
+VICTIMS = ("subscriber", "member", "publisher", "node", "supervisor")
+NODE_VICTIMS = ("node", "supervisor")
 SIZES = (16, 64, 4_000, 150_000)  # floats; the last is a large message, sent in chunks
 UNKNOWN = {"OUTCOME_UNKNOWN", "UNREACHABLE", "TIMEOUT", "CONNECTION_CLOSED"}
 
@@ -137,12 +138,14 @@ def run_round(node: Node, seed: int, victim: str) -> Report:
         chosen = {"subscriber": mortal, "member": members[0], "publisher": publisher}.get(victim)
         if chosen is not None:
             chosen.end(signal.SIGKILL)
+        elif victim == "node":
+            os.kill(node.pid, signal.SIGKILL)  # its supervisor starts it again
         else:
             node.kill()
             node.start()
         time.sleep(rng.uniform(0.05, 0.3))
         if victim != "publisher":
-            if victim == "node":
+            if victim in NODE_VICTIMS:
                 again = len(publisher.numbers("accepted"))
                 wait_for(
                     lambda: len(publisher.numbers("accepted")) > again + 10, "it publishes again"
@@ -207,7 +210,7 @@ def check(
     report.delivered = row.delivered
     report.peer_lost = row.dropped.get("PEER_LOST", 0)
     explained = {"PEER_LOST", "UNSUBSCRIBED"}
-    if report.victim == "node":
+    if report.victim in NODE_VICTIMS:
         explained.add("NO_MATCH")  # the publisher came back before the subscribers did
     strange = set(row.dropped) - explained
     if strange:
@@ -215,7 +218,7 @@ def check(
     group = sorted(members[0].numbers("got") + members[1].numbers("got"))
     if len(set(group)) != len(group):
         problems.append("two members of the group got the same message")
-    if report.victim == "node":
+    if report.victim in NODE_VICTIMS:
         # What the old node had taken and not delivered died with it; the new one owes only its own.
         return
     complete = [("steady", set(steady.numbers("got")))]

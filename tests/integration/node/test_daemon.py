@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 
 from sira.v1 import kernel_pb2
@@ -22,7 +23,7 @@ from .plain import Plain, data_of, message, until, within
 pytestmark = pytest.mark.integration
 _RUN = """
 import sys
-from sira.kernel.daemon import run
+from sira.kernel.supervisor.run import run
 from sira.kernel.settings import load
 flags = dict(each.split("=", 1) for each in sys.argv[1:])
 raise SystemExit(run(load(flags=flags)))
@@ -144,7 +145,9 @@ def test_it_says_one_line_when_it_serves_and_its_log_is_json(tmp_path: Path) -> 
         with daemon(tmp_path) as node:
             assert node.ready.startswith("sira ") and " ready on 127.0.0.1:" in node.ready
             lock = (tmp_path / "node.lock").read_text().splitlines()
-            assert lock == ["sira-lock 1", f"pid {node.process.pid}", f"address {node.address}"]
+            assert lock[:3] == ["sira-lock 1", f"pid {node.process.pid}", f"address {node.address}"]
+            (child,) = psutil.Process(node.process.pid).children()
+            assert lock[3:] == [f"node {child.pid}"]
             node.signal(signal.SIGINT)
             code, log = await node.ended()
             assert code == 0 and all(json.loads(line)["component"] for line in log)

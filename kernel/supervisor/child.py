@@ -1,0 +1,38 @@
+"""Where a child begins: `python -m sira.kernel.supervisor.child PARENT_PID CONTROL_FD`.
+
+Before anything else, the child asks to die with its parent. gRPC and the rest load after that.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+EXIT_ORPHAN = 4
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with(parent_pid: int) -> None:
+    """Have the kernel kill this process when its parent dies; end now if that has happened.
+
+    On systems without prctl the end of the control line does the same, as soon as the loop runs.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        os._exit(EXIT_ORPHAN)
+
+
+def main() -> int:
+    """Become the node."""
+    die_with(int(sys.argv[1]))
+    from sira.kernel.daemon import main as node
+
+    return node(int(sys.argv[2]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
