@@ -23,16 +23,18 @@ class Ports:
         """Reserve HOST:PORT; port 0 becomes a free one.
 
         Returns:
-            The address with its port. It is the same, and nothing is reserved, where the name
-            cannot be resolved or the port is taken: the child that wants to listen says so better.
+            The address with its port. It is the same, and nothing is reserved, where it is none,
+            cannot be resolved or is taken: the child that wants to listen says so better.
         """
         host, _, text = address.rpartition(":")
+        if not text.isascii() or not text.isdigit():
+            return address
         port = int(text)
         try:
             found = socket.getaddrinfo(
                 host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
-        except OSError:
+        except (OSError, OverflowError):
             return address
         for family, _, _, _, where in found:
             held = self._bind(family, (where[0], port, *where[2:]))
@@ -53,7 +55,7 @@ class Ports:
             if family == socket.AF_INET6:
                 made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             made.bind(where)
-        except OSError:
+        except (OSError, OverflowError):
             made.close()
             return None
         self._held.append(made)
