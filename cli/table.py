@@ -106,5 +106,11 @@ COMMON = (JSON, URL, *SHOWN)
 
 
 def common(verb: Verb) -> tuple[Argument, ...]:
-    """Return the arguments that a verb has beside its own."""
-    return COMMON if verb.connects else (JSON, URL)
+    """Return the arguments that a verb has beside its own.
+
+    One that it has itself is left out: `sira doctor --tls-cert` names the node's certificate.
+    """
+    own = {argument.name for argument in verb.arguments}
+    return tuple(
+        each for each in (COMMON if verb.connects else (JSON, URL)) if each.name not in own
+    )
