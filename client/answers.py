@@ -48,13 +48,19 @@ class Answers:
         error: bytes = b"",
         type: str = "",  # noqa: A002  the envelope's own name
         ticket: Ticket | None = None,
+        alone: bool = False,
     ) -> bytes:
         """Queue one answer; with a ticket its receipt is wanted. From any thread.
+
+        Args:
+            alone: nothing follows it at once, so that it is being sent on return; on the loop's
+                thread only.
 
         Raises:
             BadRequest: the message did not ask for an answer, or the body cannot be sent.
         """
-        if not message.reply_to:
+        reply_to = message.reply_to
+        if not reply_to:
             raise BadRequest(
                 f"message {message.id} on {message.topic} asks for no answer",
                 help="only messages sent by request() have a reply_to",
@@ -70,20 +76,21 @@ class Answers:
             quiet=ticket is None,
             **lineage(message),
         )
-        return self._connection.push(message.reply_to, body, options, ticket)
+        outgoing = self._connection.outgoing
+        push = outgoing.push_alone if alone else outgoing.outbox.push
+        return push(reply_to, body, options, ticket)
 
     async def reply(
         self, message: _native.Message, body: _native.Body, *, end: bool, priority: int | None
     ) -> None:
         """Publish one answer; a part of a stream waits for its receipt, and cannot run ahead."""
         self._connection.check()
-        deadline = Deadline(self._connection.publish_block_s, self._connection.loop)
         if not self._connection.outgoing.outbox.room:
-            await self._connection.outgoing.room(deadline)
+            await self._connection.outgoing.room(self._deadline())
         seq = self._take_seq(message.id_bytes, end)
         if end:
             try:
-                await self._push(message, body, deadline, kind=FINAL, seq=seq, priority=priority)
+                await self._push(message, body, kind=FINAL, seq=seq, priority=priority)
             except BaseException:
                 self._give_seq_back(message.id_bytes, seq)
                 raise
@@ -98,7 +105,6 @@ class Answers:
             await self._push(
                 message,
                 body,
-                deadline,
                 kind=PARTIAL,
                 seq=seq,
                 end=False,
@@ -112,14 +118,18 @@ class Answers:
         if error is not None:
             raise error
 
-    async def _push(
-        self, message: _native.Message, body: _native.Body, deadline: Deadline, **fields: Any
-    ) -> None:
+    def _deadline(self) -> Deadline:
+        """Return how long an answer waits for room from now on."""
+        return Deadline(self._connection.publish_block_s, self._connection.loop)
+
+    async def _push(self, message: _native.Message, body: _native.Body, **fields: Any) -> None:
+        deadline: Deadline | None = None
         while True:
             try:
-                self.push(message, body, **fields)
+                self.push(message, body, alone=self._connection.incoming.all_taken, **fields)
                 return
             except QueueFull:  # a large body, and those before it are not on their way yet
+                deadline = deadline or self._deadline()
                 await self._connection.outgoing.transfer_room(deadline)
 
     def reply_blocking(
@@ -133,10 +143,9 @@ class Answers:
                 try:
                     self.push(message, body, kind=FINAL, seq=seq, priority=priority)
                 except QueueFull:
-                    deadline = Deadline(self._connection.publish_block_s, self._connection.loop)
                     blocking(
                         self._connection,
-                        self._push(message, body, deadline, kind=FINAL, seq=seq, priority=priority),
+                        self._push(message, body, kind=FINAL, seq=seq, priority=priority),
                     )
             except BaseException:
                 self._give_seq_back(message.id_bytes, seq)

@@ -26,6 +26,9 @@ _CREDIT_DELAY_S_MAX = 1.0
 # Frames are at most 2 MiB; control items are joined up to this.
 _JOIN_BYTES_MAX = 256 << 10
 
+# Subscriptions that an answer looks at, to see whether more answers follow at once.
+_LOOKED_AT_MAX = 8
+
 _OPEN = bus_pb2.Item.OPEN_FIELD_NUMBER
 _OPENED = bus_pb2.Item.OPENED_FIELD_NUMBER
 _CLOSE = bus_pb2.Item.CLOSE_FIELD_NUMBER
@@ -106,6 +109,14 @@ class Incoming:
         if receiver is not None:
             self.inbox.detach(number)
             receiver.ended(error)
+
+    @property
+    def all_taken(self) -> bool:
+        """Whether the application has taken all that came; False where that is long to find out."""
+        receivers = self.receivers
+        return len(receivers) <= _LOOKED_AT_MAX and not any(
+            [receiver.mailbox.depth for receiver in receivers.values()]
+        )
 
     # ---- credits ---------------------------------------------------------------------------------
 

@@ -35,13 +35,13 @@ def lineage(cause: _native.Message | None = None) -> Lineage:
     if cause is None:
         return {"traceparent": traceparent} if traceparent else {}
     found: Lineage = {
-        "correlation_id": id_bytes(cause.correlation_id) or cause.id_bytes,
+        "correlation_id": cause.correlation_id_bytes or cause.id_bytes,
         "causation_id": cause.id_bytes,
     }
-    if cause.intent_id:
-        found["intent_id"] = id_bytes(cause.intent_id)
-    if traceparent or cause.traceparent:
-        found["traceparent"] = traceparent or cause.traceparent
+    if intent_id := cause.intent_id:
+        found["intent_id"] = id_bytes(intent_id)
+    if traceparent := traceparent or cause.traceparent:
+        found["traceparent"] = traceparent
     return found
 
 

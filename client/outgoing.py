@@ -1,8 +1,9 @@
 """What a client publishes, on its way: the Outbox and the Publish stream that it drives.
 
-Refuses to know what a message says. A writer task takes frames from the outbox as the stream takes
+Refuses to know what a message says. The writer takes frames from the outbox as the stream takes
 them, so what is pending while one is on its way leaves together in the next; a message that is
-alone leaves at once. A reader task feeds receipts and chunk credits back.
+alone leaves at once, before the push returns where the pusher knows that it is (`push_alone`). The
+reader feeds receipts and chunk credits back.
 
 Tickets are callables: `ticket(outcome)` with a Receipt, an encoded Error, or a SiraError.
 """
@@ -91,24 +92,43 @@ class Outgoing:
         self._owner = owner
         self._thread = threading.get_ident()
         self.outbox = _native.Outbox(source=source, wake=self._wake)
-        self._sleeping: asyncio.Future[None] | None = None
         self._wants_room: list[asyncio.Future[None]] = []
-        self._tasks: tuple[asyncio.Task[None], ...] = ()
+        self._pushing_alone = False
+        self._writer: _native.Stepper | None = None
+        self._reader: asyncio.Task[None] | None = None
         self.stream: Stream | None = None
 
     def _wake(self) -> None:
         """Called by the outbox when it was idle and has something now."""
-        if threading.get_ident() == self._thread:
-            self._rouse()
-        else:
+        if threading.get_ident() != self._thread:
             self._owner.loop.call_soon_threadsafe(self._rouse)
+        elif not self._pushing_alone:
+            self._rouse()
 
     def _rouse(self) -> None:
-        if self._sleeping is not None:
-            if not self._sleeping.done():
-                self._sleeping.set_result(None)
+        if self._writer is not None:
+            self._writer.wake()
         elif self.stream is None:
             self._owner.want_publish()
+
+    def push_alone(
+        self, topic: str, body: _native.Body, options: _native.Options | None, ticket: Any
+    ) -> bytes:
+        """Queue one message that no other follows at once; return its id.
+
+        Its writing begins before this returns, where nothing else is being written. On the loop's
+        thread only. Raises as `outbox.push`.
+        """
+        self._pushing_alone = True
+        try:
+            message_id = self.outbox.push(topic, body, options, ticket)
+        finally:
+            self._pushing_alone = False
+        if self._writer is not None:
+            self._writer.go()
+        else:
+            self._rouse()
+        return message_id
 
     async def room(self, deadline: Deadline) -> None:
         """Return when the outbox takes another message.
@@ -169,17 +189,19 @@ class Outgoing:
         """Drive `stream` until it is lost or stopped."""
         assert self.stream is None, "one Publish stream at a time"
         self.stream = stream
-        self._tasks = (
-            self._owner.loop.create_task(self._run(self._write, stream), name="sira-publish-write"),
-            self._owner.loop.create_task(self._run(self._read, stream), name="sira-publish-read"),
-        )
+        loop = self._owner.loop
+        self._writer = _native.Stepper("sira-publish-write", loop)
+        self._writer.begin(self._run(self._write, stream))
+        self._reader = loop.create_task(self._run(self._read, stream), name="sira-publish-read")
 
     def stop(self) -> None:
         """Give the stream up; what is unanswered stays in the outbox."""
         stream, self.stream = self.stream, None
-        tasks, self._tasks = self._tasks, ()
-        for task in tasks:
-            task.cancel()
+        if self._writer is not None:
+            self._writer.cancel()
+        if self._reader is not None:
+            self._reader.cancel()
+        self._writer = self._reader = None
         if stream is not None:
             stream.cancel()
 
@@ -198,6 +220,8 @@ class Outgoing:
 
     async def _write(self, stream: Stream) -> None:
         outbox, now_ns, write = self.outbox, _native.now_ns, stream.write
+        resting = self._writer
+        assert resting is not None, "started"
         while True:
             frame = outbox.take(now_ns())
             if self._wants_room and outbox.room:
@@ -205,11 +229,7 @@ class Outgoing:
             if frame is not None:
                 await write(frame)
                 continue
-            self._sleeping = self._owner.loop.create_future()
-            try:
-                await self._sleeping
-            finally:
-                self._sleeping = None
+            await resting
 
     async def _read(self, stream: Stream) -> None:
         outbox = self.outbox
@@ -221,8 +241,8 @@ class Outgoing:
                     fault_of(self._read, fault)
             if self._wants_room and outbox.room:
                 self._made_room()
-            if self._sleeping is not None and outbox.ready:
-                self._rouse()
+            if outbox.ready and self._writer is not None:
+                self._writer.wake()
 
     @property
     def answered(self) -> int:
@@ -253,16 +273,17 @@ class Outgoing:
     async def finish(self, deadline: Deadline) -> None:
         """Send what is queued, wait for its receipts, end the stream in order."""
         outbox = self.outbox
-        # A writer that does not sleep holds a frame that the stream has not taken yet.
+        # A writer that does not rest holds a frame that the stream has not taken yet.
         while self.stream is not None and (
-            outbox.unanswered or outbox.ready or self._sleeping is None
+            outbox.unanswered or outbox.ready or self._writer is None or not self._writer.resting
         ):
             if deadline.left_s() <= 0:
                 return
             await asyncio.sleep(0.001)
         stream, self.stream = self.stream, None
-        if stream is None:
+        writer, reader = self._writer, self._reader
+        if stream is None or writer is None or reader is None:
             return
         await stream.done_writing()
-        await asyncio.wait(self._tasks[1:], timeout=deadline.left_s())
-        self._tasks[0].cancel()
+        await asyncio.wait([reader], timeout=deadline.left_s())
+        writer.cancel()

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable
-from typing import Any, Self, cast
+from collections.abc import Awaitable, Iterator
+from typing import Any, Self
 
 from sira import _native
 from sira.client.answers import ERROR, FINAL, TYPE_STREAM_END, Answers
@@ -43,7 +43,7 @@ class _Pending:
     __slots__ = ("future", "idempotent")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, idempotent: bool) -> None:
-        self.future: asyncio.Future[_native.Message] | None = loop.create_future()
+        self.future: asyncio.Future[Any] | None = loop.create_future()
         self.idempotent = idempotent
 
     def __call__(self, outcome: Outcome) -> None:
@@ -119,14 +119,14 @@ class Requests:
         self._connection = connection
         self._answers = answers
         self._message_type = message_type
-        self._pending: dict[str, _Pending] = {}
+        self._pending: dict[bytes, _Pending] = {}  # by the id of the request
         self._replies = _ReplyBox(connection, message_type)
         connection.incoming.after_frame = self._hand_out
         connection.on_lost.append(self._lost)
 
     def _hand_out(self) -> None:
         while (message := self._replies.pop()) is not None:
-            pending = self._pending.get(message.stream_id)
+            pending = self._pending.get(message.stream_id_bytes)
             if pending is not None:
                 pending.reply(message)
 
@@ -175,7 +175,7 @@ class Requests:
             Timeout: no reply in time. OutcomeUnknown: the connection was lost on the way.
             SiraError: what the handler refused with, or the node.
         """
-        delays_s = self._connection.retry.delays_s(self._connection.rng)
+        delays_s: Iterator[float] | None = None
         while True:
             try:
                 return await self._once(topic, body, deadline, idempotent, fields)
@@ -183,6 +183,8 @@ class Requests:
                 # Refused by a node that goes down: nobody got it.
                 harmless = idempotent or isinstance(error, NodeDraining)
                 again = harmless and self._connection.retry.requests
+                if delays_s is None:
+                    delays_s = self._connection.retry.delays_s(self._connection.rng)
                 if not again or deadline.left_s() <= (delay_s := next(delays_s)):
                     raise
                 self._connection.check()
@@ -199,40 +201,45 @@ class Requests:
         connection, outbox = self._connection, self._connection.outgoing.outbox
         message_id = _native.new_id()
         pending = _Pending(connection.loop, idempotent)
-        key = id_text(message_id)
-        while True:
-            if not outbox.room:
-                await connection.outgoing.room(deadline)
-            # Asked each time: who waited for room may have lost the connection meanwhile.
-            reply_to = await self.ready(deadline)
-            options = request_options(message_id, reply_to, deadline, lineage(), fields)
-            try:
-                connection.push(topic, body, options, pending)
-                break
-            except QueueFull:  # a large body, and those before it are not on their way yet
-                await connection.outgoing.transfer_room(deadline)
-        self._pending[key] = pending
+        future = pending.future
+        assert future is not None, "nobody else lets it go"
         timer = None
-        if deadline.timeout_s is not None:
-            timer = connection.loop.call_at(
-                deadline.at_s, self._expire, pending, deadline, topic, key
-            )
-        assert pending.future is not None, "nobody else lets it go"
         try:
-            reply = await pending.future
+            while True:
+                if not outbox.room:
+                    await connection.outgoing.room(deadline)
+                # Asked each time: who waited for room may have lost the connection meanwhile.
+                box = self._replies
+                if box.live is None or not box.live.done():
+                    await self.ready(deadline)
+                options = request_options(message_id, box.topic, deadline, lineage(), fields)
+                # Known before it is sent: the connection may be lost on that very occasion.
+                self._pending[message_id] = pending
+                push = outbox.push if len(self._pending) > 1 else connection.outgoing.push_alone
+                try:
+                    push(topic, body, options, pending)
+                    break
+                except QueueFull:  # a large body, and those before it are not on their way yet
+                    del self._pending[message_id]
+                    await connection.outgoing.transfer_room(deadline)
+            if deadline.timeout_s is not None:
+                timer = connection.loop.call_at(
+                    deadline.at_s, self._expire, pending, deadline, topic, message_id
+                )
+            reply: Message = await future
         except BaseException:
             outbox.cancel(pending)
             raise
         finally:
-            del self._pending[key]
+            self._pending.pop(message_id, None)
             # The outbox remembers the ticket for a while; it must not keep the reply alive.
             pending.future = None
             if timer is not None:
                 timer.cancel()
-        return cast(Message, reply)  # or its synchronous twin, as configure() was told
+        return reply  # or its synchronous twin, as configure() was told
 
-    def _expire(self, pending: _Pending, deadline: Deadline, topic: str, key: str) -> None:
-        pending.fail(self._connection.late(deadline, f"request to {topic}", id=key))
+    def _expire(self, pending: _Pending, deadline: Deadline, topic: str, key: bytes) -> None:
+        pending.fail(self._connection.late(deadline, f"request to {topic}", id=id_text(key)))
 
     def stream(
         self, topic: str, body: _native.Body, *, timeout_s: float | None, fields: dict[str, Any]
@@ -253,15 +260,18 @@ def request_options(
     message_id: bytes, reply_to: str, deadline: Deadline, origin: Lineage, fields: dict[str, Any]
 ) -> _native.Options:
     """Return the envelope of a request: it expires when nobody waits for its answer any more."""
-    if deadline.timeout_s is not None:
-        left_s = deadline.left_s()
-        fields = {
-            "ttl_ns": max(1, int(left_s * 1e9)),
-            "wait_ms": min(int(left_s * 1e3), _WAIT_MS_MAX),
-            **fields,
-        }
-    origin.setdefault("correlation_id", message_id)
-    return _native.Options(id=message_id, reply_to=reply_to, quiet=True, **origin, **fields)
+    if "correlation_id" not in origin:
+        origin["correlation_id"] = message_id
+    if deadline.timeout_s is None:
+        return _native.Options(id=message_id, reply_to=reply_to, quiet=True, **origin, **fields)
+    left_s = deadline.left_s()
+    limits: dict[str, Any] = {
+        "ttl_ns": int(left_s * 1e9) or 1,
+        "wait_ms": min(int(left_s * 1e3), _WAIT_MS_MAX),
+    }
+    if fields:
+        limits.update(fields)
+    return _native.Options(id=message_id, reply_to=reply_to, quiet=True, **origin, **limits)
 
 
 class ReplyStream:

@@ -171,7 +171,8 @@ class Serving:
             if not outgoing.outbox.room:
                 await outgoing.room(deadline)
             try:
-                self._answers.push(message, body, **fields)
+                alone = self._connection.incoming.all_taken
+                self._answers.push(message, body, alone=alone, **fields)
                 return
             except QueueFull:  # a large body, and those before it are not on their way yet
                 await outgoing.transfer_room(deadline)

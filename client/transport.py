@@ -23,6 +23,7 @@ Metadata = Sequence[tuple[str, str]]
 
 _PLAIN = Settled()
 _SEND = "send_serialized_message"
+_RECEIVE = "receive_serialized_message"
 
 # A frame has at most 2 MiB; the rest is room for its framing.
 _RECEIVE_BYTES_MAX = 4 << 20
@@ -161,16 +162,24 @@ class GrpcTransport:
 class _GrpcStream:
     """A `grpc.aio` call as a `Stream`."""
 
-    __slots__ = ("_call", "_send", "_transport")
+    __slots__ = ("_call", "_receive", "_send", "_transport")
 
     def __init__(self, transport: GrpcTransport, call: Any) -> None:
         self._transport = transport
         self._call = call
+        self._receive: Any = None
         self._send: Any = None
 
     async def read(self) -> bytes | None:
         try:
-            frame = await self._call.read()
+            if self._receive is None:
+                frame = await self._call.read()  # the first: waits for the call to have begun
+                self._receive = getattr(getattr(self._call, "_cython_call", None), _RECEIVE, None)
+            else:
+                # One layer below `read`, whose five functions only prepare and check.
+                frame = await self._receive()
+                if frame is grpc.aio.EOF:
+                    frame = await self._call.read()  # which knows how the call ended
         except grpc.aio.AioRpcError as error:
             raise self._transport._translate(error) from None
         return None if frame is grpc.aio.EOF else frame

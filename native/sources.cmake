@@ -41,6 +41,7 @@ set(SIRA_PYTHON_SOURCES
   native/hub_egress.c
   native/hub_stream.c
   native/client.c
+  native/stepper.c
   native/pool.c
   native/mailbox.c
   native/inbox.c

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
 import grpc
 
+from sira import _native
 from sira.kernel.access import Access
 from sira.kernel.authorize import Deny
 from sira.kernel.errors import Revoked, SiraError, Unauthenticated
@@ -19,57 +21,70 @@ _LINKS_A_STEP = 200  # looked at in one go when rules change: about a millisecon
 _TIMER_S_MAX = 30 * 86_400.0  # no loop counts farther; no stream lives so long
 
 
-class Wake:
-    """An event of one waiter: half of what `asyncio.Event` costs, once for each message."""
+class Round:
+    """The writers that are woken while a frame is taken in.
 
-    __slots__ = ("_is_set", "_loop", "_waiter")
+    They go on as soon as it is in, whole, and before the next one is asked for: a message that is
+    alone leaves in the turn of the loop that it came in, and those of one frame leave together.
+    """
+
+    __slots__ = ("taking", "writers")
 
     def __init__(self) -> None:
-        self._is_set = False
-        self._loop = asyncio.get_running_loop()
-        self._waiter: asyncio.Future[None] | None = None
+        self.taking = False
+        self.writers: list[_native.Stepper] = []
 
-    def set(self) -> None:
-        """Wake the waiter, or let the next wait end at once."""
-        if self._is_set:
-            return
-        self._is_set = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def clear(self) -> None:
-        """Forget that it was set."""
-        self._is_set = False
-
-    async def wait(self) -> None:
-        """Return when it is set."""
-        if self._is_set:
-            return
-        assert self._waiter is None, "one waiter at a time"
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+    def write(self) -> None:
+        """Let the writers go on: each until it waits for its stream."""
+        self.taking = False
+        writers, self.writers = self.writers, []
+        for writer in writers:
+            writer.go()
 
 
 class StreamLink:
-    """Between the two halves of one stream. The writer waits on `wake`."""
+    """Between the two halves of one stream. The writer rests until `wake`."""
 
-    __slots__ = ("credential", "error", "finished", "method", "on_end", "wake")
+    __slots__ = ("_round", "credential", "error", "finished", "method", "on_end", "writer")
 
-    def __init__(self, credential: Credential, method: str) -> None:
+    def __init__(self, credential: Credential, method: str, round_: Round) -> None:
         """Belong to a call of `method` made with `credential`."""
         self.credential, self.method = credential, method
-        self.wake = Wake()
+        self._round = round_
+        self.writer = _native.Stepper(f"writer of {method}", asyncio.get_running_loop())
         self.finished = False  # the peer sends no more
         self.error: BaseException | None = None  # to be raised when all is written
         self.on_end: Callable[[SiraError], None] | None = None
 
+    def wake(self) -> None:
+        """Tell the writer that there may be something."""
+        if self._round.taking:
+            self._round.writers.append(self.writer)
+        else:
+            self.writer.wake()
+
+    async def written(self, write: Callable[..., Coroutine[Any, Any, None]], *parts: Any) -> None:
+        """Run `write(*parts, self)` to its end and raise what ended the stream."""
+        self.writer.begin(self._run(write, parts))
+        try:
+            await self.writer.ended
+        finally:
+            self.writer.cancel()
+        if self.error is not None:
+            raise self.error
+
+    async def _run(
+        self, write: Callable[..., Coroutine[Any, Any, None]], parts: tuple[Any, ...]
+    ) -> None:
+        try:
+            await write(*parts, self)
+        except Exception as error:
+            self.error = error
+
     def finish(self) -> None:
         """Note that the peer sends no more."""
         self.finished = True
-        self.wake.set()
+        self.wake()
 
     def end(self, error: SiraError) -> None:
         """End the stream with an error, after what waits has been written."""
@@ -77,7 +92,7 @@ class StreamLink:
             if self.on_end is not None:
                 self.on_end(error)
             self.error = error
-        self.wake.set()
+        self.wake()
 
     @contextlib.contextmanager
     def telling_errors(self) -> Iterator[None]:
@@ -88,7 +103,7 @@ class StreamLink:
             self.finish()  # the peer is gone
         except Exception as error:
             self.error = self.error or error
-            self.wake.set()
+            self.wake()
 
 
 class Links:
@@ -96,6 +111,7 @@ class Links:
 
     def __init__(self) -> None:
         self._links: dict[StreamLink, None] = {}
+        self.round = Round()
         self._empty = asyncio.Event()
         self._empty.set()
 

@@ -29,14 +29,14 @@ class Publishing:
         bus, ticker, who = call.world.bus, call.world.ticker, call.credential
         now_ns = _native.now_ns()
         client = bus.join(call.hello, who.principal, call.peer, now_ns)
-        link = StreamLink(who, call.method.name)
-        stream = bus.open_publish(client, who, wake=link.wake.set, hello=call.hello, now_ns=now_ns)
+        link = StreamLink(who, call.method.name, self._links.round)
+        stream = bus.open_publish(client, who, wake=link.wake, hello=call.hello, now_ns=now_ns)
         stream.on_superseded = lambda: link.end(PeerLost("the client came back on another stream"))
         try:
             with self._links.holding(link):
                 reader = asyncio.ensure_future(self._read(call.context, stream, link, ticker))
                 try:
-                    await self._write(call.context, stream, link)
+                    await link.written(self._write, call.context, stream)
                 finally:
                     reader.cancel()
         finally:
@@ -47,7 +47,7 @@ class Publishing:
         self, context: Any, stream: PublishStream, link: StreamLink, ticker: Ticker
     ) -> None:
         """Feed what comes, as long as there is room."""
-        ingress, now_ns = stream.ingress, _native.now_ns
+        ingress, now_ns, round_ = stream.ingress, _native.now_ns, self._links.round
         room = asyncio.Event()
         ingress.drained = room.set
         with link.telling_errors():
@@ -56,23 +56,26 @@ class Publishing:
                 if frame is EOF:
                     link.finish()
                     return
-                ingress.feed(frame, now_ns())
+                round_.taking = True
+                try:
+                    ingress.feed(frame, now_ns())
+                finally:
+                    round_.write()
                 ticker.hurry()
                 while ingress.full:
                     room.clear()
                     await room.wait()
 
     async def _write(self, context: Any, stream: PublishStream, link: StreamLink) -> None:
-        """Write receipts until the stream is over; raise what ended it."""
-        ingress, now_ns, wake = stream.ingress, _native.now_ns, link.wake
+        """Write receipts until the stream is over."""
+        ingress, now_ns, resting = stream.ingress, _native.now_ns, link.writer
         while True:
-            wake.clear()
             frame = ingress.next_frame(now_ns())
             if frame is not None:
                 await context.write(frame)
                 continue
             if link.error is not None:
-                raise link.error
+                return
             if link.finished and not ingress.unanswered:
                 return
-            await wake.wait()
+            await resting

@@ -27,14 +27,14 @@ class Subscribing:
         """
         bus, ticker, who = call.world.bus, call.world.ticker, call.credential
         client = bus.join(call.hello, who.principal, call.peer, _native.now_ns())
-        link = StreamLink(who, call.method.name)
-        stream = bus.open_subscribe(client, who, wake=link.wake.set)
+        link = StreamLink(who, call.method.name, self._links.round)
+        stream = bus.open_subscribe(client, who, wake=link.wake)
         link.on_end = lambda error: stream.end_all(error, _native.now_ns())
         try:
             with self._links.holding(link):
                 reader = asyncio.ensure_future(self._read(call.context, stream, link, ticker))
                 try:
-                    await self._write(call.context, stream, link)
+                    await link.written(self._write, call.context, stream)
                 finally:
                     reader.cancel()
         finally:
@@ -45,26 +45,29 @@ class Subscribing:
     async def _read(
         self, context: Any, stream: SubscribeStream, link: StreamLink, ticker: Ticker
     ) -> None:
-        now_ns = _native.now_ns
+        now_ns, round_ = _native.now_ns, self._links.round
         with link.telling_errors():
             while True:
                 frame = await context.read()
                 if frame is EOF:
                     link.finish()
                     return
-                stream.feed(frame, now_ns())
+                round_.taking = True
+                try:
+                    stream.feed(frame, now_ns())
+                finally:
+                    round_.write()
                 ticker.hurry()
 
     async def _write(self, context: Any, stream: SubscribeStream, link: StreamLink) -> None:
-        egress, now_ns, wake = stream.egress, _native.now_ns, link.wake
+        egress, now_ns, resting = stream.egress, _native.now_ns, link.writer
         while True:
-            wake.clear()
             frame = egress.next_frame(now_ns())
             if frame is not None:
                 await context.write(frame)
                 continue
             if link.error is not None:
-                raise link.error
+                return
             if link.finished and not stream.subscriptions:
                 return
-            await wake.wait()
+            await resting

@@ -6,7 +6,17 @@ without a lock. Errors are raised through the factory given to `bind`: `factory(
 details)` returns the exception.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextvars import ContextVar
 from typing import Any, Final, Literal, Self, final
 
@@ -65,6 +75,8 @@ class Message:
     def id(self) -> str: ...  # canonical UUID text
     @property
     def id_bytes(self) -> bytes: ...
+    correlation_id_bytes: Final[bytes]  # b"" when absent, as the next
+    stream_id_bytes: Final[bytes]
     # strings: "" when absent
     type: Final[str]
     content_type: Final[str]
@@ -349,6 +361,26 @@ class Inbox:
 
 def ready(value: Any) -> Awaitable[Any]: ...  # awaiting it gives `value` without suspending; once
 def credit_frame(credits: Sequence[tuple[int, int]]) -> bytes: ...  # (subscription, taken) -> Frame
+
+# ---- both (native/stepper.c) --------------------------------------------------------------------
+@final
+class Stepper:
+    """Runs one coroutine from the loop's callbacks, as a task does; its waker can run it at once.
+
+    Inside the coroutine `await stepper` rests until `wake` or `go`. Neither is remembered: look for
+    work, and rest when there was none. It may await futures, what is made of them and
+    `asyncio.sleep(0)`; it is no task, so nothing that asks for the current one (`asyncio.timeout`).
+    What it raises goes to the loop's exception handler. Belongs to its loop.
+    """
+
+    resting: bool
+    ended: asyncio.Future[None]  # done when the coroutine is over, however it ended
+    def __new__(cls, name: str, loop: asyncio.AbstractEventLoop) -> Stepper: ...
+    def __await__(self) -> Generator[Any]: ...
+    def begin(self, coroutine: Coroutine[Any, Any, None], /) -> None: ...  # in the next turn; once
+    def wake(self) -> None: ...  # to go on in the next turn, if it rests
+    def go(self) -> None: ...  # to go on inside this call, if it rests
+    def cancel(self) -> None: ...  # CancelledError is raised where it waits, in a later turn
 
 # ---- node data plane (native/hub*.c) ------------------------------------------------------------
 @final
