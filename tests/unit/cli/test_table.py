@@ -15,7 +15,7 @@ from sira.cli.main import main
 from sira.cli.output import UsageError
 from sira.cli.parser import build, expand_default
 from sira.cli.spec import completion, specification
-from sira.cli.table import COMMON, Verb
+from sira.cli.table import Verb, common
 from sira.cli.verbs import VERBS, groups
 
 NAMES = [verb.name for verb in VERBS]
@@ -120,7 +120,7 @@ def test_help_says_arguments_and_exit_codes(verb: Verb, capsys: pytest.CaptureFi
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert "Exit codes: 0" in text
-    for argument in (*verb.arguments, *COMMON):
+    for argument in (*verb.arguments, *common(verb)):
         assert argument.name in text or argument.name.upper() in text
 
 
