@@ -21,7 +21,7 @@ from google.protobuf.message import Message as ProtoMessage
 import sira.kernel.binding  # noqa: F401  ties the C core to its errors and dtypes
 from sira import __version__, _native
 from sira.client.deadline import Deadline
-from sira.client.incoming import Incoming
+from sira.client.incoming import RIDE_WINDOW_BYTES_MIN, Incoming
 from sira.client.lineage import check_fork, forks
 from sira.client.outgoing import Answer, Outgoing, Ticket
 from sira.client.retry import Retry
@@ -78,6 +78,10 @@ class Connection:
         self.node = kernel_pb2.NegotiateResponse()
         self.outgoing = Outgoing(self, source=name)
         self.incoming = Incoming(self, message_bytes_max=_MESSAGE_BYTES_MAX)
+        self.outgoing.riding = self.incoming.ride
+        self.incoming.answers = self.outgoing.take_answers
+        self.incoming.answered = lambda: self.outgoing.answered
+        self.incoming.may_ride = lambda: self.outgoing.stream is not None
         self.on_lost: list[Callable[[], None]] = []  # called at each loss, and at the end
         # Started as tasks whenever a node is connected.
         self.on_back: list[Callable[[], Coroutine[Any, Any, None]]] = []
@@ -92,8 +96,10 @@ class Connection:
         self._reconnecting: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._publish_wanted = False
+        self._link = ""  # the two streams of one connection know each other by it; "": they do not
         self._up_since_s = 0.0
         self._publish_error: SiraError | None = None  # how the Publish stream ended
+        self._heard_out = False  # the Subscribe stream ended in order
         self._last_words: asyncio.TimerHandle | None = None  # one stream ended, the other has time
         self._delays_s = retry.delays_s(self.rng)
         self._repeats = 0  # first messages of the next Publish stream that were sent before
@@ -158,6 +164,12 @@ class Connection:
             self._drop(transport)
             return
         self._transport, self.node = transport, node
+        asides = (
+            any(feature.name == "asides" for feature in node.features)
+            and node.limits.get("window_bytes", RIDE_WINDOW_BYTES_MIN) >= RIDE_WINDOW_BYTES_MIN
+        )
+        self._link = secrets.token_hex(8) if asides else ""
+        self.incoming.linked = asides
         self._up_since_s = self.loop.time()
         self._is_up.set()
         if self.incoming.receivers:
@@ -176,6 +188,9 @@ class Connection:
     def metadata(self) -> list[tuple[str, str]]:
         """Return what every call carries."""
         return [("sira-client", self.client_id)]
+
+    def _stream_metadata(self) -> list[tuple[str, str]]:
+        return [*self.metadata(), ("sira-link", self._link)] if self._link else self.metadata()
 
     @property
     def is_up(self) -> bool:
@@ -221,7 +236,7 @@ class Connection:
         self._publish_wanted = True
         if self._transport is None or self.outgoing.stream is not None:
             return
-        metadata = self.metadata()
+        metadata = self._stream_metadata()
         if self._repeats:  # callers may have given some of them up since
             self._repeats = min(self._repeats, self.outgoing.rewind())
         if self._repeats:
@@ -234,7 +249,7 @@ class Connection:
         """Open the Subscribe stream when there is none, now or when connected again."""
         if self._transport is None or self.incoming.stream is not None:
             return
-        stream = self._transport.stream("/sira.v1.Bus/Subscribe", metadata=self.metadata())
+        stream = self._transport.stream("/sira.v1.Bus/Subscribe", metadata=self._stream_metadata())
         self.incoming.start(stream)
 
     def stream_lost(self, stream: Stream, error: SiraError | None) -> None:
@@ -248,6 +263,8 @@ class Connection:
         error = error or NodeDraining("the node ended the stream")
         if stream is self.outgoing.stream:
             self._publish_error = error
+        elif isinstance(error, NodeDraining):
+            self._heard_out = True
         others = {self.outgoing.stream, self.incoming.stream} - {stream, None}
         if isinstance(error, NodeDraining) and others and self._last_words is None:
             self._last_words = self.loop.call_later(_LAST_WORDS_S, self._lost, error)
@@ -263,12 +280,15 @@ class Connection:
             self._last_words.cancel()
             self._last_words = None
         publish_error, self._publish_error = self._publish_error, None
+        # Receipts may have come down Subscribe: all of them, if that was heard to its end, too.
+        heard_out = self._heard_out or not self._link or self.incoming.stream is None
+        self._heard_out = False
         transport, self._transport = self._transport, None
         self._is_up.clear()
         self.outgoing.stop()
         self.incoming.stop()
         self._drop(transport)
-        self._requeue(publish_error)
+        self._requeue(publish_error, heard_out)
         self.incoming.interrupt()
         for call in self.on_lost:
             call()
@@ -279,14 +299,14 @@ class Connection:
         else:
             self._end(self._unreachable())
 
-    def _requeue(self, publish_error: SiraError | None) -> None:
+    def _requeue(self, publish_error: SiraError | None, heard_out: bool) -> None:
         """See to what is unanswered, after the Publish stream ended with `publish_error`."""
         answered = self.outgoing.answered - self._answered_before
         in_doubt, self._repeats = max(0, self._repeats - answered), 0
         if publish_error is not None and publish_error.code not in _TRANSIENT:
             # The node cannot read what we send: sending it again would end the next stream too.
             self.outgoing.give_up(publish_error)
-        elif isinstance(publish_error, NodeDraining):
+        elif isinstance(publish_error, NodeDraining) and heard_out:
             # It took none of these: they are sent again as if for the first time, but for those
             # that an earlier node, which was lost, may have taken.
             self._repeats = min(self.outgoing.rewind(), in_doubt)

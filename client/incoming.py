@@ -3,6 +3,11 @@
 Refuses to know what a subscription does with its messages. Credits say what the application took;
 they are returned late on purpose (at half a window, else within `CREDIT_DELAY_S`), so that a
 request and its reply cost no message beyond their own.
+
+A gRPC message costs more than all that is in it. So credits of a client that publishes, too, ride
+beside its messages (an aside), and receipts come beside deliveries. The two streams have no common
+order: credits are totals then, of which a late one changes nothing. What only rode is told again on
+the Subscribe stream with whatever goes there next, at the latest when the node stops answering.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from sira import _native
@@ -21,6 +26,14 @@ from sira.kernel.errors import NodeDraining, SiraError, from_proto
 from sira.v1 import bus_pb2
 
 CREDIT_DELAY_S = 0.05
+# Where credits can ride beside the client's own messages they wait for one, unless much has come.
+# At most twice this is a credit late: a node that drains gives up after 1 s without any.
+_RIDE_DELAY_S = 0.25
+_RIDE_BYTES_MAX = 1 << 20
+# A narrower window is not filled by what may come while credits wait for a ride.
+RIDE_WINDOW_BYTES_MIN = 8 * _RIDE_BYTES_MAX
+# A client of more subscriptions does not look through all of them before each message.
+_RIDE_SUBSCRIPTIONS_MAX = 16
 # A subscription whose messages nobody takes is looked at less and less often.
 _CREDIT_DELAY_S_MAX = 1.0
 # Frames are at most 2 MiB; control items are joined up to this.
@@ -33,6 +46,7 @@ _OPEN = bus_pb2.Item.OPEN_FIELD_NUMBER
 _OPENED = bus_pb2.Item.OPENED_FIELD_NUMBER
 _CLOSE = bus_pb2.Item.CLOSE_FIELD_NUMBER
 _ENDED = bus_pb2.Item.ENDED_FIELD_NUMBER
+_ASIDE = bus_pb2.Item.ASIDE_FIELD_NUMBER
 
 
 class Receiver(Protocol):
@@ -76,6 +90,18 @@ class Incoming:
         self._credit_soon = False
         self._credit_timer: asyncio.TimerHandle | None = None
         self._credit_delay_s = CREDIT_DELAY_S
+        # The node takes asides (feature `asides`): credits as totals, which ride when they can.
+        self.linked = False
+        self.answers: Callable[[bytes], None] | None = None  # takes what Publish would have brought
+        self.answered: Callable[[], int] | None = None  # how many messages the node has answered
+        self._totals: dict[int, int] = {}  # taken since the subscription was opened, of this stream
+        self._rode: dict[int, None] = {}  # told beside a message only: told again by this stream
+        self._rode_lately = False
+        self._ride_at_s = 0.0  # not before: a client that talks fast need not tell with every word
+        self._answered_before = 0
+        self._bytes_since_credit = 0
+        self._hasty: set[int] = set()  # subscriptions whose credits must not wait
+        self.may_ride: Callable[[], bool] | None = None  # whether the client publishes, too
 
     # ---- subscriptions ---------------------------------------------------------------------------
 
@@ -85,6 +111,9 @@ class Incoming:
         receiver.number = self._last_number
         self.receivers[receiver.number] = receiver
         self.inbox.attach(receiver.number, receiver.mailbox)
+        asked = receiver.open_item()
+        if asked.group or 0 < asked.window_bytes < RIDE_WINDOW_BYTES_MIN:
+            self._hasty.add(receiver.number)
         if self.stream is not None:
             self._send_open(receiver)
 
@@ -107,6 +136,9 @@ class Incoming:
         receiver = self.receivers.pop(number, None)
         self._closing.discard(number)
         if receiver is not None:
+            self._hasty.discard(number)
+            self._rode.pop(number, None)
+            self._totals.pop(number, None)
             self.inbox.detach(number)
             receiver.ended(error)
 
@@ -133,24 +165,86 @@ class Incoming:
     def flush_credits(self) -> bool:
         """Tell the node what was taken since the last time; False: nothing was."""
         self._credit_soon = False
+        self._bytes_since_credit = 0
         given_back = [
             (number, taken)
             for number, receiver in self.receivers.items()
             if (taken := receiver.mailbox.take_credit())
         ]
-        if given_back and self.stream is not None:
+        if self.stream is None:
+            return bool(given_back)
+        if self.linked:
+            # What only rode is told again: a message that it rode with may be stuck behind others.
+            told, self._rode = self._rode, {}
+            told.update(dict.fromkeys(self._add_up(given_back)))
+            if told:
+                self._send(self._totals_frame(told))
+            return bool(told)
+        if given_back:
             self._send(_native.credit_frame(given_back))
         return bool(given_back)
 
+    def _add_up(self, given_back: list[tuple[int, int]]) -> Iterator[int]:
+        for number, taken in given_back:
+            self._totals[number] = self._totals.get(number, 0) + taken
+            yield number
+
+    def _totals_frame(self, numbers: Iterable[int]) -> bytes:
+        totals = self._totals
+        return _native.credit_frame(
+            [(number, totals[number]) for number in numbers if number in self.receivers],
+            totals=True,
+        )
+
+    def ride(self) -> bytes:
+        """Return what was taken, to ride beside a message of the client; b"": nothing yet."""
+        if not self.linked or self._credit_timer is None or self.stream is None or self._hasty:
+            return b""
+        now_s = self._owner.loop.time()
+        if now_s < self._ride_at_s or len(self.receivers) > _RIDE_SUBSCRIPTIONS_MAX:
+            return b""
+        given_back = [
+            (number, taken)
+            for number, receiver in self.receivers.items()
+            if (taken := receiver.mailbox.take_credit())
+        ]
+        if not given_back:
+            return b""
+        numbers = list(self._add_up(given_back))
+        self._rode.update(dict.fromkeys(numbers))
+        self._rode_lately = True
+        self._ride_at_s = now_s + CREDIT_DELAY_S
+        return _native.control_frame(_ASIDE, self._totals_frame(numbers))
+
     def _credit_tick(self) -> None:
         self._credit_timer = None
-        if self.flush_credits():
-            self._credit_delay_s = CREDIT_DELAY_S
+        answered = self.answered() if self.answered is not None else 0
+        moved, self._answered_before = answered != self._answered_before, answered
+        rode, self._rode_lately = self._rode_lately, False
+        if rode and moved and self._bytes_since_credit < _RIDE_BYTES_MAX:
+            self._credit_delay_s = self._delay_s()  # the node reads what credits ride with
+        elif self.flush_credits():
+            self._credit_delay_s = self._delay_s()
         elif any(receiver.mailbox.depth for receiver in self.receivers.values()):
             self._credit_delay_s = min(self._credit_delay_s * 2, _CREDIT_DELAY_S_MAX)
         else:
             return  # all was taken and told; the next frame starts the timer again
         self._start_credit_timer()
+
+    def _delay_s(self) -> float:
+        """Return how long credits may wait.
+
+        Short where the node chooses by them (groups), where a window is narrow, and when much came.
+        """
+        rides = (
+            self.linked
+            and self.may_ride is not None
+            and self.may_ride()
+            and not self._hasty
+            and self._bytes_since_credit < _RIDE_BYTES_MAX
+            and len(self.receivers) <= _RIDE_SUBSCRIPTIONS_MAX
+        )
+        return _RIDE_DELAY_S if rides else CREDIT_DELAY_S
 
     def _start_credit_timer(self) -> None:
         self._credit_timer = self._owner.loop.call_later(self._credit_delay_s, self._credit_tick)
@@ -162,6 +256,9 @@ class Incoming:
         assert self.stream is None, "one Subscribe stream at a time"
         self.stream = stream
         self._control.clear()
+        self._totals.clear()
+        self._rode.clear()
+        self._rode_lately, self._ride_at_s = False, 0.0
         for receiver in self.receivers.values():
             self._send_open(receiver)
         self._tasks = (
@@ -255,7 +352,15 @@ class Incoming:
             if items is not None:
                 for kind, body in items:
                     self._take_control(kind, body)
+            self._bytes_since_credit += len(frame)
             if self._credit_timer is None:
+                self._credit_delay_s = self._delay_s()
+                self._start_credit_timer()
+            elif (
+                self._credit_delay_s == _RIDE_DELAY_S
+                and self._bytes_since_credit >= _RIDE_BYTES_MAX
+            ):
+                self._credit_timer.cancel()
                 self._credit_delay_s = CREDIT_DELAY_S
                 self._start_credit_timer()
 
@@ -265,6 +370,9 @@ class Incoming:
             receiver = self.receivers.get(opened.subscription)
             if receiver is not None:
                 receiver.opened(list(opened.cut))
+        elif kind == _ASIDE:
+            if self.answers is not None:
+                self.answers(body)
         elif kind == _ENDED:
             ended = bus_pb2.Ended.FromString(body)
             error = from_proto(ended.error) if ended.HasField("error") else None

@@ -22,6 +22,10 @@ from sira.client.transport import Stream
 from sira.kernel.errors import Internal, OutcomeUnknown, QueueFull, SiraError, decode
 
 _log = logging.getLogger("sira.client")
+
+# Beside a larger frame nothing rides: it would have to be copied.
+_BESIDE_BYTES_MAX = 128 << 10
+
 Outcome = _native.Receipt | bytes | SiraError
 Ticket = Callable[[Outcome], None]
 
@@ -97,6 +101,8 @@ class Outgoing:
         self._writer: _native.Stepper | None = None
         self._reader: asyncio.Task[None] | None = None
         self.stream: Stream | None = None
+        # Gives what rides beside a frame, b"": nothing.
+        self.riding: Callable[[], bytes] | None = None
 
     def _wake(self) -> None:
         """Called by the outbox when it was idle and has something now."""
@@ -227,22 +233,28 @@ class Outgoing:
             if self._wants_room and outbox.room:
                 self._made_room()
             if frame is not None:
+                if len(frame) <= _BESIDE_BYTES_MAX and self.riding is not None:
+                    frame = self.riding() + frame  # first: it may make the room that this needs
                 await write(frame)
                 continue
             await resting
 
     async def _read(self, stream: Stream) -> None:
-        outbox = self.outbox
         while (frame := await stream.read()) is not None:
-            for ticket, outcome in outbox.feed(frame):
-                try:
-                    ticket(outcome)
-                except Exception as fault:  # the others of this frame are told all the same
-                    fault_of(self._read, fault)
-            if self._wants_room and outbox.room:
-                self._made_room()
-            if outbox.ready and self._writer is not None:
-                self._writer.wake()
+            self.take_answers(frame)
+
+    def take_answers(self, frame: bytes) -> None:
+        """Take receipts and chunk credits, whichever stream brought them."""
+        outbox = self.outbox
+        for ticket, outcome in outbox.feed(frame):
+            try:
+                ticket(outcome)
+            except Exception as fault:  # the others of this frame are told all the same
+                fault_of(self._read, fault)
+        if self._wants_room and outbox.room:
+            self._made_room()
+        if outbox.ready and self._writer is not None:
+            self._writer.wake()
 
     @property
     def answered(self) -> int:

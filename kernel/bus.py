@@ -181,6 +181,7 @@ class Bus:
             wake=wake,
             resume=count if known else 0,
             unknown=0 if known else count,
+            link=hello.link,
         )
         client.publishes[stream] = None
         for older in lost:  # last: a client without a stream is gone
@@ -188,10 +189,10 @@ class Bus:
         return stream
 
     def open_subscribe(
-        self, client: Client, who: Credential, *, wake: Callable[[], None]
+        self, client: Client, who: Credential, *, wake: Callable[[], None], link: str = ""
     ) -> SubscribeStream:
         """Open a Subscribe stream; `wake` is told when there is something to send."""
-        stream = SubscribeStream(self, client, who, wake=wake)
+        stream = SubscribeStream(self, client, who, wake=wake, link=link)
         client.subscribes[stream] = None
         return stream
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 CLIENT_KEY = "sira-client"
 RESUME_KEY = "sira-resume"
+LINK_KEY = "sira-link"
+_LINK_CHARS_MAX = 64
 _ID_CHARS = 32
 _RESUME_DIGITS_MAX = 12
 
@@ -71,11 +73,16 @@ class _Lingering:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What a call says about its client: its id ("": none), and what it wants to resume."""
+    """What a call says about its client: its id ("": none), and what it wants to resume.
+
+    Attributes:
+        link: the same on a Publish and a Subscribe stream that take each other's items; "": none.
+    """
 
     id: str = ""
     resume_epoch: bytes = b""
     resume_messages: int = 0
+    link: str = ""
 
     @classmethod
     def read(cls, metadata: Mapping[str, str | bytes]) -> Hello:
@@ -83,9 +90,9 @@ class Hello:
 
         Raises:
             BadRequest: `sira-client` is not 32 lower-case hex digits, or `sira-resume` is not
-                `<epoch, hex>:<messages>`.
+                `<epoch, hex>:<messages>`, or `sira-link` is too long.
         """
-        return cls(_client_id(metadata), *_resume(metadata))
+        return cls(_client_id(metadata), *_resume(metadata), _link(metadata))
 
 
 def _client_id(metadata: Mapping[str, str | bytes]) -> str:
@@ -100,6 +107,16 @@ def _client_id(metadata: Mapping[str, str | bytes]) -> str:
         raise BadRequest(
             f"metadata {CLIENT_KEY} is not {_ID_CHARS} lower-case hex digits",
             details={"field": CLIENT_KEY},
+        )
+    return value
+
+
+def _link(metadata: Mapping[str, str | bytes]) -> str:
+    value = metadata.get(LINK_KEY, "")
+    if not isinstance(value, str) or len(value) > _LINK_CHARS_MAX:
+        raise BadRequest(
+            f"metadata {LINK_KEY} is not text of at most {_LINK_CHARS_MAX} characters",
+            details={"field": LINK_KEY},
         )
     return value
 

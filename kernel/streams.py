@@ -12,6 +12,7 @@ from sira.kernel.errors import (
     FrameCorrupt,
     NodeDraining,
     OutcomeUnknown,
+    PeerLost,
     ProtocolError,
     SiraError,
     Unsupported,
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from sira.kernel.clients import Client
 
 M = TypeVar("M", bus_pb2.Open, bus_pb2.Close, bus_pb2.Ack)
-ACK, OPEN, OPENED, CLOSE, ENDED = 6, 8, 9, 10, 11  # field numbers of the oneof in Item
+# field numbers of the oneof in Item
+ACK, OPEN, OPENED, CLOSE, ENDED, ASIDE = 6, 8, 9, 10, 11, 16
+# Beside a larger frame nothing is put: it would have to be copied.
+_BESIDE_BYTES_MAX = 128 << 10
 
 
 class PublishStream:
@@ -40,6 +44,7 @@ class PublishStream:
         wake: Callable[[], None],
         resume: int,
         unknown: int,
+        link: str = "",
     ) -> None:
         """Join a client's publishes.
 
@@ -52,23 +57,76 @@ class PublishStream:
                 tell which.
             unknown: messages at the start of which nobody can tell; they are refused
                 (`OUTCOME_UNKNOWN`), never taken twice.
+            link: the Subscribe stream of this client with the same link gets the asides; "": none.
         """
         self.client, self.credential = client, who
-        self.on_superseded: Callable[[], None] | None = None  # the edge ends the call
+        self.on_lost: Callable[[SiraError], None] | None = None  # the edge ends the call
         self._bus = bus
         self._unknown_left = unknown
         self._unknown_topics: dict[str, None] = {}
+        self._link = link
+        self._own_wake = wake
+        self.carrier: SubscribeStream | None = None  # the stream that takes the answers down
+        self.all_carried = True  # it has written all there was
+        self.ending = False  # the edge waits until all is carried
         self.ingress = _native.Ingress(
             bus.hub,
             client=client.number,
             stamp=client.stamp,
             resolve=self._resolve,
-            wake=wake,
+            wake=self._wake,
             window_messages=bus.settings.publish_held_messages_max,
             window_bytes=bus.settings.publish_held_bytes_max,
             history=client.history,
             resume=resume,
         )
+        if link:
+            self.ingress.aside = self._aside
+
+    def lend(self) -> None:
+        """Let the answers ride on the Subscribe stream of the same link, from the first one on.
+
+        Receipts come in order, and order holds within a stream only: all leave by that one, or,
+        where it is not there yet, none ever will.
+        """
+        carrier = self._linked()
+        if carrier is not None and carrier.rider is None:
+            carrier.rider, self.carrier = self, carrier
+
+    def carried(self) -> None:
+        """Take note that the carrier has written all there was."""
+        self.all_carried = True
+        if self.ending:
+            self._own_wake()
+
+    def end_soon(self) -> None:
+        """Take note that the stream ends when all is carried."""
+        self.ending = True
+
+    def part(self) -> None:
+        """Take note that carrier and rider go their own ways."""
+        carrier, self.carrier = self.carrier, None
+        if carrier is not None:
+            carrier.rider = None
+            self.all_carried = True
+            self._own_wake()
+            carrier.wake()
+
+    def _wake(self) -> None:
+        if self.carrier is None:
+            self._own_wake()
+        else:
+            self.all_carried = False
+            self.carrier.wake()
+
+    def _linked(self) -> SubscribeStream | None:
+        return next((s for s in self.client.subscribes if s.link == self._link != ""), None)
+
+    def _aside(self, frame: bytes, now_ns: int) -> None:
+        """Take what rides up: totals of credits, which may come twice and in any order."""
+        stream = self.carrier or self._linked()
+        if stream is not None:  # else it has ended, and so have its subscriptions
+            stream.feed_aside(frame, now_ns)
 
     def close(self, now_ns: int) -> None:
         """End it; what is unfinished counts as `PEER_LOST`. May be called twice."""
@@ -76,13 +134,25 @@ class PublishStream:
             self.client.published_before += self.ingress.published
             del self.client.publishes[self]
         self.ingress.close(now_ns)
+        self.part()
         self._bus.left(self.client, now_ns)
 
     def supersede(self, now_ns: int) -> None:
         """End it because the client has come back on another one."""
-        self.close(now_ns)
-        if self.on_superseded is not None:
-            self.on_superseded()
+        self._lose(PeerLost("the client came back on another stream"), now_ns)
+
+    def carrier_broke(self, now_ns: int) -> None:
+        """End it because the stream that took its answers down broke off.
+
+        Some may be lost on the way, and receipts after a gap would be taken for the wrong messages:
+        the client comes back and asks again (`sira-resume`).
+        """
+        self._lose(PeerLost("the Subscribe stream that brought the answers broke off"), now_ns)
+
+    def _lose(self, error: SiraError, now_ns: int) -> None:
+        self.close(now_ns)  # first: nothing leaves by its own way any more
+        if self.on_lost is not None:
+            self.on_lost(error)
 
     def _resolve(self, topic: str) -> _native.Route:
         """Return where messages of a topic go; called by the data plane, remembered until touched.
@@ -114,13 +184,54 @@ class SubscribeStream:
     """One Subscribe stream: any number of subscriptions of one client."""
 
     def __init__(
-        self, bus: Bus, client: Client, who: Credential, *, wake: Callable[[], None]
+        self,
+        bus: Bus,
+        client: Client,
+        who: Credential,
+        *,
+        wake: Callable[[], None],
+        link: str = "",
     ) -> None:
-        """Join a client's subscriptions. `wake` is told when `egress.next_frame` has something."""
+        """Join a client's subscriptions. `wake` is told when `next_frame` has something."""
         self.client, self.credential = client, who
+        self.wake = wake
+        self.link = link
+        self.rider: PublishStream | None = None  # its answers leave by this stream
+        self.written_out = False  # it ends after all it had to say: the client hears it whole
+        self._answers_turn = False
         self.subscriptions: dict[int, Subscription] = {}
         self._bus = bus
         self.egress = _native.Egress(bus.hub, client=client.number, wake=wake)
+
+    def next_frame(self, now_ns: int) -> bytes | None:
+        """Return what leaves next: deliveries, and the answers of the rider beside them."""
+        rider = self.rider
+        if rider is None or rider.all_carried:
+            return self.egress.next_frame(now_ns)
+        frame = None if self._answers_turn else self.egress.next_frame(now_ns)
+        if frame is not None and len(frame) > _BESIDE_BYTES_MAX:
+            self._answers_turn = True  # in turn with what is too large to ride beside
+            return frame
+        answers = rider.ingress.next_frame(now_ns)
+        if answers is not None:
+            aside = _native.control_frame(ASIDE, answers)
+            frame = aside if frame is None else frame + aside
+        elif self._answers_turn:
+            frame = self.egress.next_frame(now_ns)
+        self._answers_turn = False
+        if frame is None:
+            rider.carried()
+        return frame
+
+    def feed_aside(self, frame: bytes, now_ns: int) -> None:
+        """Take credits that came up the Publish stream.
+
+        Raises:
+            FrameCorrupt: the frame cannot be split.
+            ProtocolError: there is more in it, or credit for what was never sent.
+        """
+        if self.egress.feed(frame, now_ns):
+            raise ProtocolError("an aside on a Publish stream has credits and nothing else")
 
     def feed(self, frame: bytes, now_ns: int) -> None:
         """Take a frame from the client: credits, subscriptions opened and closed.
@@ -157,6 +268,10 @@ class SubscribeStream:
         for subscription in list(self.subscriptions.values()):
             self._bus.close_subscription(subscription, now_ns, reason=reason)
         self.egress.close(now_ns, reason=reason)
+        if self.rider is not None and self.written_out:
+            self.rider.part()
+        elif self.rider is not None:
+            self.rider.carrier_broke(now_ns)
         self.client.subscribes.pop(self, None)
         self._bus.left(self.client, now_ns)
 

@@ -103,8 +103,13 @@ static PyObject *client_ready(PyObject *Py_UNUSED(module), PyObject *value)
 }
 
 /* ---- credits ---------------------------------------------------------------------------------------------- */
-static PyObject *client_credit_frame(PyObject *Py_UNUSED(module), PyObject *credits)
+static PyObject *client_credit_frame(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 {
+    static char *names[] = {"credits", "totals", NULL};
+    PyObject *credits; /* borrowed */
+    int totals = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$p:credit_frame", names, &credits, &totals)) return NULL;
+    const uint32_t field = totals ? 5 : 2;
     PyObject *pairs = PySequence_Fast(credits, "credits must be a sequence of (subscription, taken)"); /* owned */
     if (!pairs) return NULL;
     const Py_ssize_t count = PySequence_Fast_GET_SIZE(pairs);
@@ -130,11 +135,11 @@ static PyObject *client_credit_frame(PyObject *Py_UNUSED(module), PyObject *cred
             PyErr_SetString(PyExc_OverflowError, "a subscription has 32 bits");
             goto done;
         }
-        const size_t body = pb_uint_size(1, subscription) + pb_uint_size(2, taken);
+        const size_t body = pb_uint_size(1, subscription) + pb_uint_size(field, taken);
         const size_t item = pb_key_size(SIRA_ITEM_CREDIT) + pb_varint_size(body) + body;
         at = pb_put_varint(pb_put_key(at, 1, PB_LEN), item);
         at = pb_put_varint(pb_put_key(at, SIRA_ITEM_CREDIT, PB_LEN), body);
-        at = pb_put_uint(pb_put_uint(at, 1, subscription), 2, taken);
+        at = pb_put_uint(pb_put_uint(at, 1, subscription), field, taken);
     }
     frame = PyBytes_FromStringAndSize((const char *)bytes, at - bytes);
 done:
@@ -145,8 +150,8 @@ done:
 
 static PyMethodDef client_functions[] = {
     {"ready", client_ready, METH_O, "ready(value) -> Awaitable: awaiting it gives value without suspending."},
-    {"credit_frame", client_credit_frame, METH_O,
-     "credit_frame([(subscription, taken), ...]) -> Frame with these credits."},
+    {"credit_frame", (PyCFunction)(void (*)(void))client_credit_frame, METH_VARARGS | METH_KEYWORDS,
+     "credit_frame([(subscription, taken), ...], *, totals=False) -> Frame with these credits."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -50,6 +50,7 @@ static enum sira_status parse_item(struct sira_item *item)
         case TAG(SIRA_ITEM_OPENED, PB_LEN):
         case TAG(SIRA_ITEM_CLOSE, PB_LEN):
         case TAG(SIRA_ITEM_ENDED, PB_LEN):
+        case TAG(SIRA_ITEM_ASIDE, PB_LEN):
             fits = pb_bytes(&r, &item->body);
             item->kind = tag >> 3; /* of a oneof given twice the last one counts */
             break;
@@ -219,12 +220,13 @@ enum sira_status sira_abort_parse(struct sira_slice body, struct sira_abort *abo
 
 enum sira_status sira_credit_parse(struct sira_slice body, struct sira_credit *credit)
 {
-    *credit = (struct sira_credit){0, 0, {NULL, 0}, 0};
+    *credit = (struct sira_credit){0, 0, {NULL, 0}, 0, 0};
     const struct field fields[] = {
         {1, SHAPE_U32, &credit->subscription, NULL},
         {2, SHAPE_U64, &credit->taken, NULL},
         {3, SHAPE_ID, &credit->id, NULL},
         {4, SHAPE_U64, &credit->bytes, NULL},
+        {5, SHAPE_U64, &credit->total, NULL},
     };
     return parse_fields(body, fields, COUNT_OF(fields));
 }

@@ -4,8 +4,8 @@
  * One thread, under the GIL; time comes in as now_ns (CLOCK_MONOTONIC), so a run can be replayed. Policy is
  * Python's: it resolves a topic to a Route, this code remembers and obeys it.
  *
- * Python runs inside in few places, and may do there what it likes (publish on other streams, close any): resolve()
- * and admit(), and where an error is made and encoded. The Ingress at work is `busy` meanwhile: it is not fed again
+ * Python runs inside in few places, and may do there what it likes (publish on other streams, close any): resolve(),
+ * admit() and aside(), and where an error is made and encoded. The Ingress at work is `busy` meanwhile: it is not fed again
  * and is taken apart only afterwards. wake() and drained() are never called from inside, but by hub_tell(), last.
  *
  * Conservation: every function that moves a delivery moves exactly one count with it, so that for each topic
@@ -201,6 +201,7 @@ struct Sub {
     struct cell *cells; /* NULL unless overflow is `latest` */
     uint32_t cell_cap, cell_len;
     uint64_t delivered, dropped, superseded;
+    uint64_t taken; /* confirmed since it was opened, lost ones too: what Credit.total is held against */
     uint64_t progress_ns; /* last taken, or when it began to owe */
     Sub *active_next, *active_prev;
     Sub *hub_prev, *hub_next;
@@ -356,7 +357,7 @@ const struct past *history_find(History *history, const uint8_t *id, uint64_t no
 struct Ingress {
     PyObject_HEAD
     Hub *hub; /* owned */
-    PyObject *stamp, *resolve, *wake, *drained; /* owned */
+    PyObject *stamp, *resolve, *wake, *drained, *aside; /* owned; drained, aside: or NULL */
     History *history; /* owned or NULL */
     Ingress *hub_prev, *hub_next;
     uint64_t client, serial;

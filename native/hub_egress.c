@@ -368,6 +368,8 @@ PyObject *egress_feed(Egress *egress, PyObject *frame, uint64_t now_ns)
         }
         if (item.kind == SIRA_ITEM_CREDIT) {
             Sub *sub = egress_find(egress, credit.subscription); /* borrowed */
+            if (sub && credit.total) /* a total that another one overtook says nothing new */
+                credit.taken = credit.total > sub->taken ? credit.total - sub->taken : 0;
             if (sub && sub_taken(sub, credit.taken, now_ns) < 0) goto fail; /* none: closed meanwhile */
             if (egress->active_first) egress_wake(egress);
             continue;

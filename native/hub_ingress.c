@@ -222,6 +222,18 @@ static int take_abort(Ingress *in, const struct sira_item *item, uint64_t now_ns
     return give_up(in, xfer, "ABORTED", now_ns);
 }
 
+/* A Frame for the Subscribe stream of the same client. Runs Python, between two items: nothing of `in` is held. */
+static int take_aside(Ingress *in, const struct sira_item *item, uint64_t now_ns)
+{
+    if (!in->aside) return 0;
+    PyObject *aside = Py_NewRef(in->aside); /* owned: it may be replaced meanwhile */
+    PyObject *result = PyObject_CallFunction(aside, "y#K", (const char *)item->body.data, (Py_ssize_t)item->body.len,
+                                             (unsigned long long)now_ns); /* owned */
+    Py_DECREF(aside);
+    Py_XDECREF(result);
+    return result ? 0 : -1;
+}
+
 static int take_frame(Ingress *in, PyObject *frame, uint64_t now_ns)
 {
     const uint8_t *data = (const uint8_t *)PyBytes_AS_STRING(frame);
@@ -251,6 +263,7 @@ static int take_frame(Ingress *in, PyObject *frame, uint64_t now_ns)
         case SIRA_ITEM_HEAD: rc = take_message(in, frame, &item, now_ns); break;
         case SIRA_ITEM_CHUNK: rc = take_chunk(in, frame, &item, now_ns); break;
         case SIRA_ITEM_ABORT: rc = take_abort(in, &item, now_ns); break;
+        case SIRA_ITEM_ASIDE: rc = take_aside(in, &item, now_ns); break;
         case SIRA_ITEM_NONE: break; /* of a later version: additive */
         default:
             sira_raise("PROTOCOL_ERROR", "an item of kind %u has no business on a Publish stream", item.kind);
@@ -298,6 +311,7 @@ static void take_apart(Ingress *in, uint64_t now_ns)
     Py_CLEAR(in->resolve);
     Py_CLEAR(in->wake);
     Py_CLEAR(in->drained);
+    Py_CLEAR(in->aside);
     PyList_SetSlice(in->credits, 0, PyList_GET_SIZE(in->credits), NULL);
 }
 

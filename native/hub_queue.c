@@ -344,6 +344,7 @@ int sub_taken(Sub *sub, uint64_t n, uint64_t now_ns)
                    (unsigned long long)n, sub->in_flight);
         return -1;
     }
+    sub->taken += n;
     for (; n; n--) {
         struct sent *sent = &sub->sent[sub->sent_head];
         sub->sent_head = (sub->sent_head + 1) & (sub->sent_cap - 1);

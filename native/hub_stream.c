@@ -60,6 +60,7 @@ static void ingress_dealloc(PyObject *self)
     Py_XDECREF(in->resolve);
     Py_XDECREF(in->wake);
     Py_XDECREF(in->drained);
+    Py_XDECREF(in->aside);
     Py_XDECREF(in->history);
     Py_XDECREF(in->hub);
     type->tp_free(self);
@@ -134,9 +135,24 @@ static int ingress_set_drained(PyObject *self, PyObject *value, void *unused)
     return 0;
 }
 
+static PyObject *ingress_get_aside(PyObject *self, void *unused)
+{
+    (void)unused;
+    const Ingress *in = (Ingress *)self;
+    return Py_NewRef(in->aside ? in->aside : Py_None);
+}
+
+static int ingress_set_aside(PyObject *self, PyObject *value, void *unused)
+{
+    (void)unused;
+    Py_XSETREF(((Ingress *)self)->aside, value && value != Py_None ? Py_NewRef(value) : NULL);
+    return 0;
+}
+
 static PyGetSetDef ingress_getset[] = {
     {"full", ingress_get, NULL, "Stop reading this stream until `drained` is called.", (void *)0},
     {"drained", ingress_get, ingress_set_drained, "Called when `full` ends.", (void *)1},
+    {"aside", ingress_get_aside, ingress_set_aside, "Called with (frame, now_ns) of an aside.", NULL},
     {"published", ingress_get, NULL, "Messages accepted.", (void *)2},
     {"bytes", ingress_get, NULL, "Payload bytes accepted.", (void *)3},
     {"limited_until_ns", ingress_get, NULL, "When the rate that last refused a message has room for it.", (void *)7},

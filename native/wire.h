@@ -137,7 +137,7 @@ enum sira_status sira_env_parse(const uint8_t *data, size_t len, uint32_t flags,
 enum sira_item_kind { /* = field numbers in Item */
     SIRA_ITEM_NONE = 0, SIRA_ITEM_MESSAGE = 1, SIRA_ITEM_HEAD = 2, SIRA_ITEM_CHUNK = 3, SIRA_ITEM_ABORT = 4,
     SIRA_ITEM_CREDIT = 5, SIRA_ITEM_ACK = 6, SIRA_ITEM_RECEIPT = 7, SIRA_ITEM_OPEN = 8, SIRA_ITEM_OPENED = 9,
-    SIRA_ITEM_CLOSE = 10, SIRA_ITEM_ENDED = 11
+    SIRA_ITEM_CLOSE = 10, SIRA_ITEM_ENDED = 11, SIRA_ITEM_ASIDE = 16
 };
 struct sira_item {
     uint32_t kind;             /* SIRA_ITEM_NONE: an unknown kind, to be skipped */
@@ -159,7 +159,7 @@ enum sira_status sira_chunk_parse(struct sira_slice body, struct sira_chunk *chu
 /* An Abort has an Error where a Chunk has a number: sira_chunk_parse cannot read it. */
 struct sira_abort { struct sira_slice id, error; };
 enum sira_status sira_abort_parse(struct sira_slice body, struct sira_abort *abort);
-struct sira_credit { uint32_t subscription; uint64_t taken; struct sira_slice id; uint64_t bytes; };
+struct sira_credit { uint32_t subscription; uint64_t taken; struct sira_slice id; uint64_t bytes, total; };
 enum sira_status sira_credit_parse(struct sira_slice body, struct sira_credit *credit);
 struct sira_receipt { struct sira_slice id, error; uint32_t matched, grade, copies, nodes, lane_bits; bool has_offset, spooled;
                       uint64_t offset, bytes; };  /* lane_bits: 1 << Lane for each lane */

@@ -132,7 +132,7 @@ class LocalNode:
         if method == "/sira.v1.Bus/Publish":
             stream = LocalPublish(kernel, client, who, hello, now_ns)
         elif method == "/sira.v1.Bus/Subscribe":
-            stream = LocalSubscribe(kernel, client, who, now_ns)
+            stream = LocalSubscribe(kernel, client, who, hello, now_ns)
         else:
             raise Unsupported(f"this node has no stream {method}")
         self._streams.add(stream)

@@ -8,7 +8,7 @@ from typing import Any
 
 from sira.kernel.bus import Bus as Kernel
 from sira.kernel.clients import Client, Hello
-from sira.kernel.errors import PeerLost, SiraError, Unreachable
+from sira.kernel.errors import SiraError, Unreachable
 from sira.kernel.trust.credential import Credential
 
 
@@ -101,17 +101,19 @@ class LocalPublish(LocalStream):
         self._stream = kernel.open_publish(
             client, who, wake=self._news.set, hello=hello, now_ns=now_ns()
         )
-        self._stream.on_superseded = lambda: self.lose(
-            PeerLost("the client came back on another stream")
-        )
+        self._stream.lend()
+        self._stream.on_lost = self.lose
         self._room = asyncio.Event()
         self._stream.ingress.drained = self._room.set
 
     def _next_frame(self) -> bytes | None:
+        if self._stream.carrier is not None:
+            return None
         return self._stream.ingress.next_frame(self._now_ns())
 
     def _nothing_due(self) -> bool:
-        return not self._stream.ingress.unanswered
+        self._stream.end_soon()
+        return self._stream.all_carried and not self._stream.ingress.unanswered
 
     async def _feed(self, frame: bytes) -> None:
         ingress = self._stream.ingress
@@ -129,17 +131,23 @@ class LocalSubscribe(LocalStream):
     """A Subscribe stream."""
 
     def __init__(
-        self, kernel: Kernel, client: Client, who: Credential, now_ns: Callable[[], int]
+        self,
+        kernel: Kernel,
+        client: Client,
+        who: Credential,
+        hello: Hello,
+        now_ns: Callable[[], int],
     ) -> None:
         super().__init__()
         self._now_ns = now_ns
-        self._stream = kernel.open_subscribe(client, who, wake=self._news.set)
+        self._stream = kernel.open_subscribe(client, who, wake=self._news.set, link=hello.link)
 
     def _next_frame(self) -> bytes | None:
-        return self._stream.egress.next_frame(self._now_ns())
+        return self._stream.next_frame(self._now_ns())
 
     def _nothing_due(self) -> bool:
-        return not self._stream.subscriptions
+        self._stream.written_out = not self._stream.subscriptions
+        return self._stream.written_out
 
     async def _feed(self, frame: bytes) -> None:
         self._stream.feed(frame, self._now_ns())

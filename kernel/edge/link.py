@@ -45,7 +45,7 @@ class Round:
 class StreamLink:
     """Between the two halves of one stream. The writer rests until `wake`."""
 
-    __slots__ = ("_round", "credential", "error", "finished", "method", "on_end", "writer")
+    __slots__ = ("_round", "broken", "credential", "error", "finished", "method", "on_end", "writer")
 
     def __init__(self, credential: Credential, method: str, round_: Round) -> None:
         """Belong to a call of `method` made with `credential`."""
@@ -53,6 +53,7 @@ class StreamLink:
         self._round = round_
         self.writer = _native.Stepper(f"writer of {method}", asyncio.get_running_loop())
         self.finished = False  # the peer sends no more
+        self.broken = False  # nor does it hear us
         self.error: BaseException | None = None  # to be raised when all is written
         self.on_end: Callable[[SiraError], None] | None = None
 
@@ -100,7 +101,8 @@ class StreamLink:
         try:
             yield
         except grpc.aio.BaseError:
-            self.finish()  # the peer is gone
+            self.broken = True  # the peer is gone
+            self.finish()
         except Exception as error:
             self.error = self.error or error
             self.wake()

@@ -9,7 +9,6 @@ from sira import _native
 from sira.kernel.edge.door import EOF, Call
 from sira.kernel.edge.link import Links, StreamLink
 from sira.kernel.edge.ticker import Ticker
-from sira.kernel.errors import PeerLost
 from sira.kernel.streams import PublishStream
 
 
@@ -31,7 +30,9 @@ class Publishing:
         client = bus.join(call.hello, who.principal, call.peer, now_ns)
         link = StreamLink(who, call.method.name, self._links.round)
         stream = bus.open_publish(client, who, wake=link.wake, hello=call.hello, now_ns=now_ns)
-        stream.on_superseded = lambda: link.end(PeerLost("the client came back on another stream"))
+        stream.on_lost = link.end
+        link.on_end = lambda _error: stream.end_soon()
+        stream.lend()
         try:
             with self._links.holding(link):
                 reader = asyncio.ensure_future(self._read(call.context, stream, link, ticker))
@@ -70,9 +71,14 @@ class Publishing:
         """Write receipts until the stream is over."""
         ingress, now_ns, resting = stream.ingress, _native.now_ns, link.writer
         while True:
-            frame = ingress.next_frame(now_ns())
+            frame = ingress.next_frame(now_ns()) if stream.carrier is None else None
             if frame is not None:
                 await context.write(frame)
+                continue
+            if link.error is not None or link.finished:
+                stream.end_soon()
+            if not stream.all_carried:
+                await resting
                 continue
             if link.error is not None:
                 return

@@ -28,7 +28,7 @@ class Subscribing:
         bus, ticker, who = call.world.bus, call.world.ticker, call.credential
         client = bus.join(call.hello, who.principal, call.peer, _native.now_ns())
         link = StreamLink(who, call.method.name, self._links.round)
-        stream = bus.open_subscribe(client, who, wake=link.wake)
+        stream = bus.open_subscribe(client, who, wake=link.wake, link=call.hello.link)
         link.on_end = lambda error: stream.end_all(error, _native.now_ns())
         try:
             with self._links.holding(link):
@@ -60,14 +60,19 @@ class Subscribing:
                 ticker.hurry()
 
     async def _write(self, context: Any, stream: SubscribeStream, link: StreamLink) -> None:
-        egress, now_ns, resting = stream.egress, _native.now_ns, link.writer
+        now_ns, resting = _native.now_ns, link.writer
         while True:
-            frame = egress.next_frame(now_ns())
+            frame = stream.next_frame(now_ns())
             if frame is not None:
                 await context.write(frame)
                 continue
             if link.error is not None:
+                if stream.rider is not None and stream.rider.ending:
+                    await resting  # its last answers leave by this stream
+                    continue
+                stream.written_out = not link.broken
                 return
             if link.finished and not stream.subscriptions:
+                stream.written_out = not link.broken
                 return
             await resting

@@ -52,12 +52,16 @@ static void test_items_come_in_order_and_unknown_fields_are_skipped(void)
         put_text(frame, 7, "unknown");
     }
     item->len = 0;
-    put_text(item, 16, "a kind of a later version");
+    put_text(item, SIRA_ITEM_ASIDE, "body");
     put_buf(frame, 1, item);
-    for (uint32_t kind = 1; kind <= SIRA_ITEM_ENDED + 1; kind++) {
+    item->len = 0;
+    put_text(item, 17, "a kind of a later version");
+    put_buf(frame, 1, item);
+    for (uint32_t kind = 1; kind <= SIRA_ITEM_ENDED + 2; kind++) {
         CHECK_EQUAL(sira_frame_next(frame->bytes, frame->len, &at, &got, &done), SIRA_OK);
         CHECK(!done);
-        CHECK_EQUAL(got.kind, kind <= SIRA_ITEM_ENDED ? kind : SIRA_ITEM_NONE);
+        const uint32_t late = kind == SIRA_ITEM_ENDED + 1 ? SIRA_ITEM_ASIDE : SIRA_ITEM_NONE;
+        CHECK_EQUAL(got.kind, kind <= SIRA_ITEM_ENDED ? kind : late);
         if (got.kind) CHECK(got.body.len == 4 && !memcmp(got.body.data, "body", 4));
         CHECK(got.sub_first == 0 && got.subs.len == 0 && !got.quiet && !got.has_wait && got.grade == 0);
     }
@@ -202,8 +206,10 @@ static void test_credits(void)
     put_uint(b, 2, UINT64_MAX);
     put_bytes(b, 3, ID, 16);
     put_uint(b, 4, 1 << 20);
+    put_uint(b, 5, 1 << 21);
     CHECK_EQUAL(sira_credit_parse((struct sira_slice){b->bytes, b->len}, &credit), SIRA_OK);
     CHECK(credit.subscription == 3 && credit.taken == UINT64_MAX && credit.id.len == 16 && credit.bytes == 1 << 20);
+    CHECK(credit.total == 1 << 21);
     b->bytes[b->len - 1] |= 0x80;
     CHECK_EQUAL(sira_credit_parse((struct sira_slice){b->bytes, b->len}, &credit), SIRA_TRUNCATED);
     free(b);

@@ -360,7 +360,9 @@ class Inbox:
     buffers_mapped: int  # reassembly buffers made so far, reused ones not counted
 
 def ready(value: Any) -> Awaitable[Any]: ...  # awaiting it gives `value` without suspending; once
-def credit_frame(credits: Sequence[tuple[int, int]]) -> bytes: ...  # (subscription, taken) -> Frame
+
+# (subscription, taken) -> Frame; totals: taken since the subscription was opened
+def credit_frame(credits: Sequence[tuple[int, int]], *, totals: bool = False) -> bytes: ...
 
 # ---- both (native/stepper.c) --------------------------------------------------------------------
 @final
@@ -532,6 +534,9 @@ class Ingress:
     def next_frame(self, now_ns: int) -> bytes | None: ...  # receipts and chunk credits
     full: bool  # stop reading this stream until `drained` fires
     drained: Callable[[], None] | None
+    # takes (frame, now_ns) of an aside for the client's Subscribe stream; None: asides are skipped.
+    # What it raises ends the stream.
+    aside: Callable[[bytes, int], None] | None
     # messages whose receipt next_frame() has not given out yet (quiet ones too, until settled)
     unanswered: int
     def close(self, now_ns: int) -> None: ...  # unfinished transfers are aborted (PEER_LOST)

@@ -175,10 +175,10 @@ async def test_a_draining_node_that_took_nothing_makes_no_message_new_again() ->
         refused = 0
         stop = bus.connection._requeue
 
-        def counted(error: sira.SiraError | None) -> None:
+        def counted(error: sira.SiraError | None, heard_out: bool) -> None:
             nonlocal refused
             refused += isinstance(error, NodeDraining)
-            stop(error)
+            stop(error, heard_out)
 
         bus.connection._requeue = counted  # type: ignore[method-assign]
         await until(lambda: refused > 0)

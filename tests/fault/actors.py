@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -22,11 +23,18 @@ def say(text: str) -> None:
     os.write(sys.stdout.fileno(), f"{text}\n".encode())
 
 
-async def publish(url: str, topic: str, *, at_once: int, payload_floats: int) -> None:
-    """Publish 0, 1, 2, ... until SIGTERM, `at_once` of them unanswered at a time."""
+async def publish(url: str, topic: str, *, at_once: int, payload_floats: int, hears: bool) -> None:
+    """Publish 0, 1, 2, ... until SIGTERM, `at_once` of them unanswered at a time.
+
+    With `hears` it takes its own messages, too, from before the first one on: its two streams carry
+    each other's credits and receipts then.
+    """
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with sira.connect(url, timeout_s=30) as bus:
+    async with sira.connect(url, timeout_s=30) as bus, contextlib.AsyncExitStack() as stack:
+        if hears:
+            messages = await stack.enter_async_context(bus.subscribe(topic))
+            hearing = asyncio.ensure_future(hear(messages))
         say("ready")
         free = asyncio.Semaphore(at_once)
 
@@ -55,7 +63,23 @@ async def publish(url: str, topic: str, *, at_once: int, payload_floats: int) ->
             number += 1
             await asyncio.sleep(0)
         await asyncio.gather(*running)
+        if hears:
+            while any(row.pending for row in await bus.ledger(topic)):  # noqa: ASYNC110  asks a node
+                await asyncio.sleep(0.01)
+            hearing.cancel()
         say("done")
+
+
+async def hear(messages: sira.Subscription) -> None:
+    """Write down every message, for ever."""
+    async for message in messages:
+        say(heard(message))
+
+
+def heard(message: sira.Message) -> str:
+    """Say which message it is, and whether its payload is the one of its number."""
+    number = int(message["n"])
+    return f"got {number}" if (message["x"] == np.float32(number)).all() else f"CORRUPT {number}"
 
 
 async def subscribe(url: str, topic: str, *, group: str) -> None:
@@ -74,10 +98,7 @@ async def subscribe(url: str, topic: str, *, group: str) -> None:
             if not following.done():
                 following.cancel()
                 break
-            message = following.result()
-            number = int(message["n"])
-            whole = bool((message["x"] == np.float32(number)).all())
-            say(f"got {number}" if whole else f"CORRUPT {number}")
+            say(heard(following.result()))
         say("done")
 
 
@@ -89,11 +110,13 @@ def main() -> None:
     parser.add_argument("--group", default="")
     parser.add_argument("--at-once", type=int, default=32)
     parser.add_argument("--payload-floats", type=int, default=64)
+    parser.add_argument("--hears", action="store_true")
     given = parser.parse_args()
     if given.role == "publish":
         work = publish(
-            given.url, given.topic, at_once=given.at_once, payload_floats=given.payload_floats
-        )
+            given.url, given.topic, at_once=given.at_once, payload_floats=given.payload_floats,
+            hears=given.hears,
+        )  # fmt: skip
     else:
         work = subscribe(given.url, given.topic, group=given.group)
     asyncio.run(work)

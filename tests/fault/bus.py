@@ -1,11 +1,16 @@
 """One round: a node, a publisher, two subscribers, a group of two; one is killed at some moment.
 
+In every other four rounds the publisher hears itself as well. Victim `drain` is the node, told to
+go down in order (SIGTERM) and started again.
+
 What must hold, whoever dies (numbers are the publisher's):
 - the node's ledger balances, and when all who live have gone on, nothing is pending;
 - nobody gets a message twice, nor a changed one, nor out of order (what a dead member had not been
-  sent comes to the other one later than newer messages that this one already had);
+  sent comes to the other one later than newer messages that this one already had; what a draining
+  node refused comes when it is sent again);
 - who lives and was subscribed all along gets every message that was accepted, also the group as a
   whole, but for what the ledger counts as PEER_LOST with the member that died;
+- a node that goes down in order has delivered all that it accepted, and its receipts were heard;
 - a message whose fate the publisher does not know is one that it names (`UNKNOWN` below).
 """
 
@@ -27,7 +32,7 @@ import sira
 from sira.testing import Node
 
 WATCHDOG_S = 60.0
-VICTIMS = ("subscriber", "member", "publisher", "node", "supervisor")
+VICTIMS = ("subscriber", "member", "publisher", "node", "supervisor", "drain")
 NODE_VICTIMS = ("node", "supervisor")
 SIZES = (16, 64, 4_000, 150_000)  # floats; the last is a large message, sent in chunks
 UNKNOWN = {"OUTCOME_UNKNOWN", "UNREACHABLE", "TIMEOUT", "CONNECTION_CLOSED"}
@@ -81,6 +86,11 @@ class Actor:
     def numbers(self, word: str) -> list[int]:
         return [int(line.split()[1]) for line in list(self.lines) if line.startswith(word + " ")]
 
+    def receipts(self) -> list[tuple[int, int]]:
+        """Return the number and the matches of each accepted message."""
+        words = [line.split() for line in self.lines if line.startswith("accepted ")]
+        return [(int(number), int(matched)) for _, number, matched in words]
+
     def end(self, number: signal.Signals = signal.SIGTERM) -> None:
         if self.process.poll() is None:
             self.process.send_signal(number)
@@ -123,6 +133,7 @@ def run_round(node: Node, seed: int, victim: str) -> Report:
     members = [Actor(f"member{i}", "subscribe", *common, "--group", "g") for i in (0, 1)]
     subscribers = [steady, mortal, *members]
     everyone = list(subscribers)
+    hears = seed // 4 % 2 == 0
     report = Report(victim)
     try:
         for actor in subscribers:
@@ -131,6 +142,7 @@ def run_round(node: Node, seed: int, victim: str) -> Report:
         publisher = Actor(
             "publisher", "publish", *common,
             "--at-once", str(at_once), "--payload-floats", str(floats),
+            *(("--hears",) if hears else ()),
         )  # fmt: skip
         everyone.append(publisher)
         wait_for(lambda: bool(publisher.numbers("accepted")), "the first message is accepted")
@@ -140,12 +152,15 @@ def run_round(node: Node, seed: int, victim: str) -> Report:
             chosen.end(signal.SIGKILL)
         elif victim == "node":
             os.kill(node.pid, signal.SIGKILL)  # its supervisor starts it again
+        elif victim == "drain":
+            node.stop()
+            node.start()
         else:
             node.kill()
             node.start()
         time.sleep(rng.uniform(0.05, 0.3))
         if victim != "publisher":
-            if victim in NODE_VICTIMS:
+            if victim in (*NODE_VICTIMS, "drain"):
                 again = len(publisher.numbers("accepted"))
                 wait_for(
                     lambda: len(publisher.numbers("accepted")) > again + 10, "it publishes again"
@@ -157,7 +172,7 @@ def run_round(node: Node, seed: int, victim: str) -> Report:
         for actor in subscribers:
             if actor is not chosen:
                 actor.end()
-        check(node, topic, report, publisher, steady, mortal, members, chosen)
+        check(node, topic, report, publisher, steady, mortal, members, chosen, hears=hears)
     finally:
         for actor in everyone:
             actor.end(signal.SIGKILL)
@@ -165,7 +180,7 @@ def run_round(node: Node, seed: int, victim: str) -> Report:
 
 
 def settle(node: Node, topic: str) -> None:
-    """Until all that is owed is settled: who lives confirms within 50 ms."""
+    """Until all that is owed is settled: who lives confirms within half a second."""
     with sira.connect_sync(node.url) as bus:
         wait_for(
             lambda: all(row.pending == 0 for row in bus.ledger(topic)),
@@ -182,6 +197,8 @@ def check(
     mortal: Actor,
     members: list[Actor],
     chosen: Actor | None,
+    *,
+    hears: bool,
 ) -> None:
     problems = report.problems
     accepted = publisher.numbers("accepted")
@@ -189,13 +206,14 @@ def check(
     outcomes = {
         line.split()[0]
         for line in publisher.lines
-        if line not in ("ready", "done") and not line.startswith(("sent", "accepted"))
+        if line not in ("ready", "done") and not line.startswith(("sent", "accepted", "got"))
     }
     report.unknown = sum(len(publisher.numbers(code)) for code in outcomes)
     if outcomes - UNKNOWN:
         problems.append(f"the publisher was refused: {sorted(outcomes - UNKNOWN)}")
-    for actor in (steady, mortal, *members):
-        inherits = actor in members and report.victim == "member"
+    for actor in (steady, mortal, *members, publisher):
+        # What a node refused because it goes down is sent again when each one's own wait is over.
+        inherits = report.victim == "drain" or (actor in members and report.victim == "member")
         check_order(actor.name, actor.numbers("got"), problems, inherits=inherits)
         if actor.numbers("CORRUPT"):
             problems.append(f"{actor.name} got changed messages {actor.numbers('CORRUPT')[:5]}")
@@ -210,7 +228,7 @@ def check(
     report.delivered = row.delivered
     report.peer_lost = row.dropped.get("PEER_LOST", 0)
     explained = {"PEER_LOST", "UNSUBSCRIBED"}
-    if report.victim in NODE_VICTIMS:
+    if report.victim in (*NODE_VICTIMS, "drain"):
         explained.add("NO_MATCH")  # the publisher came back before the subscribers did
     strange = set(row.dropped) - explained
     if strange:
@@ -221,7 +239,13 @@ def check(
     if report.victim in NODE_VICTIMS:
         # What the old node had taken and not delivered died with it; the new one owes only its own.
         return
+    if report.victim == "drain":
+        # Those that found every subscriber there; others were accepted before all were back.
+        matches = {n: m for n, m in publisher.receipts() if m}
+        accepted = [n for n, m in matches.items() if m == max(matches.values())]
     complete = [("steady", set(steady.numbers("got")))]
+    if hears and report.victim != "publisher":
+        complete.append(("the publisher", set(publisher.numbers("got"))))
     if report.victim != "subscriber":
         complete.append(("mortal", set(mortal.numbers("got"))))
     if report.victim != "member":

@@ -78,29 +78,38 @@ async def _behind_a_relay() -> AsyncIterator[tuple[Any, Relay, str]]:
 
 
 @pytest.mark.parametrize("size", [8, 300_000], ids=["small", "large"])
-def test_what_a_cut_left_unanswered_is_sent_again_and_taken_once(size: int) -> None:
-    asyncio.run(_publish_over_cuts(size))
+@pytest.mark.parametrize("hears", [False, True], ids=["", "hears-itself"])
+def test_what_a_cut_left_unanswered_is_sent_again_and_taken_once(size: int, hears: bool) -> None:
+    """Also by a client whose receipts come down beside its deliveries, and are lost with them."""
+    asyncio.run(_publish_over_cuts(size, hears))
 
 
-async def _publish_over_cuts(size: int) -> None:
+async def _publish_over_cuts(size: int, hears: bool) -> None:
     count = MESSAGES if size < 1_000 else 60
     rng = random.Random(size)
     cuts = sorted(rng.sample(range(1, count), CUTS))
     got: list[int] = []
 
-    async def take(messages: Any) -> None:
+    own: list[int] = []
+
+    async def take(messages: Any, numbers: list[int]) -> None:
         while len(got) < count:
             message = await messages.next(timeout_s=WATCHDOG_S)
-            got.append(int.from_bytes(bytes(message.bytes)[:8], "little"))
+            numbers.append(int.from_bytes(bytes(message.bytes)[:8], "little"))
 
     async with (
         _behind_a_relay() as (node, relay, url),
         sira.connect(node.url) as other,
         other.subscribe("cut") as messages,
         sira.connect(url) as bus,
+        contextlib.AsyncExitStack() as stack,
         bus.publisher("cut") as publisher,
     ):
-        taking = asyncio.ensure_future(take(messages))
+        if hears:
+            heard = await stack.enter_async_context(bus.subscribe("cut"))
+            hearing = asyncio.ensure_future(take(heard, own))
+            stack.callback(hearing.cancel)
+        taking = asyncio.ensure_future(take(messages, got))
         await bus.publish("met")  # a client whose first stream never arrived is told "unknown"
         for number in range(count):
             await publisher.send(number.to_bytes(8, "little").ljust(size, b"x"))
@@ -115,7 +124,10 @@ async def _publish_over_cuts(size: int) -> None:
         with pytest.raises(sira.Timeout):
             await messages.next(timeout_s=0.2)
         row = (await other.ledger("cut"))["cut"]
-        assert (row.owed, row.unknown) == (count + sum(row.dropped.values()), {})
-        if size < 1_000:
+        if not hears:
+            assert (row.owed, row.unknown) == (count + sum(row.dropped.values()), {})
+        if hears:  # what was on its way to the client that was cut off went with the connection
+            assert own == sorted(set(own)) and set(row.dropped) <= {"PEER_LOST"}
+        elif size < 1_000:
             assert not row.dropped
         assert relay.connections >= CUTS + 1

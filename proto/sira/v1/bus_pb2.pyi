@@ -60,7 +60,7 @@ class Frame(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ...) -> None: ...
 
 class Item(_message.Message):
-    __slots__ = ("message", "head", "chunk", "abort", "credit", "ack", "receipt", "open", "opened", "close", "ended", "subscriptions", "quiet", "wait_ms", "grade")
+    __slots__ = ("message", "head", "chunk", "abort", "credit", "ack", "receipt", "open", "opened", "close", "ended", "aside", "subscriptions", "quiet", "wait_ms", "grade")
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
@@ -72,6 +72,7 @@ class Item(_message.Message):
     OPENED_FIELD_NUMBER: _ClassVar[int]
     CLOSE_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
+    ASIDE_FIELD_NUMBER: _ClassVar[int]
     SUBSCRIPTIONS_FIELD_NUMBER: _ClassVar[int]
     QUIET_FIELD_NUMBER: _ClassVar[int]
     WAIT_MS_FIELD_NUMBER: _ClassVar[int]
@@ -87,11 +88,12 @@ class Item(_message.Message):
     opened: Opened
     close: Close
     ended: Ended
+    aside: Frame
     subscriptions: _containers.RepeatedScalarFieldContainer[int]
     quiet: bool
     wait_ms: int
     grade: Grade
-    def __init__(self, message: _Optional[_Union[_message_pb2.Message, _Mapping]] = ..., head: _Optional[_Union[_message_pb2.Message, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., opened: _Optional[_Union[Opened, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., ended: _Optional[_Union[Ended, _Mapping]] = ..., subscriptions: _Optional[_Iterable[int]] = ..., quiet: _Optional[bool] = ..., wait_ms: _Optional[int] = ..., grade: _Optional[_Union[Grade, str]] = ...) -> None: ...
+    def __init__(self, message: _Optional[_Union[_message_pb2.Message, _Mapping]] = ..., head: _Optional[_Union[_message_pb2.Message, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., opened: _Optional[_Union[Opened, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., ended: _Optional[_Union[Ended, _Mapping]] = ..., aside: _Optional[_Union[Frame, _Mapping]] = ..., subscriptions: _Optional[_Iterable[int]] = ..., quiet: _Optional[bool] = ..., wait_ms: _Optional[int] = ..., grade: _Optional[_Union[Grade, str]] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("message_id", "tensor", "offset", "data")
@@ -114,16 +116,18 @@ class Abort(_message.Message):
     def __init__(self, message_id: _Optional[bytes] = ..., error: _Optional[_Union[_error_pb2.Error, _Mapping]] = ...) -> None: ...
 
 class Credit(_message.Message):
-    __slots__ = ("subscription", "taken", "message_id", "bytes")
+    __slots__ = ("subscription", "taken", "message_id", "bytes", "total")
     SUBSCRIPTION_FIELD_NUMBER: _ClassVar[int]
     TAKEN_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
     subscription: int
     taken: int
     message_id: bytes
     bytes: int
-    def __init__(self, subscription: _Optional[int] = ..., taken: _Optional[int] = ..., message_id: _Optional[bytes] = ..., bytes: _Optional[int] = ...) -> None: ...
+    total: int
+    def __init__(self, subscription: _Optional[int] = ..., taken: _Optional[int] = ..., message_id: _Optional[bytes] = ..., bytes: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
 
 class Ack(_message.Message):
     __slots__ = ("subscription", "message_id", "negative", "delay_ms")
