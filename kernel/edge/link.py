@@ -45,7 +45,16 @@ class Round:
 class StreamLink:
     """Between the two halves of one stream. The writer rests until `wake`."""
 
-    __slots__ = ("_round", "broken", "credential", "error", "finished", "method", "on_end", "writer")
+    __slots__ = (
+        "_round",
+        "broken",
+        "credential",
+        "error",
+        "finished",
+        "method",
+        "on_end",
+        "writer",
+    )
 
     def __init__(self, credential: Credential, method: str, round_: Round) -> None:
         """Belong to a call of `method` made with `credential`."""
