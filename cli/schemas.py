@@ -215,6 +215,43 @@ SETTING = record(
 VERSION = record(
     sira=STRING, native=STRING, protocol=COUNT, python=STRING, grpcio=STRING, numpy=STRING
 )
+TLS_INIT = record(
+    dir=STRING,
+    cluster=STRING,
+    principal=STRING,
+    files=listed(STRING),
+    dns=listed(STRING),
+    ips=listed(STRING),
+    expires_ns=COUNT,
+    token_key=STRING,
+)
+TLS_ISSUE = record(principal=STRING, id=STRING, files=listed(STRING), expires_ns=COUNT)
+CERTIFICATE = record(
+    principal=maybe(STRING),
+    id=STRING,
+    uris=listed(STRING),
+    dns=listed(STRING),
+    ips=listed(STRING),
+    issuer=STRING,
+    subject=STRING,
+    begins_ns=INTEGER,
+    expires_ns=INTEGER,
+    authority=BOOLEAN,
+    valid_now=BOOLEAN,
+)
+TOKEN = record(
+    token=maybe(STRING),
+    file=maybe(STRING),
+    principal=STRING,
+    id=STRING,
+    expires_ns=maybe(INTEGER),
+)
+_RIGHT = record(actions=listed(STRING), topics=listed(STRING))
+TOKEN_BLOCK = record(
+    block=COUNT, id=STRING, expires_ns=maybe(INTEGER), rights=listed(listed(_RIGHT)), source=STRING
+)
+TOKEN_SHOWN = record(principal=STRING, expires_ns=maybe(INTEGER), blocks=COUNT, verified=BOOLEAN)
+REVOKED = record(ids=listed(STRING), new=COUNT, file=STRING)
 ERROR = record(
     code=STRING,
     message=STRING,

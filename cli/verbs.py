@@ -9,6 +9,7 @@ from __future__ import annotations
 from sira.cli import schemas as s
 from sira.cli.output import EXIT_REFUSED, EXIT_UNACCOUNTED
 from sira.cli.table import Argument, Verb
+from sira.cli.trust_verbs import TRUST_VERBS
 from sira.kernel.settings import SCHEMA
 
 _TOPIC = Argument(name="topic", help="dotted name of the topic")
@@ -356,6 +357,7 @@ VERBS: tuple[Verb, ...] = (
         item=s.SETTING,
         default=True,
     ),
+    *TRUST_VERBS,
     Verb(
         name="version",
         summary="show the version of this command and what it was built with",

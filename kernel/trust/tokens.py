@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,13 +21,35 @@ import biscuit_auth as biscuit
 
 from sira.kernel.errors import BadRequest, BadSetting, SiraError, Unauthenticated
 from sira.kernel.identity import Principal
-from sira.kernel.trust import blocks, checks
+from sira.kernel.trust import blocks, checks, token_keys
 from sira.kernel.trust.checks import Right, Window
 from sira.kernel.trust.credential import Credential
+from sira.kernel.trust.token_keys import (
+    key_file,
+    keys_file,
+    new_root_key,
+    no_panic,
+    parse_key_file,
+    parse_keys_file,
+    public_key,
+)
 
-KEYS_FORMAT = "sira-token-keys 1"  # public keys that a node believes
-KEY_FORMAT = "sira-token-key 1"  # one private key
-KEYS_MAX = 8  # each is tried with a token that no other signed
+__all__ = [
+    "Block",
+    "Description",
+    "TokenScope",
+    "TokenVerifier",
+    "describe",
+    "key_file",
+    "keys_file",
+    "mint",
+    "narrow",
+    "new_root_key",
+    "parse_key_file",
+    "parse_keys_file",
+    "public_key",
+]
+
 # A check about time that is not plainly "until then": its answer is believed for so long, then the
 # token is looked at again.
 UNREAD_TIME_S = 60.0
@@ -39,86 +60,7 @@ _FACTS_MAX = 256
 _ITERATIONS_MAX = 32
 _TIME_MAX = timedelta(milliseconds=250)
 
-_KEY = re.compile(r"ed25519/[0-9a-f]{64}")
-_PRIVATE = re.compile(r"ed25519-private/[0-9a-f]{64}")
 _FAILED = "following checks failed: "
-
-
-# ---- keys ---------------------------------------------------------------------------------------
-
-
-def new_root_key() -> str:
-    """Return a new private key, `ed25519-private/<hex>`: a secret."""
-    return str(biscuit.KeyPair().private_key)
-
-
-def public_key(root: str) -> str:
-    """Return the public key of a private one, `ed25519/<hex>`.
-
-    Raises:
-        BadSetting: it is no private key.
-    """
-    return str(_pair(root).public_key)
-
-
-def key_file(root: str) -> str:
-    """Return the file of a private key; a secret."""
-    return f"{KEY_FORMAT}\n{root}\n"
-
-
-def keys_file(public_keys: Sequence[str]) -> str:
-    """Return the file of public keys that a node is to believe."""
-    return "\n".join((KEYS_FORMAT, *public_keys, ""))
-
-
-def parse_key_file(text: str) -> str:
-    """Return the private key of a key file.
-
-    Raises:
-        BadSetting: it is none; the text is not repeated.
-    """
-    found = _rows(text, KEY_FORMAT, "the token key")
-    if len(found) != 1 or not _PRIVATE.fullmatch(found[0]):
-        raise BadSetting("the token key file holds no ed25519-private key")
-    return found[0]
-
-
-def parse_keys_file(text: str) -> tuple[str, ...]:
-    """Return the public keys of a key file: one a line, `#` begins a comment.
-
-    Raises:
-        BadSetting: another format, no key, one that is none, or more than KEYS_MAX.
-    """
-    found = tuple(dict.fromkeys(_rows(text, KEYS_FORMAT, "the file of token keys")))
-    if not 1 <= len(found) <= KEYS_MAX:
-        raise BadSetting(f"the file of token keys has {len(found)} keys, of 1 to {KEYS_MAX}")
-    for key in found:
-        _checked_key(key)
-    return found
-
-
-def _rows(text: str, form: str, what: str) -> list[str]:
-    rows = [line.split("#", 1)[0].strip() for line in text.splitlines()]
-    if not rows or rows[0] != form:
-        raise BadSetting(f"{what} does not begin with the line `{form}`")
-    return [row for row in rows[1:] if row]
-
-
-def _checked_key(key: str) -> biscuit.PublicKey:
-    if not _KEY.fullmatch(key):
-        # Never repeated: who mixes the files up has a private key here.
-        raise BadSetting("what stands for a token key is not `ed25519/` and 64 hex digits")
-    try:
-        with _no_panic():
-            return biscuit.PublicKey(key)
-    except Exception:
-        raise BadSetting(f"{key!r} is no point of the curve of Ed25519") from None
-
-
-def _pair(root: str) -> biscuit.KeyPair:
-    if not _PRIVATE.fullmatch(root):
-        raise BadSetting("what stands for a token's root key is no ed25519-private key")
-    return biscuit.KeyPair.from_private_key(biscuit.PrivateKey(root))
 
 
 # ---- making -------------------------------------------------------------------------------------
@@ -142,7 +84,7 @@ def mint(
     Raises:
         BadRequest: rights or a time that a token cannot say.
     """
-    pair = _pair(root)
+    pair = token_keys.pair(root)
     # The key is told so that a holder who has the token alone can narrow it. No node believes it.
     source = (
         f'principal("{principal}");\nissuer(hex:{pair.public_key.to_bytes().hex()});\n'
@@ -175,7 +117,7 @@ def narrow(
     if not source:
         raise BadRequest("nothing to narrow: name actions, topics or an end")
     data = blocks.unpacked(token)
-    opened = _opened(data, [_checked_key(k) for k in public_keys or _claimed_keys(token)])
+    opened = _opened(data, [token_keys.checked(k) for k in public_keys or _claimed_keys(token)])
     narrowed = _fitting(opened.append(biscuit.BlockBuilder(source)))
     blocks.unpacked(narrowed)
     return narrowed
@@ -196,7 +138,7 @@ def _fitting(token: biscuit.Biscuit) -> str:
 
 def _claimed_keys(token: str) -> tuple[str, ...]:
     """Return the key that an unverified token names as its issuer's."""
-    with _no_panic():
+    with no_panic():
         source = biscuit.UnverifiedBiscuit.from_base64(token).block_source(0)
     found = re.search(r"^issuer\(hex:([0-9a-f]{64})\);$", source, re.MULTILINE)
     if found is None:
@@ -216,12 +158,14 @@ class Block:
         source: its statements in Datalog.
         rights: those of our own form; each of the tuples must be met by one of its rights.
         window: when it holds, as far as its checks of time can be read.
+        unread: statements that are neither.
     """
 
     id: str
     source: str
     rights: tuple[tuple[Right, ...], ...]
     window: Window
+    unread: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,12 +186,17 @@ def describe(token: str, *, public_keys: Sequence[str] = ()) -> Description:
     """
     data = blocks.unpacked(token)
     keys = public_keys or _claimed_keys(token)
-    opened = _opened(data, [_checked_key(key) for key in keys])
+    opened = _opened(data, [token_keys.checked(key) for key in keys])
     reading = _Reading.of(opened)
     found = tuple(
-        Block(id_, source, rights, window)
-        for id_, source, rights, window in zip(
-            reading.ids, reading.sources, reading.rights, reading.windows, strict=True
+        Block(*each)
+        for each in zip(
+            reading.ids,
+            reading.sources,
+            reading.rights,
+            reading.windows,
+            reading.unread,
+            strict=True,
         )
     )
     return Description(reading.principal, found, reading.window, bool(public_keys))
@@ -262,8 +211,7 @@ class _Reading:
     sources: tuple[str, ...]
     rights: tuple[tuple[tuple[Right, ...], ...], ...]
     windows: tuple[Window, ...]
-    unread: bool  # a check is not of our form
-    unread_time: bool  # one of these looks at the time
+    unread: tuple[tuple[str, ...], ...]  # statements that are not of our form
 
     @property
     def window(self) -> Window:
@@ -280,7 +228,7 @@ class _Reading:
             Unauthenticated: no principal, or blocks that may not be there.
         """
         try:
-            with _no_panic():
+            with no_panic():
                 sources = tuple(token.block_source(i) for i in range(token.block_count()))
                 ids = tuple(f"biscuit:{each}" for each in token.revocation_ids)
                 asked = _authorizer(token).query(biscuit.Rule("p($x) <- principal($x)"))
@@ -289,7 +237,7 @@ class _Reading:
             raise Unauthenticated("the token cannot be read") from None
         if len(principals) != 1 or not isinstance(principals[0], str):
             raise Unauthenticated(f"the token names {len(principals)} principals, not one")
-        rights, windows, matches, chars, unread = [], [], 0, 0, ""
+        rights, windows, unread, matches, chars = [], [], [], 0, 0
         for index, source in enumerate(sources):
             read, window, rest = _statements(index, source)
             canonical = frozenset(checks.lines(source)).difference(rest)
@@ -297,7 +245,7 @@ class _Reading:
             matches, chars = matches + more, chars + longer
             rights.append(read)
             windows.append(window)
-            unread += "\n".join(rest) + "\n"
+            unread.append(rest)
         if matches > blocks.MATCHES_MAX or chars > blocks.EXPRESSION_CHARS_MAX:
             raise Unauthenticated(
                 f"the token has {matches} regular expressions (at most {blocks.MATCHES_MAX}), with "
@@ -309,8 +257,7 @@ class _Reading:
             sources,
             tuple(rights),
             tuple(windows),
-            bool(unread.strip()),
-            "time(" in unread,
+            tuple(unread),
         )
 
 
@@ -347,7 +294,7 @@ class TokenScope:
     def denies(self, action: str, resource: str, now_s: float) -> str | None:
         """Return None, or the checks that fail; about 0.1 ms."""
         try:
-            with _no_panic():
+            with no_panic():
                 asked = biscuit.AuthorizerBuilder(
                     "action({action}); resource({resource}); time({now});"
                     "allow if principal($someone);",
@@ -389,9 +336,9 @@ class TokenVerifier:
         Raises:
             BadSetting: one is no key, or there are more than KEYS_MAX.
         """
-        if len(public_keys) > KEYS_MAX:
-            raise BadSetting(f"{len(public_keys)} token keys, at most {KEYS_MAX}")
-        self._keys = [_checked_key(key) for key in public_keys]
+        if len(public_keys) > token_keys.KEYS_MAX:
+            raise BadSetting(f"{len(public_keys)} token keys, at most {token_keys.KEYS_MAX}")
+        self._keys = [token_keys.checked(key) for key in public_keys]
         self._cluster = cluster
 
     def verify(self, text: str, now_s: float) -> Credential:
@@ -418,10 +365,11 @@ class TokenVerifier:
         if now_s < window.begins_s:
             raise Unauthenticated(f"the token holds only in {window.begins_s - now_s:.0f} s")
         expires_s = window.expires_s
-        if reading.unread_time:
+        unread = [line for block in reading.unread for line in block]
+        if any("time(" in line for line in unread):
             expires_s = min(expires_s, now_s + UNREAD_TIME_S)
         every = tuple(right for block in reading.rights for right in block)
-        scope = TokenScope(opened, every, reading.unread)
+        scope = TokenScope(opened, every, bool(unread))
         return Credential(principal, "token", reading.ids, expires_s, scope)
 
 
@@ -429,7 +377,7 @@ def _opened(data: bytes, keys: Sequence[biscuit.PublicKey]) -> biscuit.Biscuit:
     """Return the token, when one of the keys has signed it."""
     for key in keys:
         try:
-            with _no_panic():
+            with no_panic():
                 return biscuit.Biscuit.from_bytes(data, key)
         except Exception:
             continue
@@ -445,16 +393,3 @@ def _authorizer(
     limits.max_time = _TIME_MAX
     builder.set_limits(limits)  # type: ignore[attr-defined]
     return builder.build(token)
-
-
-@contextmanager
-def _no_panic() -> Iterator[None]:
-    """Turn a panic of the library, which is no Exception, into one."""
-    try:
-        yield
-    except Exception:
-        raise
-    except BaseException as panic:
-        if type(panic).__name__ != "PanicException":
-            raise
-        raise ValueError("the library gave up") from None

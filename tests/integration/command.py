@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -82,11 +82,16 @@ def _environment(url: str | None, home: Path | None) -> dict[str, str]:
     return kept
 
 
-def start(*words: str, url: str | None = None, home: Path | None = None) -> subprocess.Popen[str]:
-    """Start `sira WORDS`."""
+def start(
+    *words: str,
+    url: str | None = None,
+    home: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> subprocess.Popen[str]:
+    """Start `sira WORDS`; of SIRA_* variables it sees `env` alone."""
     return subprocess.Popen(
         [sys.executable, "-m", "sira.cli", *words],
-        env=_environment(url, home),
+        env={**_environment(url, home), **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
@@ -106,10 +111,15 @@ def finish(process: subprocess.Popen[str], verb: str, *, as_json: bool) -> Ended
     return Ended(process.returncode, out, err, envelopes)
 
 
-def sira(*words: str, url: str | None = None, home: Path | None = None) -> Ended:
+def sira(
+    *words: str,
+    url: str | None = None,
+    home: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Ended:
     """Run `sira WORDS` to its end."""
     verb = build().parse_args(expand_default(words)).verb.name
-    return finish(start(*words, url=url, home=home), verb, as_json="--json" in words)
+    return finish(start(*words, url=url, home=home, env=env), verb, as_json="--json" in words)
 
 
 def read_line(process: subprocess.Popen[str]) -> str:

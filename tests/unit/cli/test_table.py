@@ -21,7 +21,7 @@ from sira.cli.verbs import VERBS, groups
 NAMES = [verb.name for verb in VERBS]
 WANTED = {
     "up", "status", "top", "pub", "sub", "request", "topics", "ledger", "explain", "bench",
-    "doctor", "config", "version",
+    "doctor", "config", "tls", "token", "version",
 }  # fmt: skip
 
 
@@ -169,7 +169,7 @@ def test_completion_knows_every_verb_and_option(shell: str) -> None:
 @pytest.mark.parametrize(
     ("line", "wanted"),
     [
-        ("sira to", {"top", "topics"}),
+        ("sira to", {"token", "top", "topics"}),
         ("sira topics cr", {"create"}),
         ("sira topics create --ki", {"--kind"}),
         ("sira --json bench --se", {"--seconds"}),
