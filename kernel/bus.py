@@ -27,7 +27,12 @@ from sira.kernel.identity import Principal
 from sira.kernel.opening import check_open
 from sira.kernel.settings import SCHEMA, Settings
 from sira.kernel.streams import OPENED, PublishStream, SubscribeStream
-from sira.kernel.subscriptions import OVERFLOW_NAMES, Subscription, SubscriptionTable
+from sira.kernel.subscriptions import (
+    OVERFLOW_NAMES,
+    QueueGroup,
+    Subscription,
+    SubscriptionTable,
+)
 from sira.kernel.topic_table import TopicTable
 from sira.kernel.topics import NODE_PREFIX, REPLY_PREFIX, RESERVED, first_token, is_pattern
 from sira.kernel.topics import check_reply_topic as _check_reply_topic
@@ -76,6 +81,7 @@ class Bus:
         self.access = access or Access()
         self.epoch = epoch or os.urandom(_EPOCH_BYTES)
         self.draining = False
+        self._tapped: set[str] = set()  # taps that rules have named; a policy has at most 64
         self._dropped_told: dict[str, int] = {}
         self.refusals: Counter[tuple[str, str]] = Counter()  # by action and code
         self._soon, self._clock_ns = soon, clock_ns
@@ -231,8 +237,9 @@ class Bus:
         head = first_token(name)
         if self.draining and head not in (REPLY_PREFIX, NODE_PREFIX):
             raise NodeDraining(retry_after_ms=1_000)
+        obligations: tuple[tuple[str, str], ...] = ()
         if head != REPLY_PREFIX and client is not self.node:  # who knows a reply topic was asked
-            self.access.may(who, "publish", name)
+            obligations = self.access.may(who, "publish", name).obligations
         if head == NODE_PREFIX and client is not self.node:
             raise Denied(f"only the node publishes under {head}.", details={"topic": name})
         if head in RESERVED or (head.startswith("_") and head != REPLY_PREFIX):
@@ -246,7 +253,44 @@ class Bus:
         targets = self.subscriptions.targets(name, partial(self._may_read, topic))
         own = client is self.node
         buckets = () if own else self.admission.for_route(client.principal, name)
+        for kind, value in obligations:
+            if kind == "rate":
+                buckets = (*buckets, self.admission.obliged(client.principal, float(value)))
+            elif kind == "tap":
+                targets += self._taps(name, value, targets)
         return _native.Route(topic, targets, admit=admit, buckets=buckets)
+
+    def _taps(
+        self, name: str, tap: str, targets: list[_native.Sub | _native.Group]
+    ) -> list[_native.Sub | _native.Group]:
+        """Return who gets a copy of each message because a rule says so: room is waited for there.
+
+        Raises:
+            Denied: nobody listens who would miss nothing.
+        """
+        self._tapped.add(tap)
+        found: list[_native.Sub | _native.Group] = []
+        there = False
+        for listener in self.subscriptions.match(tap):
+            members = listener.members if isinstance(listener, QueueGroup) else (listener,)
+            waits = all(each.overflow == bus_pb2.OVERFLOW_BLOCK for each in members)
+            reads = all(
+                isinstance(self.access.decide(each.stream.credential, "subscribe", tap), Allow)
+                for each in members
+            )
+            if waits and reads:
+                there = True
+                queue = listener.native if isinstance(listener, QueueGroup) else listener.sub
+                if queue not in targets:
+                    found.append(queue)
+        if not there:
+            raise Denied(
+                f"a rule lets messages on {name!r} through only with a copy to {tap!r}, and nobody "
+                "listens there with overflow=block",
+                details={"topic": name, "tap": tap},
+                retryable=True,
+            )
+        return found
 
     def _may_read(self, topic: _native.HubTopic, subscription: Subscription) -> bool:
         """Ask for one match: may it be read, and do both sides mean the same tensors?"""
@@ -353,7 +397,7 @@ class Bus:
 
     def _touch(self, pattern: str) -> None:
         """Let publishers ask anew where their messages go."""
-        if is_pattern(pattern):
+        if is_pattern(pattern) or pattern in self._tapped:
             self.hub.touch()
             return
         self.hub.touch(pattern)
@@ -379,6 +423,7 @@ class Bus:
         over nothing more is delivered that is not allowed. Then subscriptions that may read nothing
         end, one by one (`REVOKED`).
         """
+        self._tapped.clear()
         self.hub.touch()
         for index, subscription in enumerate(list(self.subscriptions), 1):
             who, pattern = subscription.stream.credential, subscription.pattern

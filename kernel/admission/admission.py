@@ -78,6 +78,12 @@ class Admission:
                 found.append(self._bucket(limit, key))
         return tuple(found)
 
+    def obliged(self, principal: Principal, messages_per_s: float) -> _native.Bucket:
+        """Return the bucket of a rule's `rate`: one for each principal and rate."""
+        limit = Limit(f"rate of a rule, {messages_per_s:g}/s", "principal",
+                      messages_per_s=messages_per_s)  # fmt: skip
+        return self._bucket(limit, str(principal))
+
     def check(self, principal: Principal, method: str) -> None:
         """Count a unary call, or the beginning of a stream, as one message of no bytes.
 

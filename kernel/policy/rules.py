@@ -9,12 +9,15 @@
     principals = ["sira://*/lab/agent/cam-*"]      # "*": everybody
     actions = ["publish", "create_topic"]          # of ACTIONS; "*": all
     topics = ["lab.cam.>"]                # for `call`: methods = ["/sira.v1.Bus/*"]
-    tap = "lab.audit"                     # obligations, of allow rules only: where a copy goes,
-    rate = 100                            # messages a second,
+    tap = "lab.audit"                     # obligations, of rules that allow to publish: who gets a
+    rate = 100                            # copy (below), messages a second of a principal,
     path = "node"                         # "direct" or "node"
 
 Topics match as subscriptions do: a wildcard in the first place leaves out `sira` and what begins
 with `_`, so a rule for everything names `[">", "sira.>", "_reply.>"]`.
+
+A tap is a topic whose subscribers with overflow `block` get a copy of every message that the rule
+lets through; where there is none, the publish is refused: a tap has no gaps.
 
 Of several allow rules that speak, all oblige: each tap, the lowest rate, `node` before `direct`.
 The refusal names the first deny rule in the file.
@@ -263,7 +266,7 @@ def _rule(entry: toml_table.Table) -> Rule:
         actions,
         entry.checked("topics", topics, _topic),
         entry.checked("methods", methods, _method),
-        _obligations(entry, allow),
+        _obligations(entry, allow, actions),
     )
     entry.end()
     return made
@@ -283,11 +286,13 @@ def _actions(entry: toml_table.Table) -> frozenset[str]:
     return frozenset(texts)
 
 
-def _obligations(entry: toml_table.Table, allow: bool) -> Obligations:
+def _obligations(entry: toml_table.Table, allow: bool, actions: frozenset[str]) -> Obligations:
     made: list[tuple[str, str]] = []
     for key in ("path", "rate", "tap"):
         if entry.has(key) and not allow:
             raise entry.bad(key, "obliges nobody: a deny rule lets nothing through")
+        if entry.has(key) and "publish" not in actions:
+            raise entry.bad(key, "obliges publishers, and the rule does not name `publish`")
     if entry.has("path"):
         made.append(("path", entry.choice("path", ("direct", "node"))))
     if entry.has("rate"):
