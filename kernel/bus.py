@@ -21,7 +21,15 @@ from sira.kernel.admission.admission import Admission
 from sira.kernel.admission.limits import Limit
 from sira.kernel.authorize import Allow
 from sira.kernel.clients import Client, Clients, Hello
-from sira.kernel.errors import ContractMismatch, Denied, NodeDraining, NoMatch, Revoked, SiraError
+from sira.kernel.errors import (
+    ContractMismatch,
+    Denied,
+    NodeDraining,
+    NoMatch,
+    QuotaExceeded,
+    Revoked,
+    SiraError,
+)
 from sira.kernel.events import Events, Field, Kind
 from sira.kernel.identity import Principal
 from sira.kernel.opening import check_open
@@ -97,14 +105,15 @@ class Bus:
         )
         self.clients = Clients(settings)
         self.subscriptions = SubscriptionTable()
+        self.admission = Admission(_limits(settings), clock_ns, self._limit_reached)
         self.topics = TopicTable(
             self.hub,
             settings,
             self.subscriptions,
             lambda: self.events,
             lambda number: self.clients.numbered(number) is not None,
+            self.admission,
         )
-        self.admission = Admission(_limits(settings), clock_ns, self._limit_reached)
         self.events = Events(
             tenant=tenant,
             listened=self.subscriptions.heard,
@@ -146,6 +155,11 @@ class Bus:
             raise NodeDraining(retry_after_ms=1_000)
         client, new = self.clients.join(hello, principal, peer, now_ns)
         if new:
+            try:
+                self.admission.take("connections", principal)
+            except QuotaExceeded:
+                self.clients.leave(client, now_ns)
+                raise
             self.events.emit(
                 "sira.client.connected", client=client.id, principal=str(principal), peer=peer
             )
@@ -207,6 +221,7 @@ class Bus:
         if client.stream_count or self.clients.numbered(client.number) is not client:
             return
         self.clients.leave(client, now_ns)
+        self.admission.give("connections", client.principal)
         self.topics.drop_owned(client.number)
         self.events.emit(
             "sira.client.gone",
@@ -249,7 +264,7 @@ class Bus:
             if not self.subscriptions.heard(name):
                 self.topics.lost_replies().count_refused("NO_MATCH")
                 raise NoMatch("whoever asked is gone", details={"topic": name})
-        topic = self.topics.ensure(name)
+        topic = self.topics.ensure(name, client.principal)
         targets = self.subscriptions.targets(name, partial(self._may_read, topic))
         own = client is self.node
         buckets = () if own else self.admission.for_route(client.principal, name)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sira import _native
+from sira.kernel.admission.admission import Admission
 from sira.kernel.errors import (
     BadRequest,
     Conflict,
@@ -17,12 +18,14 @@ from sira.kernel.errors import (
     Unsupported,
 )
 from sira.kernel.events import Events
+from sira.kernel.identity import Principal
 from sira.kernel.settings import Settings
 from sira.kernel.subscriptions import SubscriptionTable
 from sira.kernel.topics import (
     NODE_PREFIX,
     OTHER_CLASS,
     REPLY_CLASS,
+    REPLY_PREFIX,
     RESERVED,
     Declaration,
     Declarations,
@@ -57,12 +60,19 @@ class TopicTable:
         subscriptions: SubscriptionTable,
         events: Callable[[], Events],
         owner_lives: Callable[[int], bool],
+        admission: Admission,
     ) -> None:
-        """Begin empty. `owner_lives` tells whether the client of a number still has a stream."""
+        """Begin empty.
+
+        `owner_lives` tells whether the client of a number still has a stream; `admission` whether
+        somebody may have one more topic.
+        """
         self.declarations = Declarations()
         self._hub, self._settings, self._subscriptions = hub, settings, subscriptions
         self._events, self._owner_lives = events, owner_lives
         self._implicit: dict[str, _Use] = {}
+        self._admission = admission
+        self._holders: dict[str, Principal] = {}  # whose limits count a topic or a class
         self._retained: dict[str, _native.HubTopic] = {}
         self._doomed: deque[tuple[str, str]] = deque()
         self._sweep: deque[str] = deque()
@@ -76,17 +86,20 @@ class TopicTable:
 
     # ---- in use ----------------------------------------------------------------------------------
 
-    def ensure(self, name: str) -> _native.HubTopic:
-        """Return the topic of a checked name, made if it is not there.
+    def ensure(self, name: str, by: Principal) -> _native.HubTopic:
+        """Return the topic of a checked name, made for `by` if it is not there.
 
         Raises:
-            QuotaExceeded: topics_max.
+            QuotaExceeded: topics_max, or a limit on topics of `by`.
         """
         topic = self._hub.topic(name)
         if topic is not None:
             return self._follow(name, topic)
-        if first_token(name) != NODE_PREFIX:  # there are few, and they tell of the limit
+        head = first_token(name)
+        if head != NODE_PREFIX:  # there are few, and they tell of the limit
             self._check_room()
+        if head not in (NODE_PREFIX, REPLY_PREFIX):  # a reply's goes with whoever asked
+            self._charge(name, by)
         topic = self._declare(name)
         self._implicit[name] = _Use(0, 0, self._classes)
         self._note_retained(topic)
@@ -112,13 +125,15 @@ class TopicTable:
 
     # ---- declared --------------------------------------------------------------------------------
 
-    def create(self, request: bus_pb2.CreateTopicRequest, *, owner: int, by: str) -> Declaration:
+    def create(
+        self, request: bus_pb2.CreateTopicRequest, *, owner: int, by: Principal
+    ) -> Declaration:
         """Declare a topic, or a class of topics by a pattern; the same again changes nothing.
 
         Args:
             request: as it came.
             owner: number of the client that it dies with; 0: it stays.
-            by: principal, for the fact on `sira.topic.created`.
+            by: whose limits count it, and who `sira.topic.created` says it was.
 
         Raises:
             BadTopic, BadRequest: name or contract not well formed, unknown kind.
@@ -126,7 +141,7 @@ class TopicTable:
             Unsupported: kind `durable`, retention.
             Conflict: declared otherwise, or owned by another client.
             ContractMismatch: a subscription that is there expects other tensors.
-            QuotaExceeded: topics_max, topics_owned_per_client_max.
+            QuotaExceeded: topics_max, topics_owned_per_client_max, a limit on topics of `by`.
         """
         name = request.name
         _check_name(name)
@@ -149,6 +164,7 @@ class TopicTable:
         self._check_owned(owner)
         if name not in self._implicit:
             self._check_room()
+        self._charge(name, by)
         self.declarations.add(declaration)
         self._apply(name)
         self._events().emit(
@@ -156,7 +172,7 @@ class TopicTable:
             topic=name,
             kind="latest" if declaration.retain else "volatile",
             owned=bool(owner),
-            principal=by,
+            principal=str(by),
         )
         return declaration
 
@@ -303,10 +319,12 @@ class TopicTable:
             self._events().emit("sira.topic.dropped", topic=name, reason=reason)
         if is_pattern(name):
             if said is not None:
+                self._discharge(name)
                 self._apply(name)
             return said is not None
         used = self._implicit.pop(name, None)
         self._retained.pop(name, None)
+        self._discharge(name)
         if self._hub.topic(name) is not None:
             self._hub.drop(name)
         return said is not None or used is not None
@@ -320,6 +338,21 @@ class TopicTable:
             use.published, use.since_ns = topic.published, now_ns
         elif now_ns - use.since_ns >= idle_ns and not topic.has_retained:
             self._drop(name, "IDLE")
+
+    def _charge(self, name: str, by: Principal) -> None:
+        """Count a topic or a class, unless somebody has it counted already.
+
+        Raises:
+            QuotaExceeded: a limit on topics of `by`.
+        """
+        if name not in self._holders:
+            self._admission.take("topics", by)
+            self._holders[name] = by
+
+    def _discharge(self, name: str) -> None:
+        holder = self._holders.pop(name, None)
+        if holder is not None:
+            self._admission.give("topics", holder)
 
     def _check_room(self) -> None:
         if len(self) >= self._settings.topics_max:

@@ -81,7 +81,7 @@ class BusService:
             raise NodeDraining(retry_after_ms=1_000)
         bus.may(call.credential, "create_topic", request.name)
         owner = _owner(call) if request.owned else 0
-        bus.topics.create(request, owner=owner, by=str(call.principal))
+        bus.topics.create(request, owner=owner, by=call.principal)
         return bus.topics.describe(request.name)
 
     async def list_topics(

@@ -169,7 +169,7 @@ def test_owned_topics_made_and_dropped_leave_memory_flat() -> None:
                 assert client is not None
                 for i in range(count):
                     request = bus_pb2.CreateTopicRequest(name=f"o.{number}.{i}", owned=True)
-                    topics.create(request, owner=client.number, by="test")
+                    topics.create(request, owner=client.number, by=client.principal)
                     if i % 500 == 0:
                         await asyncio.sleep(0)
                 await owner.publishing().publish(message(f"o.{number}.0"))

@@ -53,7 +53,7 @@ def test_a_page_of_topics_is_made_in_slices() -> None:
     async def work() -> None:
         asked = Asked()
         for number in range(5_000):
-            asked.bus.topics.ensure(f"lab.sensor{number}")
+            asked.bus.topics.ensure(f"lab.sensor{number}", asked.bus.node.principal)
         request = bus_pb2.ListTopicsRequest(count_max=5_000)
         data = await asked.call("Bus/ListTopics", request.SerializeToString())
         names = [each.name for each in bus_pb2.ListTopicsResponse.FromString(data).topics]
@@ -69,7 +69,7 @@ def test_a_page_of_topics_ends_before_it_is_larger_than_a_grpc_message() -> None
         contract = {f"tensor{number}": "f32[B, H<=4096, 3]" for number in range(30)}
         for number in range(1_800):
             request = bus_pb2.CreateTopicRequest(name=f"lab.wide{number:04}", contract=contract)
-            asked.bus.topics.create(request, owner=0, by="test")
+            asked.bus.topics.create(request, owner=0, by=asked.bus.node.principal)
         listing, names, pages = bus_pb2.ListTopicsRequest(count_max=10_000), [], 0
         while pages == 0 or listing.after:
             data = await asked.call("Bus/ListTopics", listing.SerializeToString())
@@ -105,7 +105,7 @@ def test_a_ledger_too_long_for_one_answer_says_how_to_ask_for_less() -> None:
         asked = Asked(grpc_message_bytes_max=2 << 20)
         for number in range(40_000):
             name = f"{'lab' if number else 'one'}.room.number.with.a.long.name.sensor{number}"
-            asked.bus.topics.ensure(name).count_refused("NO_MATCH")
+            asked.bus.topics.ensure(name, asked.bus.node.principal).count_refused("NO_MATCH")
         with pytest.raises(MessageTooLarge, match="pattern") as caught:
             await asked.call("Kernel/Ledger", b"")
         assert caught.value.details["setting"] == "grpc_message_bytes_max"
