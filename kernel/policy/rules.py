@@ -14,7 +14,8 @@
     path = "node"                         # "direct" or "node"
 
 Topics match as subscriptions do: a wildcard in the first place leaves out `sira` and what begins
-with `_`, so a rule for everything names `[">", "sira.>", "_reply.>"]`.
+with `_`, so a rule for everything names `[">", "sira.>"]`. Nobody asks about reply topics: they
+are private.
 
 A tap is a topic whose subscribers with overflow `block` get a copy of every message that the rule
 lets through; where there is none, the publish is refused: a tap has no gaps.

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from sira.kernel.admission import limits
 from sira.kernel.authorize import ACTIONS, Allow, Deny, Readable, allow_all, deny_all
 from sira.kernel.errors import BadSetting
 from sira.kernel.identity import Principal
 from sira.kernel.policy import cedar, rules
 from sira.kernel.policy.cedar import CedarPolicy
 from sira.kernel.policy.load import is_file, load
+from tests.docs_blocks import DOCS, blocks
 
 CAM = Principal("local", "lab", "agent", "cam-7")
 BOB = Principal("local", "shop", "user", "bob")
@@ -134,6 +136,16 @@ def test_a_setting_names_a_policy(tmp_path: Path) -> None:
     table.write_bytes(b"\xff")
     with pytest.raises(BadSetting, match="not UTF-8 at byte 0"):
         load(str(table))
+
+
+def test_the_examples_of_the_docs_are_read_and_mean_what_is_said_of_them() -> None:
+    (_, table_text), (_, limits_text) = blocks(DOCS / "policy.md", "toml")
+    ((_, cedar_text),) = blocks(DOCS / "policy.md", "cedar")
+    table = rules.parse(table_text)
+    assert table.readable(CAM, ">") == Readable(("lab.>",), ("*.keys.>",))
+    assert table(CAM, "publish", "lab.cam.raw", {}) == Allow((("rate", "100.0"),))
+    assert CedarPolicy(cedar_text)(CAM, "publish", "lab.cam.raw", {}) == Allow()
+    assert [limit.name for limit in limits.parse(limits_text)] == ["cameras", "each-tenant"]
 
 
 def test_without_cedarpy_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
