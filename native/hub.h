@@ -370,7 +370,7 @@ struct Ingress {
     uint64_t window_bytes;
     uint64_t resume; /* messages that are still repeats */
     uint64_t published, bytes;
-    uint64_t limited_until_ns; /* when the rate that last refused a message has room for it */
+    uint64_t limited_until_ns; /* when all rates that refused messages of the last frame have room; 0: none did */
     struct route_entry **routes; /* open addressing by topic hash; entries are heap-allocated (stable) */
     uint32_t route_cap, route_len;
     struct route_entry *parked; /* entries with parked messages */

@@ -16,7 +16,7 @@ static int admit(Ingress *in, const struct route_entry *entry, uint64_t bytes, u
     }
     uint64_t wait_ns = 0;
     const int rc = limits_admit(&entry->route->limits, entry->route->topic->name, bytes, now_ns, &wait_ns);
-    if (wait_ns) in->limited_until_ns = now_ns + wait_ns;
+    if (now_ns + wait_ns > in->limited_until_ns && wait_ns) in->limited_until_ns = now_ns + wait_ns;
     return rc;
 }
 
@@ -240,6 +240,7 @@ static int take_frame(Ingress *in, PyObject *frame, uint64_t now_ns)
     const size_t len = (size_t)PyBytes_GET_SIZE(frame);
     Hub *hub = in->hub;
     hub->now_ns = now_ns;
+    in->limited_until_ns = 0;
     hub->frames_in++;
     hub->bytes_in += len;
     if (len > SIRA_FRAME_BYTES_MAX) {

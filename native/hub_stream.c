@@ -155,7 +155,7 @@ static PyGetSetDef ingress_getset[] = {
     {"aside", ingress_get_aside, ingress_set_aside, "Called with (frame, now_ns) of an aside.", NULL},
     {"published", ingress_get, NULL, "Messages accepted.", (void *)2},
     {"bytes", ingress_get, NULL, "Payload bytes accepted.", (void *)3},
-    {"limited_until_ns", ingress_get, NULL, "When the rate that last refused a message has room for it.", (void *)7},
+    {"limited_until_ns", ingress_get, NULL, "When all rates that refused messages of the last frame have room; 0: none did.", (void *)7},
     {"parked", ingress_get, NULL, "Messages that wait for room at a subscriber.", (void *)4},
     {"held_bytes", ingress_get, NULL, "Payload bytes that wait here or in transfers.", (void *)5},
     {"unanswered", ingress_get, NULL, "Messages whose receipt has not been taken.", (void *)6},

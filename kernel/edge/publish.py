@@ -11,6 +11,8 @@ from sira.kernel.edge.link import Links, StreamLink
 from sira.kernel.edge.ticker import Ticker
 from sira.kernel.streams import PublishStream
 
+_REST_NS_MAX = 100_000_000
+
 
 class Publishing:
     """Serves the Publish streams of a node."""
@@ -23,7 +25,8 @@ class Publishing:
 
         A refusal is a receipt with an error and ends nothing; a frame that cannot be split ends the
         stream, after the receipts of what came before it. Order holds within the stream. What waits
-        for room stops the reading, so that a slow subscriber slows its publishers and nobody else.
+        for room stops the reading, so that a slow subscriber slows its publishers and nobody else;
+        what a rate refuses stops it for a while, so that a flood costs its sender and not the node.
         """
         bus, ticker, who = call.world.bus, call.world.ticker, call.credential
         now_ns = _native.now_ns()
@@ -63,6 +66,7 @@ class Publishing:
                 finally:
                     round_.write()
                 ticker.hurry()
+                await _rest(ingress)
                 while ingress.full:
                     room.clear()
                     await room.wait()
@@ -85,3 +89,10 @@ class Publishing:
             if link.finished and not ingress.unanswered:
                 return
             await resting
+
+
+async def _rest(ingress: _native.Ingress) -> None:
+    """Read no more until the rates that refused messages of this frame have room, or 100 ms."""
+    if ingress.limited_until_ns:
+        rest_ns = min(ingress.limited_until_ns - _native.now_ns(), _REST_NS_MAX)
+        await asyncio.sleep(max(0, rest_ns) / 1e9)

@@ -542,7 +542,7 @@ class Ingress:
     def close(self, now_ns: int) -> None: ...  # unfinished transfers are aborted (PEER_LOST)
     published: int
     bytes: int
-    # when the rate limit that last refused a message of this stream has room for it; 0: none did
+    # when all rate limits that refused messages of the last frame have room; 0: none did
     limited_until_ns: int
 
 @final

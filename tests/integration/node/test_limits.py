@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import grpc
 import pytest
 
@@ -92,5 +94,25 @@ def test_a_rate_is_told_with_its_limit_and_stands_in_the_ledger() -> None:
         assert dict(refused) == {"RATE_LIMITED": codes.count("RATE_LIMITED")}
         (free,) = await pub.publish(message("a"))
         assert free.error.code == ""
+
+    session(work)
+
+
+def test_a_stream_whose_messages_are_refused_for_their_rate_is_not_read_for_a_while() -> None:
+    """A flood costs its sender: each frame of it is read 100 ms after the one before."""
+
+    async def work(node: Node, plain: Plain) -> None:
+        node.bus.set_limits((Limit("slow", "topic", "flood.>", messages_per_s=0.001),))
+        flood, honest = plain.publishing(), plain.publishing()
+        await flood.publish(message("flood.a"))
+        began_s = time.monotonic()
+        for _ in range(5):
+            (refused,) = await flood.publish(message("flood.a"))
+            assert refused.error.code == "RATE_LIMITED"
+        assert time.monotonic() - began_s >= 0.35
+        (taken,) = await honest.publish(message("a"))
+        assert taken.error.code == ""
+        (also,) = await flood.publish(message("a"))  # no refusal, no rest
+        assert also.error.code == ""
 
     session(work)

@@ -81,6 +81,7 @@ def test_a_refused_message_is_told_which_limit_whose_and_when() -> None:
     bench.now_ns += SECOND_NS // 2
     pub.publish("a.b")
     assert not pub.receipts()[0].HasField("error")
+    assert pub.stream.limited_until_ns == 0  # of this frame nothing was refused
     bench.assert_balanced()
 
 
