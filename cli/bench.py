@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from sira.cli import bench_report
 from sira.cli.ledger import ledger_row, unexplained
-from sira.cli.link import Stop, connected, url_of
+from sira.cli.link import Stop, connected, shown_environ, url_of
 from sira.cli.output import EXIT_UNACCOUNTED, CliError, Output, Result, UsageError, bytes_text
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ class Worker:
         self.role, self._process = role, process
 
     @classmethod
-    async def start(cls, role: str, plan: dict[str, Any]) -> Worker:
-        """Start one; `stop` must follow."""
+    async def start(cls, role: str, plan: dict[str, Any], environ: dict[str, str]) -> Worker:
+        """Start one with the environment given; `stop` must follow."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -73,6 +73,7 @@ class Worker:
             json.dumps(plan),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env=environ,
             start_new_session=True,  # Ctrl-C reaches us alone, and we stop it
             limit=_LINE_BYTES_MAX,
         )
@@ -133,14 +134,15 @@ async def bench(args: Namespace, out: Output, stop: Stop) -> Result:
         "in_flight": args.in_flight,
         "timeout_s": max(5.0, args.seconds),
     }
+    environ = shown_environ(args)
     roles = ("producer", "consumer") if args.pattern == "pub" else ("requester", "responder")
     async with connected(args) as bus:
         out.start(topic=plan["topic"], pattern=args.pattern)
         async with AsyncExitStack() as exits:
-            sink = await Worker.start(roles[1], plan)
+            sink = await Worker.start(roles[1], plan, environ)
             exits.push_async_callback(sink.stop)
             await sink.hear(timeout_s=_START_TIMEOUT_S)
-            source = await Worker.start(roles[0], plan)
+            source = await Worker.start(roles[0], plan, environ)
             exits.push_async_callback(source.stop)
             ready = await source.hear(timeout_s=_START_TIMEOUT_S)
             node_cpu_s = await _node_cpu_s(bus)

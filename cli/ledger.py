@@ -6,10 +6,15 @@ import asyncio
 import time
 from argparse import Namespace
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sira.cli.link import Stop, connected
-from sira.cli.output import EXIT_UNACCOUNTED, Output, Result
+from sira.cli.output import EXIT_UNACCOUNTED, Output, Result, UsageError
+from sira.kernel.authorize import ACTIONS
+from sira.kernel.topics import is_pattern
+
+if TYPE_CHECKING:
+    from sira.client.bus import Bus
 
 _COUNTS = (
     "published",
@@ -110,13 +115,16 @@ async def explain(args: Namespace, out: Output, stop: Stop) -> Result:
     """Say who gets a topic's messages, by which lane, and why."""
     from rich.table import Table
 
+    action, topic = _asked(args)
     deadline_s = time.monotonic() + args.wait
     async with connected(args) as bus:
+        who = _principal(bus, getattr(args, "as"))
         while True:
-            found = await bus.explain(args.topic, action=args.action)
+            found = await bus.explain(topic, action=action, principal=who)
             if found.matches or time.monotonic() >= deadline_s:
                 break
             await asyncio.sleep(_POLL_S)
+        who = who or bus.node.principal
     matches = [
         {
             "client": match.client,
@@ -129,9 +137,13 @@ async def explain(args: Namespace, out: Output, stop: Stop) -> Result:
         }
         for match in found.matches
     ]
-    out.text(f"{args.action} {args.topic}: {found.decision}, {found.kind}")
+    kind = f", {found.kind}" if found.kind else ""
+    out.text(f"{action} {topic}: {found.decision}{kind}")
     for reason in found.reasons:
         out.text(f"  {reason}")
+    for name in ("readable", "cut"):
+        if getattr(found, name):
+            out.text(f"  {name}: {', '.join(getattr(found, name))}")
     for name, spec in sorted(found.contract.items()):
         out.text(f"  contract {name}: {spec}")
     if matches:
@@ -139,15 +151,44 @@ async def explain(args: Namespace, out: Output, stop: Stop) -> Result:
         for match in matches:
             table.add_row(*(str(value) for value in match.values()))
         out.show(table)
-    else:
+    elif found.kind and not is_pattern(topic):
         out.text("  nobody listens")
     data = {
-        "topic": args.topic,
+        "topic": topic,
+        "action": action,
+        "principal": who,
         "decision": found.decision,
         "reasons": list(found.reasons),
+        "rule": found.rule,
+        "readable": list(found.readable),
+        "cut": list(found.cut),
+        "obligations": list(found.obligations),
         "kind": found.kind,
         "contract": dict(found.contract),
         "matches": matches,
     }
     alone = args.wait > 0 and not matches
     return Result(data, EXIT_UNACCOUNTED if alone or found.decision != "allow" else 0)
+
+
+def _asked(args: Namespace) -> tuple[str, str]:
+    """Return action and resource.
+
+    Raises:
+        UsageError: no action, or two.
+    """
+    if args.topic is None:
+        return args.action or "publish", args.what
+    if args.action:
+        raise UsageError("the action is there twice: as a word and with --action")
+    if args.what not in ACTIONS:
+        raise UsageError(f"{args.what!r} is no action", help=f"one of {', '.join(ACTIONS)}")
+    return args.what, args.topic
+
+
+def _principal(bus: Bus, text: str | None) -> str:
+    """Return a principal in full; one without `sira://` is of the node's cluster."""
+    if not text or text.startswith("sira://"):
+        return text or ""
+    cluster = bus.node.principal.removeprefix("sira://").partition("/")[0]
+    return f"sira://{cluster}/{text}"

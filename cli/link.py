@@ -103,6 +103,18 @@ def url_of(args: Namespace) -> str:
     return str(args.url or os.environ.get("SIRA_URL") or URL_DEFAULT)
 
 
+def shown_environ(args: Namespace) -> dict[str, str]:
+    """Return the environment in which a child process shows the node what this one does."""
+    environ = dict(os.environ)
+    for name in ("token_file", "tls_ca", "tls_cert", "tls_key"):
+        value = getattr(args, name)
+        if value is not None:
+            environ[f"SIRA_{name.upper()}"] = os.fspath(value)
+    if args.token_file is not None:
+        environ.pop("SIRA_TOKEN", None)  # the file was named in its place
+    return environ
+
+
 @asynccontextmanager
 async def connected(args: Namespace, *, timeout_s: float = _CONNECT_S) -> AsyncIterator[Bus]:
     """Connect to the node that the arguments name.

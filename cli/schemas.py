@@ -174,12 +174,26 @@ _EXPLAIN_MATCH = record(
 )
 EXPLAIN = record(
     topic=STRING,
+    action=STRING,
+    principal=STRING,
     decision=one_of("allow", "deny"),
     reasons=listed(STRING),
+    rule=STRING,
+    readable=listed(STRING),
+    cut=listed(STRING),
+    obligations=listed(STRING),
     kind=STRING,
     contract=STRINGS,
     matches=listed(_EXPLAIN_MATCH),
 )
+EVENT = record(
+    topic=STRING,
+    time_ns=COUNT,
+    tenant=STRING,
+    suppressed=COUNT,
+    fields={"type": "object", "description": "as the fact's own schema says (Introspect)"},
+)
+EVENTS_RESULT = record(pattern=STRING, facts=COUNT)
 _VERDICTS = ("no baseline", "same", "faster", "slower", "not comparable")
 BENCH = record(
     machine=record(cpu=STRING, cores=COUNT, memory_bytes=COUNT, kernel=STRING, python=STRING),

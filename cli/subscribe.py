@@ -31,6 +31,11 @@ async def sub(args: Namespace, out: Output, stop: Stop) -> Result:
         subscription = bus.subscribe(args.pattern, group=args.group, overflow=args.overflow)
         async with subscription as messages:
             out.start(pattern=args.pattern, group=args.group, overflow=args.overflow)
+            if messages.narrowed:
+                out.warning(
+                    f"{args.pattern} is narrowed: {messages.narrowed}",
+                    cut=messages.cut, readable=messages.readable,
+                )  # fmt: skip
             if not out.as_json:
                 out.warning(f"listening on {args.pattern}; Ctrl-C ends it")
             await stop.race(_take(messages, args, out, seen, save))

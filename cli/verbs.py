@@ -10,6 +10,7 @@ from sira.cli import schemas as s
 from sira.cli.output import EXIT_REFUSED, EXIT_UNACCOUNTED
 from sira.cli.table import Argument, Verb
 from sira.cli.trust_verbs import TRUST_VERBS
+from sira.kernel.authorize import ACTIONS
 from sira.kernel.settings import SCHEMA
 
 _TOPIC = Argument(name="topic", help="dotted name of the topic")
@@ -261,15 +262,26 @@ VERBS: tuple[Verb, ...] = (
     ),
     Verb(
         name="explain",
-        summary="say who gets a topic's messages, by which lane, and why",
+        summary="say who may do what, and who gets a topic's messages, by which lane and why",
         run="ledger:explain",
         arguments=(
-            Argument(name="topic", required=True, help="its name"),
             Argument(
-                name="--action",
-                choices=("publish", "subscribe"),
-                default="publish",
-                help="what to judge (publish)",
+                name="what",
+                required=True,
+                metavar="TOPIC|ACTION",
+                help="topic or pattern; or an action, before what it is on",
+            ),
+            Argument(
+                name="topic",
+                metavar="TOPIC",
+                help="what the action is on; for call, attach and administer a method or name",
+            ),
+            Argument(name="--action", choices=ACTIONS, help="what to judge (publish)"),
+            Argument(
+                name="--as",
+                metavar="PRINCIPAL",
+                help="judge for sira://CLUSTER/TENANT/KIND/NAME, or TENANT/KIND/NAME, without its "
+                "token (yourself)",
             ),
             Argument(
                 name="--wait",
@@ -282,6 +294,24 @@ VERBS: tuple[Verb, ...] = (
         ),
         result=s.EXPLAIN,
         exits={EXIT_UNACCOUNTED: "the action is denied, or nobody listens after --wait"},
+    ),
+    Verb(
+        name="events",
+        summary="follow what the node says about itself",
+        run="events:events",
+        arguments=(
+            Argument(
+                name="pattern",
+                default="sira.>",
+                help="which facts (sira.>: all, without the snapshots of sira.load.>)",
+            ),
+            Argument(name="--once", kind="boolean", help="one fact, then end"),
+            Argument(name="--count", kind="integer", minimum=1, help="end after so many"),
+        ),
+        result=s.EVENTS_RESULT,
+        item=s.EVENT,
+        exits={EXIT_UNACCOUNTED: "fewer facts than were asked for came"},
+        endless=True,
     ),
     Verb(
         name="bench",

@@ -29,8 +29,10 @@ from sira.client.transport import GrpcTransport, Stream, Transport
 from sira.kernel.errors import (
     NodeDraining,
     OutcomeUnknown,
+    Revoked,
     SiraError,
     Timeout,
+    Unauthenticated,
     Unreachable,
 )
 from sira.v1 import kernel_pb2
@@ -52,6 +54,21 @@ _PUBLISH_BLOCK_MS = 5_000
 _TRANSIENT = frozenset(
     {"UNREACHABLE", "NODE_DRAINING", "CANCELLED", "TIMEOUT", "INTERNAL", "PEER_LOST"}
 )
+
+
+def _is_of_proof(error: SiraError) -> bool:
+    """Whether what was shown proves nothing any more; a right withdrawn by a rule is no such."""
+    if isinstance(error, Revoked):
+        return error.details.get("reason") == "revoked"
+    return isinstance(error, Unauthenticated)
+
+
+def _nobody(node: str) -> SiraError:
+    return Unauthenticated(
+        f"{node} takes nobody who shows nothing",
+        help="show a token: --token-file FILE or SIRA_TOKEN (token= in Python), or a certificate",
+        details={"address": node},
+    )
 
 
 class Connection:
@@ -152,10 +169,15 @@ class Connection:
             except BaseException:
                 await transport.close()
                 raise
+            said = kernel_pb2.NegotiateResponse.FromString(answer)
+            if not said.principal:  # no call would be answered: say so now, and not one by one
+                await transport.close()
+                self._last_error = self.ended = _nobody(node)
+                return False
             # The next loss begins with the node that answered last.
             self._nodes.remove(node)
             self._nodes.insert(0, node)
-            self._connected(transport, kernel_pb2.NegotiateResponse.FromString(answer))
+            self._connected(transport, said)
             return True
         return False
 
@@ -252,6 +274,15 @@ class Connection:
         stream = self._transport.stream("/sira.v1.Bus/Subscribe", metadata=self._stream_metadata())
         self.incoming.start(stream)
 
+    def is_renewed(self, error: SiraError) -> bool:
+        """Whether `error` refuses what was shown, and there is something newer to show."""
+        return (
+            _is_of_proof(error)
+            and self.retry.connects
+            and self._transport is not None
+            and self._transport.renewed()
+        )
+
     def stream_lost(self, stream: Stream, error: SiraError | None) -> None:
         """Begin to come back: one of the two streams has ended, which nobody here asked for.
 
@@ -276,6 +307,7 @@ class Connection:
             return
         self._last_error = error
         _log.warning("connection to %s lost: %s", self._nodes[0], error)
+        renewed = self.is_renewed(error)
         if self._last_words is not None:
             self._last_words.cancel()
             self._last_words = None
@@ -288,7 +320,12 @@ class Connection:
         self.outgoing.stop()
         self.incoming.stop()
         self._drop(transport)
-        self._requeue(publish_error, heard_out)
+        if isinstance(error, Unauthenticated) and not renewed:
+            self._end(error)  # whoever tries again with the same hears the same
+            return
+        # One whose proof has run out is lost like one whose wire is cut: what it had taken stands.
+        again = renewed and publish_error is not None and _is_of_proof(publish_error)
+        self._requeue(None if again else publish_error, heard_out)
         self.incoming.interrupt()
         for call in self.on_lost:
             call()
@@ -408,6 +445,12 @@ class Connection:
             except Timeout as error:
                 error.details.setdefault("method", method)
                 raise
+            except (Unauthenticated, Revoked) as error:
+                # Nothing was done: again, if there is something new to show.
+                if not (self.retry.connects and _is_of_proof(error) and transport.renewed()):
+                    raise
+                if transport is self._transport:
+                    self._lost(error)
             except (Unreachable, NodeDraining):
                 delay_s = next(delays_s)
                 if not (repeatable and self.retry.connects and deadline.left_s() > delay_s):

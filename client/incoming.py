@@ -61,7 +61,7 @@ class Receiver(Protocol):
     def open_item(self) -> bus_pb2.Open:
         """Return what the node is asked for."""
 
-    def opened(self, cut: list[str]) -> None:
+    def opened(self, opened: bus_pb2.Opened) -> None:
         """Take note that the subscription is live."""
 
     def ended(self, error: SiraError | None) -> None:
@@ -369,14 +369,16 @@ class Incoming:
             opened = bus_pb2.Opened.FromString(body)
             receiver = self.receivers.get(opened.subscription)
             if receiver is not None:
-                receiver.opened(list(opened.cut))
+                receiver.opened(opened)
         elif kind == _ASIDE:
             if self.answers is not None:
                 self.answers(body)
         elif kind == _ENDED:
             ended = bus_pb2.Ended.FromString(body)
             error = from_proto(ended.error) if ended.HasField("error") else None
-            if not isinstance(error, NodeDraining):
+            elsewhere = isinstance(error, NodeDraining)
+            if not elsewhere and (error is None or not self._owner.is_renewed(error)):
                 self._ended(ended.subscription, error)
-            # A node that goes down ends the stream next: the subscription is opened elsewhere.
+            # A node that goes down, or takes this token no more, ends the stream next: the
+            # subscription is opened elsewhere, or with the newer token.
         # Kinds of a later version are none of our business.

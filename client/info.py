@@ -171,9 +171,13 @@ class Explanation:
     """What would happen to a message on a topic, and why. Iterate it for the matches.
 
     Attributes:
+        topic: the topic, pattern, method or name that was asked about.
         decision: allow or deny.
         reasons: for the decision, for people.
         kind, contract: of the topic.
+        rule: that denies; "": none does.
+        readable, cut: of a pattern that is subscribed to: what may be read, and what may not.
+        obligations: what rules demand with their yes, as `tap=lab.audit`.
     """
 
     topic: str
@@ -182,6 +186,10 @@ class Explanation:
     matches: tuple[ExplainMatch, ...]
     kind: str
     contract: Mapping[str, str]
+    rule: str = ""
+    readable: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()
+    obligations: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[ExplainMatch]:
         """Yield the matches."""
@@ -209,4 +217,8 @@ class Explanation:
             matches=matches,
             kind=answer.kind,
             contract=dict(answer.contract),
+            rule=answer.rule,
+            readable=tuple(answer.readable),
+            cut=tuple(answer.cut),
+            obligations=tuple(answer.obligations),
         )

@@ -40,8 +40,9 @@ class Looking(Later):
         """Return where a message on `topic` would go, and why.
 
         Args:
-            principal: who would act; "": this client.
-            action: "": publish.
+            topic: topic or pattern; for `call`, `attach` and `administer` a method or name.
+            principal: who would act, one of this tenant; "": this client with its token.
+            action: one of those of rules; "": publish.
         """
         answer = await self.connection.unary(
             "/sira.v1.Kernel/Explain",

@@ -44,6 +44,9 @@ class Owner(Protocol):
     def stream_lost(self, stream: Stream, error: SiraError | None) -> None:
         """Take note that a stream is over."""
 
+    def is_renewed(self, error: SiraError) -> bool:
+        """Whether `error` refuses what was shown, and there is something newer to show."""
+
 
 class Answer:
     """A ticket that somebody waits for."""

@@ -88,7 +88,7 @@ class _ReplyBox(_native.Mailbox):
     def open_item(self) -> bus_pb2.Open:
         return bus_pb2.Open(pattern=self.topic, window_messages=_WINDOW_MESSAGES)
 
-    def opened(self, cut: list[str]) -> None:
+    def opened(self, opened: bus_pb2.Opened) -> None:
         if self.live is not None and not self.live.done():
             self.live.set_result(None)
 

@@ -6,6 +6,7 @@ each connection, so that a renewed certificate or token holds from the next one 
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import os
 from collections.abc import Mapping, Sequence
@@ -122,6 +123,18 @@ class Settled:
             token = read_secret_text(self.token_file).strip()
             _check_token(token)
         return [("authorization", f"Bearer {token}")] if token else []
+
+    def proof(self) -> bytes:
+        """Return a digest of what is shown now: another one means that it was renewed.
+
+        Raises:
+            BadSetting, BadRequest: a file cannot be read, or holds no token.
+        """
+        parts = [value.encode() for _, value in self.authorization()]
+        if self.tls:
+            parts += [_read(path) for path in (self.ca, self.cert) if path]
+            parts += [read_secret(self.key)] if self.key else []
+        return hashlib.sha256(b"\0".join(parts)).digest()
 
     def _credentials(self) -> grpc.ChannelCredentials:
         return grpc.ssl_channel_credentials(

@@ -39,6 +39,7 @@ class Subscription(_native.Mailbox):
     Attributes:
         pattern, group: as asked for.
         cut: parts of the pattern that this principal may not read.
+        readable: what of it may be read, where that is less than all; empty: all of it.
         reconnects: how often messages may have been missed because the connection was lost.
         unconfirmed: messages in hand at each loss, together: the application still gets them, but
             the node that was lost has counted them as not delivered.
@@ -78,6 +79,7 @@ class Subscription(_native.Mailbox):
         self.group = group
         self.number = 0
         self.cut: list[str] = []
+        self.readable: list[str] = []
         self.reconnects = 0
         self.unconfirmed = 0
         self._connection = connection
@@ -224,13 +226,24 @@ class Subscription(_native.Mailbox):
         """Return what the node is asked for."""
         return self._item
 
-    def opened(self, cut: list[str]) -> None:
+    def opened(self, opened: bus_pb2.Opened) -> None:
         """Take note that the subscription is live, for the first time or again."""
-        self.cut = cut
-        if cut:
-            _log.warning("subscription %s leaves out %s", self.pattern, ", ".join(cut))
+        before = self.cut, self.readable
+        self.cut, self.readable = list(opened.cut), list(opened.readable)
+        if before != (self.cut, self.readable) and self.narrowed:
+            _log.warning("subscription %s is narrowed: %s", self.pattern, self.narrowed)
         if self._ready is not None and not self._ready.done():
             self._ready.set_result(None)
+
+    @property
+    def narrowed(self) -> str:
+        """What of the pattern may be read and what not, for people; "": all may."""
+        parts = []
+        if self.readable and self.readable != [self.pattern]:
+            parts.append(f"only {', '.join(self.readable)} may be read")
+        if self.cut:
+            parts.append(f"{', '.join(self.cut)} may not")
+        return ", ".join(parts)
 
     def ended(self, error: SiraError | None) -> None:
         """Take note that nothing more comes. What has come is given out first."""

@@ -94,6 +94,9 @@ class Transport(Protocol):
     def stream(self, method: str, *, metadata: Metadata) -> Stream:
         """Open a bidirectional stream; errors come from its reads and writes."""
 
+    def renewed(self) -> bool:
+        """Return whether a new way would show another token or certificate than this one does."""
+
     async def close(self) -> None:
         """Give back what the way holds."""
 
@@ -124,6 +127,8 @@ class GrpcTransport:
             )
         self._address = address
         options = [*_CHANNEL_OPTIONS, ("grpc.http2.lookahead_bytes", _window_bytes())]
+        self._security = security
+        self._proof = security.proof()
         self._shown = security.authorization()
         self._channel = security.channel(address, options)
         self._calls: dict[str, Any] = {}
@@ -147,6 +152,13 @@ class GrpcTransport:
         """Open one stream."""
         shown = [*metadata, *self._shown]
         return _GrpcStream(self, self._channel.stream_stream(method)(metadata=shown))
+
+    def renewed(self) -> bool:
+        """Return whether the files say something else than when this connection was made."""
+        try:
+            return self._security.proof() != self._proof
+        except SiraError:
+            return False  # half written, or gone: what cannot be shown is not new
 
     async def close(self) -> None:
         """Close the connection."""

@@ -18,6 +18,10 @@ from sira.kernel.topics import (
 from sira.kernel.trust.credential import Credential
 from sira.v1 import kernel_pb2
 
+# Actions on a method or another name, and not on a topic.
+NAMED = frozenset({"call", "attach", "administer"})
+_NAME_CHARS_MAX = 255
+
 
 def explain(
     bus: Bus, request: kernel_pb2.ExplainRequest, caller: Credential
@@ -25,12 +29,14 @@ def explain(
     """Say whether the action is allowed, by which rules, and whom a publish reaches now.
 
     Raises:
-        BadTopic, BadRequest: topic, principal or action are not well formed.
+        BadTopic, BadRequest: topic, name, principal or action are not well formed.
     """
     topic, action = request.topic, request.action or "publish"
     if action not in ACTIONS:
         raise BadRequest(f"{action[:40]!r} is none of {', '.join(ACTIONS)}")
-    if is_pattern(topic):
+    if action in NAMED:
+        _check_name(topic)
+    elif is_pattern(topic):
         _native.check_pattern(topic)
     else:
         _native.check_topic(topic)
@@ -46,10 +52,13 @@ def explain(
             decision = ALLOW
     if isinstance(decision, Allow):
         response.reasons.append(f"the policy allows {principal} to {action} {topic}")
-        response.reasons.extend(f"obligation {k}={v}" for k, v in decision.obligations)
+        response.obligations.extend(f"{k}={v}" for k, v in decision.obligations)
+        response.reasons.extend(f"obligation {each}" for each in response.obligations)
     else:
         response.rule = decision.reason
         _deny(response, f"{decision.code}: {decision.reason}")
+    if action in NAMED:
+        return response
     if action == "publish":
         _publish(bus, response, topic)
     declared = bus.topics.declarations.effective(topic)
@@ -63,6 +72,14 @@ def explain(
         if not response.matches:
             response.reasons.append("NO_MATCH: nobody listens")
     return response
+
+
+def _check_name(name: str) -> None:
+    if not name or len(name) > _NAME_CHARS_MAX or not name.isprintable():
+        raise BadRequest(
+            f"a method or name has 1 to {_NAME_CHARS_MAX} printable characters",
+            details={"field": "topic"},
+        )
 
 
 def _whom(bus: Bus, request: kernel_pb2.ExplainRequest, caller: Credential) -> Credential:

@@ -173,6 +173,10 @@ class LocalTransport:
         self._streams.append(stream)
         return stream
 
+    def renewed(self) -> bool:
+        """Return False: nothing is shown to a node in this process."""
+        return False
+
     async def close(self) -> None:
         """End the streams."""
         if self._closed:

@@ -10,7 +10,7 @@ from sira.kernel import introspect, ledger
 from sira.kernel.bus import Bus
 from sira.kernel.edge.door import Call
 from sira.kernel.errors import MessageTooLarge
-from sira.kernel.explain import explain
+from sira.kernel.explain import NAMED, explain
 from sira.kernel.methods import Catalog, Method, method
 from sira.kernel.metrics import LATENCY, Counts
 from sira.kernel.settings import Settings
@@ -121,7 +121,8 @@ class KernelService:
     ) -> kernel_pb2.ExplainResponse:
         """Say why. See `explain.explain`."""
         bus = call.world.bus
-        bus.may(call.credential, "inspect", request.topic)
+        named = request.action in NAMED  # on no topic that a rule for `inspect` could name
+        bus.may(call.credential, "inspect", "sira.explain" if named else request.topic)
         return explain(bus, request, call.credential)
 
 

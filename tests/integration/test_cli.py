@@ -53,7 +53,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "version": [],
     "bench": ["--size", "256", "--seconds", "0.2", "--rate", "100"],
 }
-NEED_A_PEER = {"up", "sub", "request"}
+NEED_A_PEER = {"up", "sub", "request", "events"}
 NEED_FILES = {  # test_cli_trust.py
     "tls init", "tls issue", "tls show", "tls revoke",
     "token create", "token narrow", "token show", "token revoke",
@@ -103,7 +103,8 @@ def test_people_get_lines_and_a_clean_exit(verb: str, url: str, tmp_path: Path) 
     "verb", [v.name for v in VERBS if v.connects and v.name not in ("doctor", "config show")]
 )
 def test_no_node_is_one_error_that_says_what_to_do(verb: str, unused: str) -> None:
-    words = {"sub": ["lab.>"], "request": ["lab.any", "x"]}.get(verb) or ARGUMENTS[verb]
+    alone = {"sub": ["lab.>"], "request": ["lab.any", "x"], "events": []}
+    words = alone[verb] if verb in alone else ARGUMENTS[verb]
     ended = sira(*verb.split(), *words, "--json", url=unused)
     assert ended.code == 4
     assert ended.last["type"] == "error"
@@ -124,6 +125,7 @@ def test_url_comes_before_the_environment(url: str, unused: str) -> None:
 
 ENDLESS: dict[str, list[str]] = {
     "sub": ["lab.>"],
+    "events": [],
     "top": ["--interval", "30"],
     "pub": ["lab.any", "x", "--rate", "50"],
 }

@@ -332,7 +332,7 @@ class ExplainRequest(_message.Message):
     def __init__(self, topic: _Optional[str] = ..., principal: _Optional[str] = ..., action: _Optional[str] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("decision", "reasons", "matches", "kind", "contract", "rule", "readable", "cut")
+    __slots__ = ("decision", "reasons", "matches", "kind", "contract", "rule", "readable", "cut", "obligations")
     class ContractEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -348,6 +348,7 @@ class ExplainResponse(_message.Message):
     RULE_FIELD_NUMBER: _ClassVar[int]
     READABLE_FIELD_NUMBER: _ClassVar[int]
     CUT_FIELD_NUMBER: _ClassVar[int]
+    OBLIGATIONS_FIELD_NUMBER: _ClassVar[int]
     decision: str
     reasons: _containers.RepeatedScalarFieldContainer[str]
     matches: _containers.RepeatedCompositeFieldContainer[ExplainMatch]
@@ -356,7 +357,8 @@ class ExplainResponse(_message.Message):
     rule: str
     readable: _containers.RepeatedScalarFieldContainer[str]
     cut: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, decision: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., matches: _Optional[_Iterable[_Union[ExplainMatch, _Mapping]]] = ..., kind: _Optional[str] = ..., contract: _Optional[_Mapping[str, str]] = ..., rule: _Optional[str] = ..., readable: _Optional[_Iterable[str]] = ..., cut: _Optional[_Iterable[str]] = ...) -> None: ...
+    obligations: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, decision: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., matches: _Optional[_Iterable[_Union[ExplainMatch, _Mapping]]] = ..., kind: _Optional[str] = ..., contract: _Optional[_Mapping[str, str]] = ..., rule: _Optional[str] = ..., readable: _Optional[_Iterable[str]] = ..., cut: _Optional[_Iterable[str]] = ..., obligations: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ExplainMatch(_message.Message):
     __slots__ = ("client", "pattern", "group", "lane", "lane_reason", "pending", "state")
