@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
-import signal
 import socket
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +18,7 @@ from sira.kernel.events import Field
 from sira.kernel.logs import Logs
 from sira.kernel.methods import Verb
 from sira.kernel.node import Node  # loads gRPC, which reads its environment then
+from sira.kernel.process import Signals, begin, let_go_of_log
 from sira.kernel.settings import Settings
 from sira.kernel.supervisor.child import EXIT_ORPHAN
 from sira.kernel.supervisor.control import Control, error_fields
@@ -42,27 +40,17 @@ def main(control_fd: int) -> int:
         start (the supervisor was told why).
     """
     control = Control(socket.socket(fileno=control_fd))
-    begin = _begin(control)
-    settings = Settings(**begin["settings"])
+    told = begin(control)
+    settings = Settings(**told["settings"])
     try:
         _native.keep_memory_warm()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(settings, control, [Verb(*each) for each in begin["verbs"]]))
+            return runner.run(_serve(settings, control, [Verb(*each) for each in told["verbs"]]))
     except SiraError as error:
         control.send(failed=error_fields(error))
         return EXIT_CANNOT_START
     finally:
-        _let_go_of_log()
-
-
-def _begin(control: Control) -> dict[str, Any]:
-    """Wait for the first message."""
-    while not control.ended:
-        select.select([control], [], [])
-        for message in control.receive():
-            begin: dict[str, Any] = message["begin"]
-            return begin
-    os._exit(EXIT_ORPHAN)
+        let_go_of_log()
 
 
 async def _serve(settings: Settings, control: Control, verbs: list[Verb]) -> int:
@@ -70,7 +58,7 @@ async def _serve(settings: Settings, control: Control, verbs: list[Verb]) -> int
     node = Node(settings, logs=logs)
     for verb in verbs:
         node.catalog.add_verb(verb)
-    signals = _Signals()
+    signals = Signals()
     told = _Told(node, control)
     try:
         await node.start()
@@ -132,29 +120,3 @@ class _Told:
             while not self._node.is_heard(topic) and self._loop.time() < end_s:  # noqa: ASYNC110
                 await asyncio.sleep(_LATE_LOOK_S)
             self._node.say(topic, **fields)
-
-
-def _let_go_of_log() -> None:
-    """Drop log lines that cannot be written: Python would try once more at exit, and exit 120."""
-    try:
-        sys.stderr.flush()
-    except (OSError, ValueError):  # a full disk; a closed stream
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-
-
-class _Signals:
-    """SIGTERM and SIGINT as events: the first, and any after it."""
-
-    def __init__(self) -> None:
-        self.first, self.second = asyncio.Event(), asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._note)
-
-    def close(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.remove_signal_handler(number)
-
-    def _note(self) -> None:
-        (self.second if self.first.is_set() else self.first).set()

@@ -60,7 +60,6 @@ def check_exposure(settings: Settings) -> None:
         BadSetting: beyond loopback without TLS and without `insecure`, or half of a TLS pair, or a
             TLS listener that nobody could pass.
     """
-    host = settings.address[0]
     if bool(settings.tls_cert) != bool(settings.tls_key):
         missing = "tls_key" if settings.tls_cert else "tls_cert"
         raise BadSetting(
@@ -73,12 +72,16 @@ def check_exposure(settings: Settings) -> None:
             details={"setting": "listen_mtls"},
             help="`sira tls init DIR` makes all of them",
         )
-    if not settings.tls_cert and not settings.insecure and not is_loopback(host):
-        raise BadSetting(
-            f"listen = {settings.listen!r} is reached by strangers, and there is no TLS",
-            details={"setting": "listen"},
-            help="give --tls-cert and --tls-key (`sira tls init DIR` makes them), or --insecure",
-        )
+    for name in ("listen", "http") if settings.http else ("listen",):
+        host, _ = settings.host_port(name)
+        if not settings.tls_cert and not settings.insecure and not is_loopback(host):
+            raise BadSetting(
+                f"{name} = {getattr(settings, name)!r} is reached by strangers, "
+                "and there is no TLS",
+                details={"setting": name},
+                help="give --tls-cert and --tls-key (`sira tls init DIR` makes them), "
+                "or --insecure",
+            )
     believed = settings.token_keys or settings.jwt_issuers or settings.listen_mtls
     if settings.tls_cert and not believed:
         raise BadSetting(

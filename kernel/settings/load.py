@@ -48,6 +48,8 @@ def load(
     path = _file(file, flags, environ)
     if path is not None:
         for name, value in _read_toml(path).items():
+            if name == "http_mounts" and isinstance(value, dict):
+                value = ", ".join(f"{mount}={app}" for mount, app in value.items())
             take(name, value, "file", str(path))
     for name in SCHEMA:
         variable = ENVIRONMENT_PREFIX + name.upper()

@@ -267,6 +267,67 @@ class Settings:
         "too short: a busy client is cut off; too long: a cut cable is noticed late",
         minimum=1,
     )  # fmt: skip
+    # ---- the HTTP listener, a process of its own ----
+    http_mounts: str = _s(
+        "", "", "ASGI applications that services bring: /PATH=package.module:app, joined by "
+        "commas; in a file also a table [http_mounts]",
+        "not importable: `sira up` does not start",
+    )  # fmt: skip
+    http_connections_max: int = _s(
+        1_024, "connections", "connections at once; more are closed unheard",
+        "too small: honest callers are cut off; too large: memory, file descriptors",
+        minimum=1, maximum=1 << 16,
+    )  # fmt: skip
+    http_clients_max: int = _s(
+        256, "callers", "callers (tokens) with a client on the node at once, two streams each",
+        "too small: QUOTA_EXCEEDED; too large: uses up clients_max",
+        minimum=1, maximum=1 << 16,
+    )  # fmt: skip
+    http_streams_per_principal_max: int = _s(
+        64, "streams", "streams of server-sent events of one principal",
+        "too small: QUOTA_EXCEEDED; too large: one caller takes http_connections_max",
+        minimum=1, maximum=1 << 16,
+    )  # fmt: skip
+    http_header_bytes_max: int = _s(
+        16_384, "bytes", "path, query and headers of one call",
+        "too small: long tokens are refused (431); too large: memory of every connection",
+        minimum=1_024, maximum=1 << 20,
+    )  # fmt: skip
+    http_body_bytes_max: int = _s(
+        16 * _MIB, "bytes", "longest body of a call; gRPC takes any size",
+        "too small: MESSAGE_TOO_LARGE; too large: memory, several times over for JSON",
+        minimum=1_024, maximum=1 << 30,
+    )  # fmt: skip
+    http_held_bytes_max: int = _s(
+        256 * _MIB, "bytes", "bodies of all calls that are being read or handled",
+        "too small: QUOTA_EXCEEDED under load; too large: memory",
+        minimum=1_024, maximum=1 << 40,
+    )  # fmt: skip
+    http_header_s: float = _s(
+        10.0, "s", "from the first byte of a call, or from connecting, to the end of its headers",
+        "too short: slow links fail; too long: who dribbles holds a connection",
+        minimum=0.05, maximum=3_600,
+    )  # fmt: skip
+    http_body_s: float = _s(
+        60.0, "s", "from the end of the headers to the end of the body",
+        "too short: large bodies over slow links fail; too long: who dribbles holds a connection",
+        minimum=0.05, maximum=86_400,
+    )  # fmt: skip
+    http_write_s: float = _s(
+        30.0, "s", "a caller that reads nothing of its answer for so long is cut off",
+        "too short: pauses end streams of events; too long: who never reads holds memory",
+        minimum=0.05, maximum=3_600,
+    )  # fmt: skip
+    http_idle_s: float = _s(
+        60.0, "s", "a connection without a call is closed after so long",
+        "too short: callers connect again and again; too long: idle ones hold descriptors",
+        minimum=0.05, maximum=86_400,
+    )  # fmt: skip
+    http_heartbeat_s: float = _s(
+        15.0, "s", "a comment in each stream of events, so that nobody in between closes it",
+        "too short: needless bytes; too long: proxies cut quiet streams",
+        minimum=0.05, maximum=3_600,
+    )  # fmt: skip
     # ---- what the node says ----
     events_per_s_max: float = _s(
         200.0, "events/s", "events of one kind on sira.>; what is left out is counted in the next",

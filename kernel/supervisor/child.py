@@ -1,4 +1,4 @@
-"""Where a child begins: `python -m sira.kernel.supervisor.child PARENT_PID CONTROL_FD`.
+"""Where a child begins: `python -m sira.kernel.supervisor.child PARENT_PID CONTROL_FD MODULE`.
 
 Before anything else, the child asks to die with its parent. gRPC and the rest load after that.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from importlib import import_module
 
 EXIT_ORPHAN = 4
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -27,11 +28,10 @@ def die_with(parent_pid: int) -> None:
 
 
 def main() -> int:
-    """Become the node."""
+    """Become what the module is: its `main` is given the control line."""
     die_with(int(sys.argv[1]))
-    from sira.kernel.daemon import main as node
-
-    return node(int(sys.argv[2]))
+    exit_code: int = import_module(sys.argv[3]).main(int(sys.argv[2]))
+    return exit_code
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ class Child:
         failures: ends in a row, none after a life of `wait_s_max`.
         starts: how often it was started.
         served: it has served in some life.
+        required: one that says it cannot start, before it ever served, ends all in order.
         last: how its last life ended: reason for people, exit code (negative: a signal).
     """
 
@@ -66,6 +67,7 @@ class Child:
     failures: int = 0
     starts: int = 0
     served: bool = False
+    required: bool = False
     last: tuple[str, int] = ("", 0)
 
     @property
@@ -248,6 +250,10 @@ def _died(state: State, event: Died) -> tuple[State, list[Command]]:
         state = replace(state, asked=1, exit_code=event.exit)
         others = [each.name for each in state.children.values() if each.running]
         return state, [Send(name, signal.SIGKILL) for name in others]
+    if child.required and not child.served and event.exit == EXIT_CANNOT_START:
+        state = _with(state, replace(child, phase=Phase.GONE))
+        state, commands = _asked(state, event.now_ns)
+        return replace(state, exit_code=event.exit), commands
     if not _restarts(child, event.exit):
         return _with(state, replace(child, phase=Phase.GONE)), [told]
     served_ns = event.now_ns - child.since_ns if child.phase is Phase.SERVING else 0

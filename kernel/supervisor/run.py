@@ -32,6 +32,9 @@ _DRAIN_MORE_S = 10.0
 _HURRY_S = 5.0
 _ADDRESSES = ("listen", "listen_mtls", "http")
 _FACTS_MAX = 64
+_HTTP = "http"
+# By name: what a child loads is none of ours.
+_MODULES = {pure.NODE: "sira.kernel.daemon", _HTTP: "sira.services.http.daemon"}
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -130,7 +133,10 @@ class Supervisor:
             drain_s=settings.drain_s + _DRAIN_MORE_S,
             hurry_s=_HURRY_S,
         )
-        self._state = pure.State(rules, {pure.NODE: pure.Child(pure.NODE)})
+        children = {pure.NODE: pure.Child(pure.NODE)}
+        if settings.http:
+            children[_HTTP] = pure.Child(_HTTP, required=True)
+        self._state = pure.State(rules, children)
         self._exit_code: int | None = None
 
     def run(self) -> int:
@@ -171,7 +177,7 @@ class Supervisor:
             if not each.control.ended:
                 more = select.POLLOUT if each.control.unsent else 0
                 poller.register(each.control, select.POLLIN | more)
-        if self._unsaid:
+        if self._unsaid and self._all_served:
             poller.register(1, select.POLLOUT)
         poller.poll(self._timeout_ms())
         signals = _drain(wake)
@@ -199,22 +205,29 @@ class Supervisor:
                 self._serves(name, process, message["ready"])
 
     def _serves(self, name: str, process: _Process, addresses: dict[str, str]) -> None:
+        self._pin(addresses)
         if name == pure.NODE:
-            self._pin(addresses)
             address = addresses["listen"]
             self._note_address(address, process.popen.pid)
             if not self._said:
                 self._said, self._unsaid = True, address
-                self._say_ready()
             while self._facts:
                 self._tell(process, self._facts.popleft(), late=True)
         self._apply(pure.Served(name, time.monotonic_ns()))
+        self._say_ready()
 
     def _say_ready(self) -> None:
-        """Call `ready` once stdout takes a line: a reader that never reads must not stop us."""
-        if self._unsaid and _writable(1):
+        """Call `ready` once all serve and stdout takes a line.
+
+        A reader that never reads must not stop us.
+        """
+        if self._unsaid and self._all_served and _writable(1):
             address, self._unsaid = self._unsaid, ""
             self._ready(address)
+
+    @property
+    def _all_served(self) -> bool:
+        return all(each.served for each in self._state.children.values())
 
     def _reap(self) -> None:
         for name, process in list(self._processes.items()):
@@ -224,8 +237,10 @@ class Supervisor:
             self._hear(name, process)  # its last words
             process.control.close()
             del self._processes[name]
-            if name == pure.NODE:
-                self._failure = process.failure
+            if name == pure.NODE or process.failure is not None:
+                # At the end the node goes last: why a child could not start is what one asks then.
+                kept = self._failure if self._state.asked else None
+                self._failure = process.failure or kept
             now_ns, luck = time.monotonic_ns(), random.random()
             self._apply(pure.Died(name, code, now_ns, luck), process.failure)
 
@@ -248,13 +263,15 @@ class Supervisor:
     def _start(self, name: str) -> None:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-P", "-m", "sira.kernel.supervisor.child"]
-        command += [str(os.getpid()), str(theirs.fileno())]
+        command += [str(os.getpid()), str(theirs.fileno()), _MODULES[name]]
+        # The node holds the folder with us; the others may not keep it from the next one.
+        held = (self._folder.descriptor,) if name == pure.NODE else ()
         try:
             popen = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # stdout is ours: one line, or envelopes
-                pass_fds=(theirs.fileno(), self._folder.descriptor),
+                pass_fds=(theirs.fileno(), *held),
                 start_new_session=True,  # Ctrl-C comes to us alone, and we pass it on
             )
         finally:
