@@ -84,6 +84,9 @@ class Limits:
                 details={"setting": "http_header_bytes_max"},
             )  # fmt: skip
         headers = Headers(scope=scope)
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # What stands in between may go by the other of the two, and see other calls than we.
+            raise HttpError(400, "`Content-Length` and `Transfer-Encoding` in one call")
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length[:20]) > self._body_bytes_max:
             raise self._too_large()
