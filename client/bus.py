@@ -7,7 +7,6 @@ come through subscription.py. looking.py has what only looks, later.py what late
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Generator, Iterable, Mapping
 from functools import partial
 from typing import Any, Self, Unpack
@@ -28,7 +27,13 @@ from sira.client.security import Security, with_token
 from sira.client.subscription import Subscription
 from sira.client.topics import Topics
 from sira.client.transport import GrpcTransport, Transport
-from sira.kernel.errors import NodeDraining, RateLimited, Unreachable
+from sira.kernel.errors import (
+    NodeDraining,
+    QuotaExceeded,
+    RateLimited,
+    SiraError,
+    Unreachable,
+)
 from sira.v1 import kernel_pb2
 
 CONNECT_S = 5.0
@@ -190,8 +195,9 @@ class Bus(Looking):
             headers: text to text, at most 64.
             further: type, content_type, schema, reply_to.
         Raises:
-            QueueFull: no room in time; nobody got it. BadTopic, BadRequest, ContractMismatch,
-            Denied, Unsupported: refused; nobody got it.
+            QueueFull: no room in time; nobody got it.
+            RateLimited: no room within a limit in time; nobody got it.
+            BadTopic, BadRequest, ContractMismatch, Denied, Unsupported: refused; nobody got it.
             Timeout, Unreachable, OutcomeUnknown: no answer; the details say what is known.
         """
         connection = self.connection
@@ -210,19 +216,19 @@ class Bus(Looking):
         options = _native.Options(**fields) if fields else None
         try:
             return await connection.publish(topic, body, options, deadline)
-        except (RateLimited, NodeDraining) as error:
-            if not self._retry.publishes:
-                raise
-            refused = error
-        delays_s = self._retry.delays_s(random.Random())
+        except (RateLimited, QuotaExceeded, NodeDraining) as error:
+            refused: SiraError = error
+        delays_s = self._retry.delays_s(connection.rng)
         while True:  # refused for the moment: nobody got it, so it may be sent again
-            delay_s = max(next(delays_s), refused.retry_after_ms / 1e3)
-            if deadline.left_s() <= delay_s:
+            delay_s = self._retry.limit_delay_s(refused, connection.rng)
+            if isinstance(refused, NodeDraining) and self._retry.publishes:
+                delay_s = max(next(delays_s), refused.retry_after_ms / 1e3)
+            if delay_s is None or deadline.left_s() <= delay_s:
                 raise refused
             await asyncio.sleep(delay_s)
             try:
                 return await connection.publish(topic, body, options, deadline)
-            except (RateLimited, NodeDraining) as error:
+            except (RateLimited, QuotaExceeded, NodeDraining) as error:
                 refused = error
 
     def _publish_s(self, timeout_s: float | None) -> float:

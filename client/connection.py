@@ -13,7 +13,7 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message as ProtoMessage
@@ -29,6 +29,8 @@ from sira.client.transport import GrpcTransport, Stream, Transport
 from sira.kernel.errors import (
     NodeDraining,
     OutcomeUnknown,
+    QuotaExceeded,
+    RateLimited,
     Revoked,
     SiraError,
     Timeout,
@@ -50,6 +52,7 @@ _LAST_WORDS_S = 0.5
 _STEADY_S = 1.0
 _MESSAGE_BYTES_MAX = 16 << 30
 _PUBLISH_BLOCK_MS = 5_000
+_TIMER_S = 0.001  # a timer may ring a little before its time
 # These mean that the connection is gone, not that what was sent is wrong.
 _TRANSIENT = frozenset(
     {"UNREACHABLE", "NODE_DRAINING", "CANCELLED", "TIMEOUT", "INTERNAL", "PEER_LOST"}
@@ -99,6 +102,8 @@ class Connection:
         self.incoming.answers = self.outgoing.take_answers
         self.incoming.answered = lambda: self.outgoing.answered
         self.incoming.may_ride = lambda: self.outgoing.stream is not None
+        # Called with the refusal of a Publish stream: what was on it, nobody got.
+        self.on_refused: list[Callable[[SiraError], None]] = []
         self.on_lost: list[Callable[[], None]] = []  # called at each loss, and at the end
         # Started as tasks whenever a node is connected.
         self.on_back: list[Callable[[], Coroutine[Any, Any, None]]] = []
@@ -113,6 +118,8 @@ class Connection:
         self._reconnecting: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._publish_wanted = False
+        # A limit lets no stream be opened before.
+        self._publish_at_s = self._subscribe_at_s = 0.0
         self._link = ""  # the two streams of one connection know each other by it; "": they do not
         self._up_since_s = 0.0
         self._publish_error: SiraError | None = None  # how the Publish stream ended
@@ -138,7 +145,7 @@ class Connection:
         while not await self._try_nodes(deadline):
             if self.ended is not None:
                 raise self.ended
-            delay_s = next(delays_s)
+            delay_s = self._delay_s(delays_s)
             if not self.retry.connects or deadline.left_s() <= delay_s:
                 raise self._unreachable()
             await asyncio.sleep(delay_s)
@@ -162,7 +169,7 @@ class Connection:
             except SiraError as error:
                 self._last_error = error
                 await transport.close()
-                if error.code not in _TRANSIENT:
+                if not self._passes(error):
                     self.ended = error
                     return False
                 continue
@@ -200,6 +207,14 @@ class Connection:
             self.want_publish()
         for call in self.on_back:
             self._start_task(call(), "sira-on-back")
+
+    def _passes(self, error: SiraError) -> bool:
+        """Whether a try that failed with `error` may succeed later."""
+        return error.code in _TRANSIENT or self.retry.limit_delay_s(error, self.rng) is not None
+
+    def _delay_s(self, delays_s: Iterator[float]) -> float:
+        """Return how long to wait before the next try: longer where a limit says so."""
+        return max(next(delays_s), self.retry.limit_delay_s(self._last_error, self.rng) or 0.0)
 
     def _unreachable(self) -> SiraError:
         if isinstance(self._last_error, Unreachable):
@@ -258,6 +273,8 @@ class Connection:
         self._publish_wanted = True
         if self._transport is None or self.outgoing.stream is not None:
             return
+        if self.loop.time() < self._publish_at_s:
+            return
         metadata = self._stream_metadata()
         if self._repeats:  # callers may have given some of them up since
             self._repeats = min(self._repeats, self.outgoing.rewind())
@@ -270,6 +287,8 @@ class Connection:
     def want_subscribe(self) -> None:
         """Open the Subscribe stream when there is none, now or when connected again."""
         if self._transport is None or self.incoming.stream is not None:
+            return
+        if self.loop.time() < self._subscribe_at_s:
             return
         stream = self._transport.stream("/sira.v1.Bus/Subscribe", metadata=self._stream_metadata())
         self.incoming.start(stream)
@@ -292,6 +311,10 @@ class Connection:
         if self._transport is None or self.ended is not None:
             return
         error = error or NodeDraining("the node ended the stream")
+        wait_s = self.retry.limit_delay_s(error, self.rng)
+        if wait_s is not None:
+            self._open_later(stream, error, wait_s)
+            return
         if stream is self.outgoing.stream:
             self._publish_error = error
         elif isinstance(error, NodeDraining):
@@ -301,6 +324,26 @@ class Connection:
             self._last_words = self.loop.call_later(_LAST_WORDS_S, self._lost, error)
         else:
             self._lost(error)
+
+    def _open_later(self, stream: Stream, error: SiraError, wait_s: float) -> None:
+        """Open a stream again that a limit refused at its beginning: it has taken nothing."""
+        at_s = self.loop.time() + wait_s
+        if stream is self.outgoing.stream:
+            self._publish_at_s = at_s
+            self.outgoing.stop()
+            self._requeue(NodeDraining(), heard_out=True)
+            for call in self.on_refused:
+                call(error)
+        else:
+            self._subscribe_at_s = at_s
+            self.incoming.stop()
+        self.loop.call_at(at_s + _TIMER_S, self._open_wanted)
+
+    def _open_wanted(self) -> None:
+        if self._publish_wanted:
+            self.want_publish()
+        if self.incoming.receivers:
+            self.want_subscribe()
 
     def _lost(self, error: SiraError) -> None:
         if self._transport is None or self.ended is not None:
@@ -340,7 +383,7 @@ class Connection:
         """See to what is unanswered, after the Publish stream ended with `publish_error`."""
         answered = self.outgoing.answered - self._answered_before
         in_doubt, self._repeats = max(0, self._repeats - answered), 0
-        if publish_error is not None and publish_error.code not in _TRANSIENT:
+        if publish_error is not None and not self._passes(publish_error):
             # The node cannot read what we send: sending it again would end the next stream too.
             self.outgoing.give_up(publish_error)
         elif isinstance(publish_error, NodeDraining) and heard_out:
@@ -360,12 +403,12 @@ class Connection:
         if self.loop.time() - self._up_since_s >= _STEADY_S:
             self._delays_s = self.retry.delays_s(self.rng)
         else:  # a node that takes us and drops us at once: not so fast
-            await asyncio.sleep(next(self._delays_s))
+            await asyncio.sleep(self._delay_s(self._delays_s))
         while not await self._try_nodes(Deadline(_DIAL_S * len(self._nodes), self.loop)):
             if self.ended is not None:
                 self._end(self.ended)
                 return
-            await asyncio.sleep(next(self._delays_s))
+            await asyncio.sleep(self._delay_s(self._delays_s))
         _log.info("connected to %s again", self._nodes[0])
 
     # ---- the end ---------------------------------------------------------------------------------
@@ -451,6 +494,11 @@ class Connection:
                     raise
                 if transport is self._transport:
                     self._lost(error)
+            except (RateLimited, QuotaExceeded) as error:  # nothing was done
+                wait_s = self.retry.limit_delay_s(error, self.rng)
+                if wait_s is None or deadline.left_s() <= wait_s:
+                    raise
+                await asyncio.sleep(wait_s)
             except (Unreachable, NodeDraining):
                 delay_s = next(delays_s)
                 if not (repeatable and self.retry.connects and deadline.left_s() > delay_s):

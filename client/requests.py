@@ -24,6 +24,8 @@ from sira.kernel.errors import (
     NodeDraining,
     OutcomeUnknown,
     QueueFull,
+    QuotaExceeded,
+    RateLimited,
     SiraError,
     StreamTruncated,
     Unreachable,
@@ -40,15 +42,17 @@ _WAIT_MS_MAX = (1 << 32) - 1
 class _Pending:
     """A request that waits: the ticket of its publish, and where its reply goes."""
 
-    __slots__ = ("future", "idempotent")
+    __slots__ = ("future", "idempotent", "refused")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, idempotent: bool) -> None:
         self.future: asyncio.Future[Any] | None = loop.create_future()
         self.idempotent = idempotent
+        self.refused = False  # by the node: nobody was asked
 
     def __call__(self, outcome: Outcome) -> None:
         """Take the refusal of the publish."""
         if not isinstance(outcome, _native.Receipt):
+            self.refused = True
             self.fail(as_error(outcome))
 
     def fail(self, error: SiraError) -> None:
@@ -123,12 +127,17 @@ class Requests:
         self._replies = _ReplyBox(connection, message_type)
         connection.incoming.after_frame = self._hand_out
         connection.on_lost.append(self._lost)
+        connection.on_refused.append(self._refused)
 
     def _hand_out(self) -> None:
         while (message := self._replies.pop()) is not None:
             pending = self._pending.get(message.stream_id_bytes)
             if pending is not None:
                 pending.reply(message)
+
+    def _refused(self, error: SiraError) -> None:
+        for pending in list(self._pending.values()):
+            pending(error)
 
     def _lost(self) -> None:
         for pending in list(self._pending.values()):
@@ -177,8 +186,15 @@ class Requests:
         """
         delays_s: Iterator[float] | None = None
         while True:
+            pending = _Pending(self._connection.loop, idempotent)
             try:
-                return await self._once(topic, body, deadline, idempotent, fields)
+                return await self._once(topic, body, deadline, pending, fields)
+            except (RateLimited, QuotaExceeded) as error:
+                wait_s = self._connection.retry.limit_delay_s(error, self._connection.rng)
+                harmless = pending.refused or idempotent  # else a handler has begun
+                if not harmless or wait_s is None or deadline.left_s() <= wait_s:
+                    raise
+                await asyncio.sleep(wait_s)
             except (Unreachable, NodeDraining) as error:
                 # Refused by a node that goes down: nobody got it.
                 harmless = idempotent or isinstance(error, NodeDraining)
@@ -195,12 +211,11 @@ class Requests:
         topic: str,
         body: _native.Body,
         deadline: Deadline,
-        idempotent: bool,
+        pending: _Pending,
         fields: dict[str, Any],
     ) -> Message:
         connection, outbox = self._connection, self._connection.outgoing.outbox
         message_id = _native.new_id()
-        pending = _Pending(connection.loop, idempotent)
         future = pending.future
         assert future is not None, "nobody else lets it go"
         timer = None

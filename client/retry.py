@@ -6,6 +6,11 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sira.kernel.errors import QuotaExceeded, RateLimited, SiraError
+
+# Clients that are refused together come back a little apart.
+_JITTER = 0.25
+
 
 @dataclass(frozen=True, kw_only=True)
 class Retry:
@@ -14,7 +19,10 @@ class Retry:
     Attributes:
         connects: connecting, and coming back after a lost connection.
         publishes: a publish whose answer was lost, under its own id, so that the node never takes
-            it twice; and one that the node refused for the moment (rate limit, draining).
+            it twice; and one that a node refused because it drains.
+        limited: what a limit refuses for the moment (`RATE_LIMITED`, and `QUOTA_EXCEEDED` that says
+            when to try again): publishes, requests and calls wait as long as the node says, and a
+            random part of it more. Nobody got what was refused, so it is never there twice.
         requests: requests marked `idempotent=True`; others are never sent twice.
         delay_min_s, delay_max_s: the wait doubles from the first to the second; what is slept is a
             random part of it, so that clients of one lost node do not come back in step.
@@ -23,6 +31,7 @@ class Retry:
     connects: bool = True
     publishes: bool = True
     requests: bool = True
+    limited: bool = True
     delay_min_s: float = 0.02
     delay_max_s: float = 2.0
 
@@ -32,6 +41,13 @@ class Retry:
             raise ValueError(
                 f"0 < delay_min_s <= delay_max_s, not {self.delay_min_s} and {self.delay_max_s}"
             )
+
+    def limit_delay_s(self, error: SiraError, rng: random.Random) -> float | None:
+        """Return how long to wait for room within a limit, in s; None: it is not waited for."""
+        limit = isinstance(error, RateLimited | QuotaExceeded) and error.retry_after_ms > 0
+        if not (limit and self.limited):
+            return None
+        return error.retry_after_ms / 1e3 * rng.uniform(1.0, 1.0 + _JITTER)
 
     def delays_s(self, rng: random.Random) -> Iterator[float]:
         """Yield how long to wait before each further try, in s, without end."""

@@ -186,7 +186,7 @@ class Node:
             tell=None if tenant == SYSTEM else self._tell_operators,
         )
         if self.guard.limits:
-            bus.set_limits(self.guard.limits)
+            bus.admission.change(self.guard.limits)  # nothing to tell: they hold from the start
         if self._draining:
             bus.drain()
         return World.around(bus)

@@ -1,0 +1,179 @@
+"""Limits of a real node: the SDK waits as long as the node says, and no longer than its caller."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+import sira
+from sira.kernel.errors import QuotaExceeded, RateLimited
+from sira.kernel.node import Node
+
+from .keys import running
+
+WATCHDOG_S = 60.0
+
+
+def session(work: Callable[[], Awaitable[None]]) -> None:
+    async def guarded() -> None:
+        async with asyncio.timeout(WATCHDOG_S):
+            await work()
+
+    asyncio.run(guarded())
+
+
+def limited(folder: Path, rules: str) -> dict[str, object]:
+    """Settings of a node on loopback, in plain text, with these limits."""
+    file = folder / "limits.toml"
+    file.write_text(f'format = "sira-limits 1"\n{rules}')
+    return {"listen": "127.0.0.1:0", "data_dir": str(folder), "limits_file": str(file)}
+
+
+def topic_limit(pattern: str, rate: float, burst_s: float) -> str:
+    return (
+        f'[[limit]]\nname = "slow"\nscope = "topic"\npattern = "{pattern}"\n'
+        f"messages_per_s = {rate}\nburst_s = {burst_s}\n"
+    )
+
+
+def url(node: Node) -> str:
+    return f"sira://{node.address}"
+
+
+def refusals(node: Node, topic: str) -> int:
+    (row,) = [row for row in node.bus.hub.ledger(topic) if row["topic"] == topic]
+    return int(row["refused"].get("RATE_LIMITED", 0))
+
+
+def test_publishes_past_a_limit_wait_and_each_comes_once_and_in_order(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with (
+            running(limited(tmp_path, topic_limit("lab.slow", 50, 0.1))) as node,
+            sira.connect(url(node)) as bus,
+            bus.subscribe("lab.slow") as messages,
+        ):
+            start_s = time.monotonic()
+            for n in range(20):
+                await bus.publish("lab.slow", str(n), timeout_s=30)
+            assert time.monotonic() - start_s > 0.2, "15 past the burst at 50 a second"
+            assert [(await messages.next(timeout_s=5)).text for _ in range(20)] == [
+                str(n) for n in range(20)
+            ]
+            assert refusals(node, "lab.slow") > 0
+            assert (await bus.ledger("lab.slow")).balanced
+
+    session(work)
+
+
+def test_a_wait_that_does_not_fit_is_told_at_once_with_its_length(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with (
+            running(limited(tmp_path, topic_limit("lab.slow", 0.01, 100))) as node,
+            sira.connect(url(node)) as bus,
+        ):
+            await bus.publish("lab.slow", "1")
+            with pytest.raises(RateLimited) as caught:
+                await bus.publish("lab.slow", "2", timeout_s=20)
+            assert caught.value.retry_after_ms > 20_000
+
+    session(work)
+
+
+def test_who_does_not_want_to_wait_is_told(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with (
+            running(limited(tmp_path, topic_limit("lab.slow", 5, 0.2))) as node,
+            sira.connect(url(node), retry=sira.Retry(limited=False)) as bus,
+        ):
+            await bus.publish("lab.slow", "1")
+            with pytest.raises(RateLimited) as caught:
+                await bus.publish("lab.slow", "2", timeout_s=20)
+            assert 0 < caught.value.retry_after_ms <= 200
+            with pytest.raises(RateLimited):
+                await bus.request("lab.slow", "3", timeout_s=20)
+            assert refusals(node, "lab.slow") == 2
+
+    session(work)
+
+
+def test_requests_wait_too(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with (
+            running(limited(tmp_path, topic_limit("lab.ask", 60, 0.1))) as node,
+            sira.connect(url(node)) as bus,
+            sira.Agent("echo", topic="lab.ask", handler=lambda x: x, bus=bus),
+        ):
+            answers = [(await bus.request("lab.ask", str(n), timeout_s=30)).text for n in range(15)]
+            assert answers == [str(n) for n in range(15)]
+            assert refusals(node, "lab.ask") > 0
+
+    session(work)
+
+
+def test_calls_and_the_opening_of_streams_wait_too(tmp_path: Path) -> None:
+    rules = '[[limit]]\nname = "each"\nscope = "principal"\nmessages_per_s = 20\nburst_s = 0.1\n'
+
+    async def work() -> None:
+        async with (
+            running(limited(tmp_path, rules)) as node,
+            sira.connect(url(node)) as bus,
+        ):
+            start_s = time.monotonic()
+            for _ in range(6):
+                await bus.stats(timeout_s=30)
+            async with bus.subscribe("lab.x") as messages:
+                await bus.publish("lab.x", "x", timeout_s=30)
+                assert (await messages.next(timeout_s=30)).text == "x"
+            assert time.monotonic() - start_s > 0.2, "5 and more past the burst at 20 a second"
+
+    session(work)
+
+
+def test_a_handlers_own_limit_is_not_asked_twice(tmp_path: Path) -> None:
+    """What a handler refuses has been begun: only who says idempotent=True is asked again."""
+    calls: list[str] = []
+
+    def handle(x: str) -> str:
+        calls.append(x)
+        if len(calls) < 3:
+            raise QuotaExceeded("not now", retry_after_ms=1, retryable=True)
+        return "done"
+
+    async def work() -> None:
+        async with (
+            running(limited(tmp_path, topic_limit("lab.other", 5, 1))) as node,
+            sira.connect(url(node)) as bus,
+            sira.Agent("busy", topic="lab.ask", handler=handle, bus=bus),
+        ):
+            with pytest.raises(QuotaExceeded):
+                await bus.request("lab.ask", "a", timeout_s=30)
+            assert calls == ["a"]
+            again = await bus.request("lab.ask", "b", timeout_s=30, idempotent=True)
+            assert (again.text, calls) == ("done", ["a", "b", "b"])
+
+    session(work)
+
+
+def test_a_held_quota_that_is_given_back_is_waited_for(tmp_path: Path) -> None:
+    rules = '[[limit]]\nname = "held"\nscope = "topic"\npattern = "lab.held"\nheld_bytes = 3000\n'
+
+    async def work() -> None:
+        async with (
+            running(limited(tmp_path, rules)) as node,
+            sira.connect(url(node)) as bus,
+            sira.connect(url(node)) as reader,
+            reader.subscribe("lab.held", window_messages=1) as messages,
+        ):
+            sends = [
+                asyncio.ensure_future(bus.publish("lab.held", bytes(1000), timeout_s=30))
+                for _ in range(8)
+            ]
+            for _ in range(8):
+                await messages.next(timeout_s=20)
+            await asyncio.gather(*sends)
+
+    session(work)
