@@ -239,6 +239,11 @@ class Connection:
         """How long the node lets a publish wait for room where the publish does not say, in s."""
         return self.node.limits.get("publish_block_ms", _PUBLISH_BLOCK_MS) / 1e3
 
+    @property
+    def last_error(self) -> SiraError:
+        """Why there was no connection, when there was none last."""
+        return self._last_error
+
     def check(self) -> None:
         """Refuse use after the end and in a forked child.
 

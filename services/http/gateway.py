@@ -18,7 +18,14 @@ from grpc_health.v1 import health_pb2
 from sira.client.bus import Bus
 from sira.client.security import Settled
 from sira.client.transport import GrpcTransport
-from sira.kernel.errors import QuotaExceeded, SiraError, Unauthenticated, Unreachable
+from sira.kernel.errors import (
+    Denied,
+    QuotaExceeded,
+    Revoked,
+    SiraError,
+    Unauthenticated,
+    Unreachable,
+)
 from sira.v1 import kernel_pb2
 
 _ASK_S = 5.0
@@ -170,10 +177,11 @@ class Gateway:
         try:
             try:
                 yield await asyncio.shield(client.opening)
-            except SiraError:
+            except SiraError as error:
+                cause = _cause(client, error)
                 if _is_over(client) and self._clients.get(shown) is client:
                     self._drop(shown)
-                raise
+                raise cause from None
         finally:
             client.users -= 1
             if not client.users and self._clients.get(shown) is client:
@@ -224,7 +232,19 @@ def _is_over(client: _Client) -> bool:
         return False
     if client.opening.cancelled() or client.opening.exception() is not None:
         return True
-    return client.bus._live is None or client.bus._live.ended is not None
+    try:
+        client.bus.connection.check()
+    except SiraError:
+        return True
+    return False
+
+
+def _cause(client: _Client, error: SiraError) -> SiraError:
+    """Return what the node said where the SDK only says that it is not connected for it."""
+    if not isinstance(error, Unreachable) or _is_over(client):
+        return error
+    last = client.bus.connection.last_error
+    return last if isinstance(last, Denied | Revoked | Unauthenticated | QuotaExceeded) else error
 
 
 def _shown(header: str) -> list[tuple[str, str]]:

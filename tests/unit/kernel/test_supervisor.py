@@ -120,6 +120,23 @@ def test_a_service_that_cannot_start_is_left_out_and_the_bus_stays() -> None:
     assert state.children["echo"].phase is Phase.GONE and due_ns(state) is None
 
 
+def required() -> State:
+    return State(RULES, {NODE: Child(NODE), "http": Child("http", required=True)})
+
+
+def test_what_was_asked_for_and_cannot_start_ends_all_in_order() -> None:
+    state, _ = after(required(), Passed(0), Served(NODE, 0))
+    state, commands = step(state, Died("http", 3, S, luck=0.5))
+    assert commands == [Send(NODE, signal.SIGTERM), Send(NODE, signal.SIGCONT)]
+    state, commands = step(state, Died(NODE, 0, 2 * S, luck=0.5))
+    assert commands == [Finish(3)]
+
+
+def test_what_was_asked_for_and_has_served_is_started_again_whatever_it_says() -> None:
+    state, commands = step(serving(required()), Died("http", 3, S, luck=0.5))
+    assert [type(each) for each in commands] == [Tell] and due_ns(state) is not None
+
+
 @pytest.mark.parametrize(
     ("restart", "exit_", "again"),
     [("always", 0, True), ("always", 1, True), ("failed", 0, False), ("failed", 1, True),
