@@ -23,11 +23,17 @@ from pathlib import Path
 import psutil
 
 from sira import __version__
-from sira.cli.link import Stop, connected, url_of
+from sira.cli.link import Stop, connected, security_of, url_of
 from sira.cli.output import EXIT_UNACCOUNTED, Output, Result, bytes_text
 from sira.cli.up import settings_of
+from sira.kernel.admission import limits
+from sira.kernel.edge.tls import read_pair
 from sira.kernel.errors import SiraError
+from sira.kernel.policy import load as policy_file
 from sira.kernel.settings import Settings
+from sira.kernel.toml_table import read_text
+from sira.kernel.trust import jwt, revocations
+from sira.kernel.trust.tokens import parse_keys_file
 
 _PYTHON_MIN = (3, 11)
 _FILES_WANTED = 4_096  # a thousand clients, each with a socket, and room beside them
@@ -189,6 +195,29 @@ def _port(settings: Settings) -> Check:
     return Check("port", "ok", f"{settings.listen} is free", why)
 
 
+def _files(settings: Settings) -> Check:
+    """Read what a node would read, as it would: a node with one that is wrong does not start."""
+    why = "a node whose files cannot be used does not start"
+    readers: dict[str, Callable[[], object]] = {
+        "tls_cert": lambda: read_pair(settings),
+        "token_keys": lambda: parse_keys_file(read_text(settings.token_keys)),
+        "jwt_issuers": lambda: jwt.load(settings.jwt_issuers),
+        "revocations": lambda: revocations.load(settings.revocations),
+        "limits_file": lambda: limits.parse(read_text(settings.limits_file)),
+        "policy": lambda: policy_file.load(settings.policy),
+    }
+    good = []
+    for name, read in readers.items():
+        if not getattr(settings, name):
+            continue
+        try:
+            read()
+        except SiraError as error:
+            return Check("door files", "failed", f"{name}: {error}", why, error.help)
+        good.append(name)
+    return Check("door files", "ok", ", ".join(good), why)
+
+
 CHECKS: tuple[Callable[[Settings], Check], ...] = (
     _python,
     _native,
@@ -200,7 +229,25 @@ CHECKS: tuple[Callable[[Settings], Check], ...] = (
     _memory,
     _thp,
     _port,
+    _files,
 )
+
+
+def _shown(args: Namespace) -> Check:
+    """Read what the other verbs would show to the node."""
+    why = "what the other verbs show to the node"
+    tls = url_of(args).startswith("siras://")
+    try:
+        shown = security_of(args).settled(tls=tls)
+        shown.proof()
+        authorized = shown.authorization()
+    except SiraError as error:
+        help_text = error.help or "see --token-file, --tls-ca, --tls-cert and --tls-key"
+        return Check("shown", "failed", str(error), why, help_text)
+    parts = ["a token"] if authorized else []
+    parts += ["a certificate"] if tls and shown.cert else []
+    found = " and ".join(parts) or "nothing"
+    return Check("shown", "ok", f"{found}, over {'TLS' if tls else 'plain text'}", why)
 
 
 async def _reach(args: Namespace) -> Check:
@@ -230,7 +277,10 @@ async def doctor(args: Namespace, out: Output, stop: Stop) -> Result:
     counts = {"ok": 0, "warning": 0, "failed": 0}
     for make in CHECKS:
         _tell(make(settings), out, counts)
-    _tell(await _reach(args), out, counts)
+    # Here --tls-cert and --tls-key are the node's own; what we show comes from the environment.
+    ours = Namespace(**{**vars(args), "tls_cert": None, "tls_key": None})
+    _tell(_shown(ours), out, counts)
+    _tell(await _reach(ours), out, counts)
     data = {"ok": counts["ok"], "warnings": counts["warning"], "failed": counts["failed"]}
     out.text(f"{data['ok']} ok, {data['warnings']} warnings, {data['failed']} failed")
     return Result(data, EXIT_UNACCOUNTED if counts["failed"] else 0)

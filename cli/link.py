@@ -17,6 +17,7 @@ from sira.client.address import URL_DEFAULT
 
 if TYPE_CHECKING:
     from sira.client.bus import Bus
+    from sira.client.security import Security
 
 T = TypeVar("T")
 Handler = Callable[[Namespace, Output, "Stop"], Awaitable[Result]]
@@ -115,6 +116,15 @@ def shown_environ(args: Namespace) -> dict[str, str]:
     return environ
 
 
+def security_of(args: Namespace) -> Security:
+    """Return what the arguments say that is shown to the node."""
+    from sira.client.security import Security
+
+    return Security(
+        token_file=args.token_file, tls_ca=args.tls_ca, tls_cert=args.tls_cert, tls_key=args.tls_key
+    )
+
+
 @asynccontextmanager
 async def connected(args: Namespace, *, timeout_s: float = _CONNECT_S) -> AsyncIterator[Bus]:
     """Connect to the node that the arguments name.
@@ -123,12 +133,8 @@ async def connected(args: Namespace, *, timeout_s: float = _CONNECT_S) -> AsyncI
         Unreachable: it does not answer within `timeout_s`.
     """
     from sira.client.bus import connect
-    from sira.client.security import Security
 
-    security = Security(
-        token_file=args.token_file, tls_ca=args.tls_ca, tls_cert=args.tls_cert, tls_key=args.tls_key
-    )
     async with connect(
-        url_of(args), name="sira-cli", timeout_s=timeout_s, security=security
+        url_of(args), name="sira-cli", timeout_s=timeout_s, security=security_of(args)
     ) as bus:
         yield bus

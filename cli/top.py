@@ -1,121 +1,68 @@
 """`sira top`: topics, clients, subscriptions and their rates, live or once.
 
-A picture is the difference of two looks at the node; making it is a pure function of the two.
+It reads nothing but facts on `sira.load.*`, which the node tells each second while somebody
+listens: a picture is made of those of one second.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 import time
 from argparse import Namespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sira.cli.ledger import ledger_row, unexplained
+from sira import _native
 from sira.cli.link import Stop, connected
 from sira.cli.output import Output, Result, bytes_text, duration_text
-from sira.v1 import kernel_pb2
 
-if TYPE_CHECKING:
-    from sira.client.bus import Bus
-    from sira.client.info import Ledger
-
-_FIRST_INTERVAL_S = 0.25  # the first picture comes soon, whatever --interval is
+PATTERN = "sira.load.*"
+# The node speaks once a second: a picture this much early is that of its interval.
+EARLY_S = 0.5
 
 
-class Look:
-    """What the node said at one moment."""
+class Pictures:
+    """Makes pictures of facts as they come."""
 
-    def __init__(
-        self,
-        time_ns: int,
-        stats: kernel_pb2.StatsResponse,
-        ledger: Ledger,
-    ) -> None:
-        self.time_ns, self.stats = time_ns, stats
-        self.rows = {row["topic"]: row for row in map(ledger_row, ledger.rows)}
-        self.clients = {client.id: client for client in stats.clients}
-        self.subscriptions: dict[tuple[str, str, str, int], kernel_pb2.SubscriptionStats] = {}
-        for sub in stats.subscriptions:
-            # One client may subscribe to the same twice; the node lists them in a fixed order.
-            twin = sum(
-                key[:3] == (sub.client, sub.pattern, sub.group) for key in self.subscriptions
-            )
-            self.subscriptions[sub.client, sub.pattern, sub.group, twin] = sub
+    def __init__(self, pattern: str, tenant: str) -> None:
+        """Show topics that match `pattern`; operators hear of all tenants and are shown theirs."""
+        self._pattern, self._tenant = pattern, tenant
+        self._parts: dict[str, dict[str, Any]] = {}
 
+    def feed(self, topic: str, body: bytes) -> dict[str, Any] | None:
+        """Take one fact; return the picture that is whole with it, as JSON has it."""
+        fact = json.loads(body)
+        if fact["tenant"] != self._tenant:
+            return None
+        self._parts[topic.removeprefix("sira.load.")] = fact
+        parts = self._parts
+        if len(parts) < 4 or len({part["number"] for part in parts.values()}) > 1:
+            return None
+        node = parts["node"]
+        topics = parts["topics"]["rows"]
+        if self._pattern != ">":
+            topics = [row for row in topics if _native.topic_match(self._pattern, row["name"])]
+        return {
+            "node": node["node"],
+            "uptime_ns": node["uptime_ns"],
+            "interval_s": node["interval_s"],
+            "rate": node["rate"],
+            "topics": topics,
+            "clients": parts["clients"]["rows"],
+            "subscriptions": parts["subscriptions"]["rows"],
+            "left_out": {
+                name: parts[name]["left_out"] for name in ("topics", "clients", "subscriptions")
+            },
+        }
 
-async def look(bus: Bus, pattern: str) -> Look:
-    """Ask the node."""
-    stats = await bus.stats()
-    ledger = await bus.ledger("" if pattern == ">" else pattern)
-    return Look(time.monotonic_ns(), stats, ledger)
-
-
-def picture(before: Look, now: Look) -> dict[str, Any]:
-    """Rates between two looks, as JSON has it; the busiest topics and clients first."""
-    seconds = max((now.time_ns - before.time_ns) / 1e9, 1e-9)
-
-    def rate(count: int, then: int) -> float:
-        return max(count - then, 0) / seconds  # a restarted node counts from 0 again
-
-    topics: list[dict[str, Any]] = []
-    for name, row in now.rows.items():
-        then = before.rows.get(name, {}).get("published", 0)
-        topics.append(
-            {
-                "name": name,
-                "published": row["published"],
-                "rate": rate(row["published"], then),
-                "delivered": row["delivered"],
-                "pending": row["pending"],
-                "lost": sum(row["dropped"].values())
-                + sum(row["unknown"].values())
-                + row["expired"],
-                "unexplained": unexplained(row),
-            }
-        )
-    clients: list[dict[str, Any]] = []
-    for client in now.stats.clients:
-        old = before.clients.get(client.id, kernel_pb2.ClientStats())
-        clients.append(
-            {
-                "id": client.id,
-                "principal": client.principal,
-                "peer": client.peer,
-                "published": client.published,
-                "delivered": client.delivered,
-                "publish_rate": rate(client.published, old.published),
-                "deliver_rate": rate(client.delivered, old.delivered),
-                "queued_bytes": client.queued_bytes,
-            }
-        )
-    subscriptions: list[dict[str, Any]] = []
-    for key, sub in now.subscriptions.items():
-        old_sub = before.subscriptions.get(key, kernel_pb2.SubscriptionStats())
-        subscriptions.append(
-            {
-                "client": sub.client,
-                "pattern": sub.pattern,
-                "group": sub.group,
-                "overflow": sub.overflow,
-                "rate": rate(sub.delivered, old_sub.delivered),
-                "pending": sub.pending,
-                "in_flight": sub.in_flight,
-                "delivered": sub.delivered,
-                "dropped": sub.dropped,
-                "stalled": sub.stalled,
-            }
-        )
-    topics.sort(key=lambda row: (-row["rate"], row["name"]))
-    clients.sort(key=lambda row: (-row["publish_rate"] - row["deliver_rate"], row["id"]))
-    subscriptions.sort(key=lambda row: (not row["stalled"], -row["pending"], -row["rate"]))
-    return {
-        "node": now.stats.node,
-        "uptime_ns": now.stats.uptime_ns,
-        "interval_s": seconds,
-        "topics": topics,
-        "clients": clients,
-        "subscriptions": subscriptions,
-    }
+    async def next(self, messages: Any) -> dict[str, Any]:
+        """Return the next picture of a subscription to `PATTERN`."""
+        while True:
+            message = await messages.next()
+            found = self.feed(message.topic, bytes(message.bytes))
+            if found is not None:
+                return found
 
 
 TABLES: dict[str, tuple[tuple[str, str], ...]] = {
@@ -160,39 +107,41 @@ def cell(key: str, value: Any) -> str:
 
 def headline(found: dict[str, Any]) -> str:
     """One line above the tables."""
-    total = sum(row["rate"] for row in found["topics"])
+    counts = (
+        f"{len(found[name]) + found['left_out'][name]} {name}"
+        for name in ("topics", "clients", "subscriptions")
+    )
     return (
-        f"{found['node']}  up {duration_text(found['uptime_ns'])}  {total:,.0f} msg/s  "
-        f"{len(found['topics'])} topics  {len(found['clients'])} clients  "
-        f"{len(found['subscriptions'])} subscriptions"
+        f"{found['node']}  up {duration_text(found['uptime_ns'])}  {found['rate']:,.0f} msg/s  "
+        + "  ".join(counts)
     )
 
 
 async def top(args: Namespace, out: Output, stop: Stop) -> Result:
     """Show pictures until told to stop; with --once a single one."""
+    _native.check_pattern(args.pattern)
     live = not args.once and not out.as_json and sys.stdout.isatty()
-    pictures = 0
-    async with connected(args) as bus:
+    shown, shown_s = 0, -math.inf
+    async with connected(args) as bus, bus.subscribe(PATTERN) as messages:
         out.start(interval_s=args.interval)
-        before = await look(bus, args.pattern)
+        pictures = Pictures(args.pattern, bus.node.tenant)
         if live:
             from sira.cli.top_screen import TopScreen
 
-            screen = TopScreen(bus, before, args)
+            screen = TopScreen(messages, pictures, args)
             await screen.run_async()
             if screen.failure is not None:
                 raise screen.failure
             return Result({"pictures": screen.pictures})
-        while not await stop.sleep(args.interval if args.once or pictures else _FIRST_INTERVAL_S):
-            now = await look(bus, args.pattern)
-            found = picture(before, now)
-            before = now
-            pictures += 1
+        while (found := await stop.race(pictures.next(messages))) is not None:
+            if time.monotonic() - shown_s < args.interval - EARLY_S:
+                continue
+            shown, shown_s = shown + 1, time.monotonic()
             out.item(found)
             _show(found, out)
             if args.once:
                 break
-    return Result({"pictures": pictures})
+    return Result({"pictures": shown})
 
 
 def _show(found: dict[str, Any], out: Output) -> None:

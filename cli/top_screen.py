@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from argparse import Namespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Footer, Static
 
-from sira.cli.top import TABLES, Look, cell, headline, look, picture
-from sira.client.bus import Bus
+from sira.cli.top import EARLY_S, TABLES, Pictures, cell, headline
+from sira.client.subscription import Subscription
 from sira.kernel.errors import SiraError
 
 _ROWS_MAX = 200  # of one table; more cannot be read, and drawing them costs the terminal
 
 
 class TopScreen(App[None]):
-    """Asks the node every interval and redraws what it said."""
+    """Redraws what the node tells."""
 
     CSS = "Static { height: 1; text-style: bold; } DataTable { height: 1fr; }"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -27,10 +28,11 @@ class TopScreen(App[None]):
     ]
     ENABLE_COMMAND_PALETTE = False
 
-    def __init__(self, bus: Bus, first: Look, args: Namespace) -> None:
-        """Show what the node says, first against the look `first`."""
+    def __init__(self, messages: Subscription, pictures: Pictures, args: Namespace) -> None:
+        """Show what comes on `messages`."""
         super().__init__()
-        self._bus, self._before, self._args = bus, first, args
+        self._messages, self._makes, self._args = messages, pictures, args
+        self._latest: dict[str, Any] | None = None
         self._paused = False
         self.pictures = 0
         self.failure: SiraError | None = None
@@ -48,21 +50,27 @@ class TopScreen(App[None]):
             table: DataTable[str] = self.query_one(f"#{name}", DataTable)
             for key, title in columns:
                 table.add_column(title, key=key)
-        self.set_interval(self._args.interval, self.refresh_now)
-        await self.refresh_now()
+        self.run_worker(self._follow(), exit_on_error=False)
 
-    async def refresh_now(self) -> None:
-        """Ask the node and redraw; nothing while paused."""
-        if self._paused:
-            return
+    async def _follow(self) -> None:
+        shown_s = 0.0
         try:
-            now = await look(self._bus, self._args.pattern)
+            while True:
+                self._latest = await self._makes.next(self._messages)
+                if time.monotonic() - shown_s >= self._args.interval - EARLY_S:
+                    shown_s = time.monotonic()
+                    await self.refresh_now()
         except SiraError as error:
             self.failure = error
             self.exit()
+        except StopAsyncIteration:
+            self.exit()
+
+    async def refresh_now(self) -> None:
+        """Draw the latest picture; nothing while paused."""
+        found = self._latest
+        if self._paused or found is None:
             return
-        found = picture(self._before, now)
-        self._before = now
         self.pictures += 1
         self.query_one("#head", Static).update(headline(found))
         for name, columns in TABLES.items():
@@ -72,5 +80,5 @@ class TopScreen(App[None]):
                 table.add_row(*(cell(key, row[key]) for key, _ in columns))
 
     def action_pause(self) -> None:
-        """Stop or go on asking."""
+        """Stop or go on drawing."""
         self._paused = not self._paused

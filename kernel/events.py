@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-Field = str | int | float | bool | None
+Row = Mapping[str, str | int | float | bool]
+Field = str | int | float | bool | Sequence[Row] | None
 _LEVELS = {
     "sira.stalled": "warning",
     "sira.limit": "warning",
@@ -76,6 +77,9 @@ _CHILD = ("string", "node, or the name of a service")
 _ENDED = ("string", "how its last life ended, for people")
 _EXIT = ("integer", "exit code of that life; negative: the signal that ended it")
 _RESTARTS = ("integer", "how often it was started again")
+_NUMBER = ("integer", "which snapshot: facts of one have the same")
+_ROWS = ("array", "objects, at most 200")
+_LEFT_OUT = ("integer", "rows past these")
 
 KINDS: dict[str, Kind] = dict(
     [
@@ -121,6 +125,19 @@ KINDS: dict[str, Kind] = dict(
               child=_CHILD, reason=_ENDED, exit=_EXIT, restarts=_RESTARTS),
         _kind("sira.child.started", "and serves again",
               child=_CHILD, reason=_ENDED, exit=_EXIT, restarts=_RESTARTS),
+        _kind("sira.load.node", "what is going on, each second while somebody listens",
+              number=_NUMBER, node=("string", "name of the node"),
+              uptime_ns=("integer", "since its start"),
+              interval_s=("number", "what the rates are of"),
+              rate=("number", "messages a second on all topics"),
+              topics=("integer", "topics in use"), clients=("integer", "clients"),
+              subscriptions=("integer", "subscriptions")),
+        _kind("sira.load.topics", "the busiest topics of that second",
+              number=_NUMBER, rows=_ROWS, left_out=_LEFT_OUT),
+        _kind("sira.load.clients", "the busiest clients of that second",
+              number=_NUMBER, rows=_ROWS, left_out=_LEFT_OUT),
+        _kind("sira.load.subscriptions", "the fullest and busiest subscriptions of that second",
+              number=_NUMBER, rows=_ROWS, left_out=_LEFT_OUT),
         _kind("sira.node.draining", "the node takes nothing new and ends when its queues are empty",
               node=("string", "name of the node"), drain_s=("number", "how long it waits")),
     ]

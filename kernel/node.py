@@ -13,6 +13,7 @@ from sira.kernel import telemetry
 from sira.kernel.access import Access
 from sira.kernel.admission.limits import Limit
 from sira.kernel.bus import Bus
+from sira.kernel.edge import load
 from sira.kernel.edge.bus_service import BusService
 from sira.kernel.edge.door import Door
 from sira.kernel.edge.health import HealthService
@@ -106,6 +107,7 @@ class Node:
         await self._server.start()
         self._tasks.append(loop.create_task(self._measure_lag(), name="sira-lag"))
         self._tasks.append(loop.create_task(self.guard.reloader.run(), name="sira-reload"))
+        self._tasks.append(loop.create_task(load.tell(self.worlds), name="sira-load"))
         self._warn_when_open()
         self.logs.info(
             "node", "started", f"listening on {self.address}", version=__version__,

@@ -388,6 +388,16 @@ static PyObject *hub_ledger(PyObject *self, PyObject *args)
     return rows;
 }
 
+/* The row of one topic, without a look at the others. */
+static PyObject *hub_row(PyObject *self, PyObject *name)
+{
+    const Hub *hub = (Hub *)self;
+    PyObject *topic = PyDict_GetItemWithError(hub->topics, name); /* borrowed */
+    if (topic) return row_dict(hub, row_live(((HubTopic *)topic)->row));
+    if (PyErr_Occurred()) return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyObject *hub_histograms(PyObject *self, PyObject *unused)
 {
     (void)unused;
@@ -445,6 +455,7 @@ static PyMethodDef hub_methods[] = {
     {"touch", hub_touch, METH_VARARGS, "Routes of this topic (none given: all) are resolved anew."},
     {"tick", hub_tick, METH_O, "Expire, time out what is blocked, mark stalls; returns events."},
     {"topics", hub_topics, METH_NOARGS, "All topics."},
+    {"row", hub_row, METH_O, "Ledger row of one topic; None: there is no such topic."},
     {"ledger", hub_ledger, METH_VARARGS, "Ledger rows as dictionaries: of all, or of the topics of a pattern and all classes."},
     {"histograms", hub_histograms, METH_NOARGS, "Time on the node per class: (class, counts, sum_ns)."},
     {"close", hub_close, METH_NOARGS, "Forget all topics: the node stops."},

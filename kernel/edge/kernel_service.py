@@ -84,7 +84,7 @@ class KernelService:
                 counts=buckets,
                 sum_ns=sum_ns,
             )
-        await _add_clients(bus, response)
+        await add_clients(bus, response)
         if request.prometheus:
             response.prometheus = counts.prometheus(values)
         return response
@@ -126,7 +126,8 @@ class KernelService:
         return explain(bus, request, call.credential)
 
 
-async def _add_clients(bus: Bus, response: kernel_pb2.StatsResponse) -> None:
+async def add_clients(bus: Bus, response: kernel_pb2.StatsResponse) -> None:
+    """Add each client and subscription; others have the loop meanwhile."""
     now_ns = _native.now_ns()
     rows = 0
     for client in list(bus.clients):

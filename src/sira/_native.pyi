@@ -429,6 +429,7 @@ class Hub:
     # rows: fields of LedgerRow; folded class rows too
     # A (checked) pattern leaves out rows of topics that it does not match, never those of classes.
     def ledger(self, pattern: str = "") -> list[dict[str, Any]]: ...
+    def row(self, topic: str) -> dict[str, Any] | None: ...  # the row of one topic
     # (class, counts per bucket, sum_ns); bounds: HISTOGRAM_BOUNDS_NS
     def histograms(self) -> list[tuple[str, list[int], int]]: ...
     def close(self) -> None: ...  # forget all topics: the node stops

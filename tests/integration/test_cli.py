@@ -20,7 +20,7 @@ from textual.widgets import DataTable
 import sira as sdk
 from sira.cli.parser import build
 from sira.cli.tensors import load_npz
-from sira.cli.top import look
+from sira.cli.top import PATTERN, Pictures
 from sira.cli.top_screen import TopScreen
 from sira.cli.verbs import VERBS
 from tests.integration.command import (
@@ -415,8 +415,8 @@ def test_the_screen_of_top_follows_the_node(url: str) -> None:
 
     async def watch() -> tuple[int, int]:
         args = build().parse_args(["top", "--interval", "0.05", "--url", url])
-        async with sdk.connect(url) as bus:
-            screen = TopScreen(bus, await look(bus, ">"), args)
+        async with sdk.connect(url) as bus, bus.subscribe(PATTERN) as messages:
+            screen = TopScreen(messages, Pictures(">", bus.node.tenant), args)
             async with screen.run_test(size=(140, 40)) as pilot:
                 await bus.publish("lab.screen", "x")
                 topics: DataTable[str] = screen.query_one("#topics", DataTable)

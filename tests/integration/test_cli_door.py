@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -33,13 +34,22 @@ principals = ["*"]
 actions = ["subscribe", "publish"]
 topics = ["lab.secret.>"]
 """
+BLIND = """
+[[rule]]
+name = "blind"
+effect = "deny"
+principals = ["sira://*/default/user/blind"]
+actions = ["inspect"]
+topics = [">", "sira.>"]
+"""
 
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
     keys = Keys.new(tmp_path_factory.mktemp("keys"))
-    (keys.folder / "rules.toml").write_text(RULES)
+    (keys.folder / "rules.toml").write_text(RULES + BLIND)
     secrets.write_secret(keys.folder / "ann", keys.token(principal("ann")).encode())
+    secrets.write_secret(keys.folder / "blind", keys.token(principal("blind")).encode())
     return keys
 
 
@@ -116,3 +126,47 @@ def test_without_a_token_it_is_said_at_once_how_to_show_one(url: str, keys: Keys
     ended = sira("status", "--json", "--tls-ca", str(keys.folder / "ca.pem"), url=url)
     assert (ended.code, ended.data["code"]) == (3, "UNAUTHENTICATED")
     assert "--token-file" in ended.data["help"]
+
+
+def test_top_lives_on_facts_and_needs_no_other_right(
+    url: str, shown: tuple[str, ...], keys: Keys
+) -> None:
+    """The rules let this one inspect nothing: what `top` shows, it was told."""
+    sender, first = started("pub", "lab.busy", "x", "--rate", "100", *shown, url=url)
+    blind = (*shown[:2], "--token-file", str(keys.folder / "blind"))
+    assert sira("ledger", *blind, url=url).code == 3
+    ended = sira("top", "--once", "--json", *blind, url=url)
+    assert ended.code == 0
+    (picture,) = ended.items()
+    assert picture["node"] and picture["uptime_ns"] > 0
+    assert [row["principal"] for row in picture["clients"]]
+    sender.send_signal(signal.SIGINT)
+    finish_started(sender, "pub", first)
+
+
+def test_doctor_reads_the_nodes_files_and_what_is_shown(
+    url: str, shown: tuple[str, ...], keys: Keys, tmp_path: Path
+) -> None:
+    folder = keys.folder
+    words = (
+        "doctor", "--json", "--cluster-name", CLUSTER, "--data-dir", str(tmp_path),
+        "--tls-cert", f"{folder}/node.pem", "--tls-key", f"{folder}/node.key",
+        "--token-keys", f"{folder}/token.pub", "--policy",
+    )  # fmt: skip
+
+    def checks(policy: str, *more: str) -> dict[str, dict[str, str]]:
+        found = sira(*words, policy, *more, url=url)
+        return {each["name"]: each for each in found.items()}
+
+    good = checks(f"{folder}/rules.toml", *shown)
+    assert good["door files"]["state"] == "ok" and "policy" in good["door files"]["found"]
+    assert good["shown"]["state"] == "ok" and "a token" in good["shown"]["found"]
+    assert good["node"]["state"] == "ok"
+    broken = tmp_path / "broken.toml"
+    broken.write_text('format = "sira-policy 1"\n')
+    open_to_all = tmp_path / "token"
+    open_to_all.write_text("x")
+    open_to_all.chmod(0o644)
+    bad = checks(str(broken), *shown[:2], "--token-file", str(open_to_all))
+    assert bad["door files"]["state"] == "failed" and "default" in bad["door files"]["found"]
+    assert bad["shown"]["state"] == "failed" and "0644" in bad["shown"]["found"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -215,5 +216,51 @@ def test_explain_decides_for_somebody_else_and_for_methods(tmp_path: Path) -> No
                     await bus.explain(wrong, action="call")
             with pytest.raises(sira.BadTopic):
                 await bus.explain("no topic", action="publish")
+
+    session(work)
+
+
+def test_the_load_of_a_world_is_told_in_it_alone_and_to_operators(tmp_path: Path) -> None:
+    keys = Keys.new(tmp_path)
+
+    async def heard(messages: sira.Subscription) -> dict[str, set[str]]:
+        """Topics told of, by tenant, until three snapshots were told."""
+        found: dict[str, set[str]] = {}
+        snapshots: set[int] = set()
+        while len(snapshots) < 3:
+            fact = json.loads(bytes((await messages.next(timeout_s=20)).bytes))
+            snapshots.add(fact["number"])
+            for row in fact.get("rows", ()):
+                if "unexplained" in row:
+                    found.setdefault(fact["tenant"], set()).add(row["name"])
+        return found
+
+    async def work() -> None:
+        async with (
+            running(keys.flags()) as node,
+            sira.connect(
+                url(node), security=keys.security(token=keys.token(principal("a", "one")))
+            ) as one,
+            sira.connect(
+                url(node), security=keys.security(token=keys.token(principal("b", "two")))
+            ) as two,
+            sira.connect(
+                url(node), security=keys.security(token=keys.token(principal("o", "system")))
+            ) as ops,
+        ):
+            await one.publish("lab.one", "x")
+            await two.publish("lab.two", "x")
+            async with (
+                one.subscribe("sira.load.*") as of_one,
+                two.subscribe("sira.load.*") as of_two,
+            ):
+                first, second = await heard(of_one), await heard(of_two)
+            assert first.keys() == {"one"} and "lab.one" in first["one"]
+            assert second.keys() == {"two"} and "lab.two" in second["two"]
+            async with ops.subscribe("sira.load.*") as of_all:
+                told: dict[str, set[str]] = {}
+                while "lab.one" not in told.get("one", ()) or "lab.two" not in told.get("two", ()):
+                    for tenant, names in (await heard(of_all)).items():
+                        told.setdefault(tenant, set()).update(names)
 
     session(work)
