@@ -22,7 +22,7 @@ NATIVE_FILES := CMakeLists.txt $(wildcard native/*.c native/*.h native/*.cmake)
 PROTO_FILES = $(wildcard proto/sira/v1/*.proto)
 
 .PHONY: help dev native check lint types unit test redis-server native-test native-test-c \
-        native-test-python proto proto-check bench demo fault soak fuzz conformance clean
+        native-test-python proto proto-check lint-deploy bench demo fault soak fuzz conformance clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -58,6 +58,9 @@ native: $(DEV) ## compile what changed in native/ and put it into .venv
 lint: $(DEV) ## ruff, and its format
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+lint-deploy: $(NATIVE) ## deploy/: Dockerfile, compose, unit, alerts, dashboard
+	$(PY) -m tests.deploy_lint
 
 types: $(DEV) ## mypy; it says how many files it saw
 	$(VENV)/bin/mypy

@@ -1,4 +1,4 @@
-"""What every test of Sira shares: leaving out redis-server, and saying so."""
+"""What every test of Sira shares: what was left out, and saying so."""
 
 from __future__ import annotations
 
@@ -19,3 +19,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if REDIS_SKIPPED:
         terminalreporter.write_line("REDIS=skip: nothing that needs redis-server was tested")
+    for report in terminalreporter.stats.get("skipped", ()):
+        if "is not installed" in str(report.longrepr):
+            terminalreporter.write_line(f"not tested here: {report.nodeid}: {report.longrepr[2]}")
