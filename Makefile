@@ -12,6 +12,7 @@ PY := $(VENV)/bin/python
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 FUZZ_S ?= 600
 ISSUE ?=
+TLS ?=
 # REDIS=skip leaves out the tests that need redis-server, and the summary says so.
 REDIS ?=
 export SIRA_TEST_REDIS := $(REDIS)
@@ -119,8 +120,8 @@ proto-check: $(DEV) ## fail when the committed files are not what `make proto` w
 bench: $(NATIVE) ## measure; read benches/README first
 	$(PY) -m benches
 
-demo: $(NATIVE) ## gateway and agents on this machine
-	$(PY) examples/demo/run.py
+demo: $(NATIVE) ## gateway and agents on this machine; TLS=1: with TLS, tokens and rules
+	$(PY) examples/demo/run.py $(if $(TLS),--tls)
 
 fault: $(NATIVE) ## break things on purpose: make fault ISSUE=...
 	$(PY) -m tests.fault --issue $(ISSUE)

@@ -30,10 +30,11 @@ def up(args: Namespace, out: Output) -> Result:
     def ready(address: str) -> None:
         found["address"] = address
         out.start(**found)
+        scheme = "siras" if settings.tls_cert else "sira"
         http = ""
         if settings.http and settings.host_port("http")[1]:  # port 0: the log says which it was
             http = f", {'https' if settings.tls_cert else 'http'}://{settings.http}"
-        where = f"sira://{address}{http}, data in {settings.data_dir}"
+        where = f"{scheme}://{address}{http}, data in {settings.data_dir}"
         out.text(f"{settings.node_name} is up at {where}")
 
     failures: list[SiraError] = []

@@ -5,6 +5,9 @@ The gateway sends the image file to the first agent (decode, filter, edges), its
 second (thumbnail), and publishes the result, which this process subscribes to. Then the same
 functions run here, in one process, and every pixel is compared. Exit code 0 means: all pixels
 equal, every message accounted for by the node's ledger, every process ended by itself.
+
+With `--tls` (`make demo TLS=1`) the node speaks TLS, each process has a token of its own, and rules
+give each just what it needs.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import keys
 import ml_dtypes
 import numpy as np
 from PIL import Image
@@ -58,8 +62,11 @@ def start(exits: ExitStack, argv: list[str], **popen: Any) -> subprocess.Popen[s
     return process
 
 
-def start_node(exits: ExitStack, folder: Path) -> tuple[subprocess.Popen[str], str]:
-    """Start a node on a free port; returns it and its URL."""
+def start_node(
+    exits: ExitStack, folder: Path, tls: Path | None
+) -> tuple[subprocess.Popen[str], str]:
+    """Start a node on a free port, with the keys that it finds in `tls`; returns it and its URL."""
+    flags = keys.make(tls) if tls else []
     with (folder / "node.log").open("w") as log:
         argv = [
             "-m",
@@ -70,13 +77,13 @@ def start_node(exits: ExitStack, folder: Path) -> tuple[subprocess.Popen[str], s
             "--data-dir",
             str(folder / "data"),
         ]
-        node = start(exits, [*argv, "--json"], stdout=subprocess.PIPE, stderr=log)
+        node = start(exits, [*argv, *flags, "--json"], stdout=subprocess.PIPE, stderr=log)
     assert node.stdout is not None
     line = node.stdout.readline()
     if not line:
         raise Failed(f"the node did not start: {(folder / 'node.log').read_text()[-2000:]}")
     data = json.loads(line)["data"]
-    return node, f"sira://{data['address']}"
+    return node, f"{'siras' if tls else 'sira'}://{data['address']}"
 
 
 def wait_until(what: str, condition: Any, *, timeout_s: float) -> Any:
@@ -134,28 +141,37 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("build/demo"), help="folder of the results"
     )
+    parser.add_argument("--tls", action="store_true", help="TLS, tokens, and rules")
     parser.add_argument("--rounds", type=int, default=30, help="how often the image goes through")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     try:
         with ExitStack() as exits:
             folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="sira-demo-")))
-            run(exits, folder, args.out, args.rounds)
+            run(exits, folder, args.out, args.rounds, folder / "keys" if args.tls else None)
     except (Failed, sira.SiraError, subprocess.TimeoutExpired) as error:
         print(f"demo: FAILED: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def run(exits: ExitStack, folder: Path, out: Path, rounds: int) -> None:
+def environment(tls: Path | None, name: str) -> dict[str, str]:
+    """Return the environment of a process that speaks as `name`."""
+    return os.environ | (keys.environment(tls, name) if tls else {})
+
+
+def run(exits: ExitStack, folder: Path, out: Path, rounds: int, tls: Path | None) -> None:
     """Start all, send the image through, check, show, stop all."""
-    node, url = start_node(exits, folder)
+    node, url = start_node(exits, folder, tls)
     print(f"node      pid {node.pid} at {url}")
+    for name, principal in keys.WHO.items() if tls else ():
+        print(f"who       {name:10} is sira://local/{principal}")
     agents = {
-        name: start(exits, [str(HERE / "stages" / f"{name}.py"), url])
+        name: start(exits, [str(HERE / "stages" / f"{name}.py"), url], env=environment(tls, name))
         for name in ("edges", "thumbnail")
     }
-    with sira.connect_sync(url) as bus:
+    shown = sira.Security(tls_ca=tls / "ca.pem", token_file=tls / "watcher.token") if tls else None
+    with sira.connect_sync(url, security=shown) as bus:
         for name, process in agents.items():
             wait_until(
                 f"agent {name}",
@@ -164,7 +180,7 @@ def run(exits: ExitStack, folder: Path, out: Path, rounds: int) -> None:
             )
             print(f"agent     pid {process.pid}, serves demo.{name}")
         with bus.subscribe("demo.results") as results:
-            report, tensors = run_gateway(exits, folder, url, rounds)
+            report, tensors = run_gateway(exits, folder, url, rounds, tls)
             arrived = [np.array(message["thumbnail"]) for message in take(results, rounds)]
         compare(tensors, arrived, rounds)
         ledger = settled_ledger(bus)
@@ -180,12 +196,12 @@ def run(exits: ExitStack, folder: Path, out: Path, rounds: int) -> None:
 
 
 def run_gateway(
-    exits: ExitStack, folder: Path, url: str, rounds: int
+    exits: ExitStack, folder: Path, url: str, rounds: int, tls: Path | None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Run the gateway to its end; returns what it measured, and the tensors of its last round."""
     target = folder / "tensors.npz"
     argv = [str(HERE / "stages" / "gateway.py"), url, str(SOURCE), str(rounds), str(target)]
-    gateway = start(exits, argv, stdout=subprocess.PIPE)
+    gateway = start(exits, argv, stdout=subprocess.PIPE, env=environment(tls, "gateway"))
     size = os.path.getsize(SOURCE)
     print(f"gateway   pid {gateway.pid}, {rounds} rounds of {SOURCE.name}, {size} bytes")
     said, _ = gateway.communicate(timeout=GATEWAY_TIMEOUT_S)

@@ -79,9 +79,12 @@ def test_the_image_is_the_one_its_readme_describes() -> None:
 
 
 @pytest.mark.timeout(300)
-def test_the_demo_verifies_every_pixel_and_ends_with_0(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [(), ("--tls",)], ids=["plain", "tls"])
+def test_the_demo_verifies_every_pixel_and_ends_with_0(tmp_path: Path, how: tuple[str]) -> None:
     pytest.importorskip("matplotlib")
-    shown = run(str(EXAMPLES / "demo" / "run.py"), "--out", str(tmp_path), "--rounds", "4")
+    shown = run(str(EXAMPLES / "demo" / "run.py"), "--out", str(tmp_path), "--rounds", "4", *how)
+    assert ("at siras://" in shown) == bool(how)
+    assert ("edges      is sira://local/demo/agent/edges-1" in shown) == bool(how)
     assert "verified" in shown and "NOT BALANCED" not in shown
     assert "image: float32" in shown and "edges: bfloat16" in shown and "thumbnail: uint8" in shown
     for name in ("thumbnail.png", "demo.png"):

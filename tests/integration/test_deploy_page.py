@@ -1,0 +1,55 @@
+"""docs/deploy.md is what happens: a TLS node, two tenants, a Prometheus that scrapes them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs_blocks import DOCS
+from tests.integration.http.calls import free_port
+from tests.integration.test_quickstart import Shell, blocks, commands, pattern
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
+
+PAGE = DOCS / "deploy.md"
+OF_PROMETHEUS = re.compile(r"\b(prometheus --|promtool|%\?prometheus)")
+
+
+def test_the_page_is_what_happens(tmp_path: Path) -> None:
+    for folder in ("deploy", "examples"):
+        (tmp_path / folder).symlink_to(DOCS.parent / folder)
+    ports = {port: str(free_port()) for port in ("7700", "8080", "9090")}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SIRA_")}
+    environment |= {
+        "PATH": f"{Path(sys.executable).parent}:{environment['PATH']}",
+        "SIRA_HOME": str(tmp_path / "home"),
+        "PYTHONUNBUFFERED": "1",
+    }
+    scrapes = bool(shutil.which("prometheus") and shutil.which("promtool"))
+    bash, done = Shell(tmp_path, environment), 0
+    try:
+        for kind, lines in blocks(PAGE.read_text()):
+            for command, expected in commands(lines) if kind == "console" else ():
+                if not scrapes and OF_PROMETHEUS.search(command):
+                    continue
+                for port, ours in ports.items():
+                    command = command.replace(f":{port}", f":{ours}")
+                    expected = [line.replace(f":{port}", f":{ours}") for line in expected]
+                if "> cluster/prometheus.yml" in command:
+                    command = command.replace(f"node:{ports['8080']}", "node:8080", 1)
+                wanted = pattern(expected)
+                shown = bash.run(command, wanted)
+                assert re.fullmatch(wanted, shown), (
+                    f"$ {command}\ncame:\n{shown}\nwanted:\n{wanted}"
+                )
+                done += 1
+    finally:
+        bash.close()
+    assert done >= 35 - 4 * (not scrapes)
+    if not scrapes:
+        pytest.skip("prometheus is not installed: all of the page ran but its scrapes")
