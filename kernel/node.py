@@ -203,7 +203,9 @@ class Node:
         """Say that a file is in force now, and bring what is open in line with it."""
         self.logs.info("node", "reload", f"{setting}: changed, and in force", setting=setting)
         for world in self.worlds:
-            world.bus.tell_config(setting, value if world.tenant == SYSTEM else "changed")
+            bus = world.bus
+            bus.tell_config(setting, value if world.tenant == SYSTEM else "changed")
+            bus.audit(bus.node.principal, "administer", setting)
         await self.recheck()
 
     def _set_limits(self, limits: tuple[Limit, ...]) -> None:
