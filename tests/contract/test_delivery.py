@@ -76,7 +76,8 @@ async def test_drop_drops_the_new_and_counts_it(world: Any, topic: str, accounte
             try:
                 got.append(await messages.next(timeout_s=0.3))
             except sira.Timeout:
-                break
+                if not (await bus.ledger(topic)).rows[0].pending:
+                    break  # nothing is on its way any more: a slow machine is no empty queue
         numbers = [int.from_bytes(message.bytes, "little") for message in got]
         assert numbers == list(range(len(got)))
         row = await accounted(bus, topic)
