@@ -25,7 +25,14 @@ class _Liar(kernel_pb2_grpc.KernelServicer):
         self._answer = answer
 
     def Negotiate(self, request: Any, context: Any) -> kernel_pb2.NegotiateResponse:
-        return kernel_pb2.NegotiateResponse(protocol=1, node="liar", version="0", lanes=["grpc"])
+        return kernel_pb2.NegotiateResponse(
+            protocol=1,
+            node="liar",
+            version="0",
+            lanes=["grpc"],
+            principal="sira://local/default/user/anonymous",
+            tenant="default",
+        )
 
     def Ledger(self, request: Any, context: Any) -> kernel_pb2.LedgerResponse:
         return self._answer

@@ -18,7 +18,7 @@ import pytest
 
 from sira.v1 import kernel_pb2
 
-from .plain import Plain, data_of, message, until, within
+from .plain import Plain, code_of, data_of, message, until, within
 
 pytestmark = pytest.mark.integration
 _RUN = """
@@ -125,17 +125,18 @@ def test_a_second_signal_ends_at_once_whatever_waits(tmp_path: Path) -> None:
                 await sub.opened(1, "a", window_messages=1)
                 await plain.publishing().publish(*(message("a") for _ in range(3)))
                 node.signal(signal.SIGTERM)
-                draining = plain.publishing()
-                await _refused(draining.call)
+                await _draining(plain)
                 node.signal(signal.SIGTERM)
                 code, log = await node.ended()
                 assert code == 1
                 assert [json.loads(line)["level"] for line in log].count("warning") == 1
 
-    async def _refused(call: object) -> None:
-        with pytest.raises(grpc.aio.AioRpcError):
-            while await within(call.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
-                pass
+    async def _draining(plain: Plain) -> None:
+        """Return when the node has heard the signal: from then on it declares no topic."""
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            while True:
+                await plain.create("lab.b")
+        assert code_of(caught.value) == "NODE_DRAINING"
 
     asyncio.run(main())
 
