@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 
 from sira.kernel.authorize import NOTHING, Allow, Deny, Policy, Readable, allow_all, authorize
 from sira.kernel.errors import Denied, Revoked, SiraError, Unauthenticated
-from sira.kernel.topics import covers, intersects, is_pattern
+from sira.kernel.policy.patterns import meet
+from sira.kernel.topics import is_pattern
 from sira.kernel.trust.credential import Credential
 
 _NO_CONTEXT: Mapping[str, str] = {}
@@ -87,9 +88,9 @@ class Access:
             small
             for policy_part in found.allowed
             for token_part in narrowed
-            if (small := _smaller(policy_part, token_part)) is not None
+            if (small := meet(policy_part, token_part)) is not None
         )
-        return Readable(tuple(allowed), found.cut)
+        return Readable(tuple(allowed), found.cut, found.exact)
 
     def over(self, who: Credential) -> SiraError | None:
         """Return why a credential proves nothing any more; None: it stands."""
@@ -98,15 +99,3 @@ class Access:
         if self.revoked and not self.revoked.isdisjoint(who.ids):
             return Revoked("the credential was revoked", details={"reason": "revoked"})
         return None
-
-
-def _smaller(first: str, second: str) -> str | None:
-    """Return what two patterns have in common as far as one pattern can say it; None: nothing.
-
-    Where neither holds the other, the first stands for both: matches are asked one by one.
-    """
-    if covers(first, second):
-        return second
-    if covers(second, first) or intersects(first, second):
-        return first
-    return None

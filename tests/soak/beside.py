@@ -1,6 +1,6 @@
 """How a calm client fares beside each attack: on our node, and on a bare grpcio server.
 
-`python -m tests.soak.beside [--attack NAME ...] [--seconds S] [--tls]`. One JSON line per attack;
+`python -m tests.soak.beside [--attack NAME ...] [--seconds S]`. One JSON line per attack;
 milliseconds. The bare server has the same channel options but for those that are ours against
 floods. Its client and ours both echo one small message at a time on streams. Figures of one run
 on one machine: compare them with each other and with nothing else.
