@@ -160,7 +160,7 @@ class Guard:
                 await self._changed("jwt_issuers", settings.jwt_issuers)
 
             self._jwts = self.reloader.add(
-                "jwt_issuers", (settings.jwt_issuers,),
+                "jwt_issuers", lambda: jwt.files(settings.jwt_issuers),
                 lambda: JwtVerifier(
                     jwt.load(settings.jwt_issuers), cluster=settings.cluster_name
                 ),

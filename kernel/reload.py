@@ -20,7 +20,7 @@ _Signature = tuple[tuple[int, int, int] | None, ...]
 @dataclass(slots=True)
 class _Watched:
     name: str
-    paths: tuple[str, ...]
+    paths: Callable[[], tuple[str, ...]]
     read: Callable[[], Any]
     apply: Callable[[Any], Awaitable[None]]
     seen: _Signature
@@ -48,7 +48,7 @@ class Reloader:
     def add(
         self,
         name: str,
-        paths: tuple[str, ...],
+        paths: tuple[str, ...] | Callable[[], tuple[str, ...]],
         read: Callable[[], Any],
         apply: Callable[[Any], Awaitable[None]],
     ) -> Any:
@@ -56,16 +56,18 @@ class Reloader:
 
         Args:
             name: of the setting, for those who are told.
-            paths: what is looked at; one that does not exist may come later.
+            paths: what is looked at; one that does not exist may come later. A function is
+                asked anew each time: a file may name others.
             read: gives the value; called in a thread later on.
             apply: puts a later value in force; the first is returned instead.
 
         Raises:
             SiraError: what `read` raises the first time.
         """
-        seen = _signature(paths)
+        named = paths if callable(paths) else lambda: paths
+        seen = _signature(named())
         value = read()
-        self._watched.append(_Watched(name, paths, read, apply, seen))
+        self._watched.append(_Watched(name, named, read, apply, seen))
         return value
 
     def look(self) -> None:
@@ -85,7 +87,7 @@ class Reloader:
                 await self._look_at(each)
 
     async def _look_at(self, each: _Watched) -> None:
-        found = _signature(each.paths)
+        found = _signature(each.paths())
         if found == each.seen:
             return
         each.seen = found

@@ -23,6 +23,7 @@ import hashlib
 import json
 import math
 import re
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,19 @@ def load(path: Path | str) -> tuple[Issuer, ...]:
         file=str(path),
         read_keys=lambda name: toml_table.read_text(path.parent / name, bytes_max=1 << 20),
     )
+
+
+def files(path: Path | str) -> tuple[str, ...]:
+    """Return the file of issuers and the files of keys that it names, as far as it can be read."""
+    path = Path(path)
+    try:
+        entries = tomllib.loads(toml_table.read_text(path)).get("issuer", [])
+    except (SiraError, tomllib.TOMLDecodeError):
+        return (str(path),)  # `load` says what is wrong with it
+    if not isinstance(entries, list):
+        return (str(path),)
+    named = (entry.get("keys") for entry in entries if isinstance(entry, dict))
+    return (str(path), *(str(path.parent / name) for name in named if isinstance(name, str)))
 
 
 def _issuer(entry: toml_table.Table, read_keys: Callable[[str], str]) -> Issuer:
