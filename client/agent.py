@@ -7,11 +7,8 @@ parameters is binding.py's, running it and answering is serving.py's.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import signal
 from collections.abc import Callable
-from types import FrameType
 from typing import Any, Literal, NoReturn, Self, TypeVar, overload
 
 import uvloop
@@ -21,7 +18,7 @@ from sira.client.binding import Handler
 from sira.client.bus import Bus, connect
 from sira.client.later import unsupported
 from sira.client.retry import Retry
-from sira.client.runner import Runner, quiet_poller, runner
+from sira.client.runner import Runner, quiet_poller, runner, telling
 from sira.client.security import Security
 from sira.client.serving import Serving
 from sira.kernel.errors import BadRequest
@@ -209,7 +206,7 @@ class Agent:
         loop = asyncio.get_running_loop()
         told = asyncio.Event()
         await self.start()
-        with _signals(loop, told):
+        with telling(loop, told):
             ended = asyncio.ensure_future(self.wait())
             asked = asyncio.ensure_future(told.wait())
             try:
@@ -231,21 +228,3 @@ class Agent:
     def builder(cls, *_args: Any, **_settings: Any) -> NoReturn:
         """Reserved for agents driven by a model. Raises Unsupported."""
         raise unsupported("Agent.builder")
-
-
-@contextlib.contextmanager
-def _signals(loop: asyncio.AbstractEventLoop, told: asyncio.Event) -> Any:
-    """Set `told` on SIGTERM and SIGINT; outside the main thread, which gets none, do nothing."""
-    before: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None] = {}
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            before[number] = signal.getsignal(number)
-            loop.add_signal_handler(number, told.set)
-    except (ValueError, RuntimeError):
-        before.clear()
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, handler)

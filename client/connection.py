@@ -54,7 +54,7 @@ _MESSAGE_BYTES_MAX = 16 << 30
 _PUBLISH_BLOCK_MS = 5_000
 _TIMER_S = 0.001  # a timer may ring a little before its time
 # These mean that the connection is gone, not that what was sent is wrong.
-_TRANSIENT = frozenset(
+TRANSIENT = frozenset(
     {"UNREACHABLE", "NODE_DRAINING", "CANCELLED", "TIMEOUT", "INTERNAL", "PEER_LOST"}
 )
 
@@ -210,7 +210,7 @@ class Connection:
 
     def _passes(self, error: SiraError) -> bool:
         """Whether a try that failed with `error` may succeed later."""
-        return error.code in _TRANSIENT or self.retry.limit_delay_s(error, self.rng) is not None
+        return error.code in TRANSIENT or self.retry.limit_delay_s(error, self.rng) is not None
 
     def _delay_s(self, delays_s: Iterator[float]) -> float:
         """Return how long to wait before the next try: longer where a limit says so."""
@@ -349,6 +349,11 @@ class Connection:
             self.want_publish()
         if self.incoming.receivers:
             self.want_subscribe()
+
+    def lost(self, transport: Transport, error: SiraError | None) -> None:
+        """Begin to come back: a stream of one's own, on the way that `up` gave, was lost."""
+        if transport is self._transport:
+            self._lost(error or NodeDraining("the node ended the stream"))
 
     def _lost(self, error: SiraError) -> None:
         if self._transport is None or self.ended is not None:

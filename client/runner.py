@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
+import signal
 import threading
 from collections.abc import Callable, Coroutine
+from types import FrameType
 from typing import Any, TypeVar
 
 import uvloop
@@ -84,3 +87,21 @@ def runner(make: Callable[[], Runner] = Runner) -> Runner:
         if _current is None or _made_at_fork != forks():
             _current, _made_at_fork = make(), forks()
         return _current
+
+
+@contextlib.contextmanager
+def telling(loop: asyncio.AbstractEventLoop, told: asyncio.Event) -> Any:
+    """Set `told` on SIGTERM and SIGINT; outside the main thread, which gets none, do nothing."""
+    before: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None] = {}
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.getsignal(number)
+            loop.add_signal_handler(number, told.set)
+    except (ValueError, RuntimeError):
+        before.clear()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)

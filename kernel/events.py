@@ -17,6 +17,8 @@ Field = str | int | float | bool | Sequence[Row] | None
 _LEVELS = {
     "sira.stalled": "warning",
     "sira.limit": "warning",
+    "sira.service.attached": "info",
+    "sira.service.gone": "info",
     "sira.child.ended": "warning",
     "sira.child.started": "info",
     "sira.resumed": "info",
@@ -73,6 +75,7 @@ _PATTERN = ("string", "what the subscription asked for")
 _REASON = ("string", "stable code")
 _GROUP = ("string", "queue group, or empty")
 _WHO = ("string", "principal that did it, or tried")
+_SERVICE = ("string", "name of the service")
 _CHILD = ("string", "node, or the name of a service")
 _ENDED = ("string", "how its last life ended, for people")
 _EXIT = ("integer", "exit code of that life; negative: the signal that ended it")
@@ -121,6 +124,10 @@ KINDS: dict[str, Kind] = dict(
               "a file that holds was changed to what cannot be used; the old one stays in force",
               setting=("string", "name of the setting that names the file"),
               reason=("string", "what is wrong; for tenants its code alone")),
+        _kind("sira.service.attached", "a service brought methods into the table",
+              service=_SERVICE, principal=_PRINCIPAL, methods=("integer", "how many")),
+        _kind("sira.service.gone", "and they are gone with it",
+              service=_SERVICE, principal=_PRINCIPAL, reason=_REASON),
         _kind("sira.child.ended", "a process beside this node, or its last life, ended unasked",
               child=_CHILD, reason=_ENDED, exit=_EXIT, restarts=_RESTARTS),
         _kind("sira.child.started", "and serves again",

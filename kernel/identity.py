@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sira.kernel.errors import BadRequest
 
 KINDS = frozenset({"node", "agent", "gateway", "user", "tool"})
+SYSTEM = "system"  # the operators' tenant
 _SCHEME = "sira://"
 # Printable, no separator: a principal stands in log lines, metrics and policies.
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,127}")

@@ -19,7 +19,7 @@ FEATURES: dict[str, int] = {
     "publish": 1, "subscribe": 1, "request": 1, "queue_groups": 1, "latest_topics": 1,
     "owned_topics": 1, "topic_classes": 1, "contracts": 1, "chunks": 1, "priorities": 1, "ttl": 1,
     "resume": 1, "asides": 1, "ledger": 1, "explain": 1, "events": 1, "reflection": 1, "health": 1,
-    "tenants": 1, "tokens": 1, "policies": 1, "limits": 1, "audit": 1,
+    "tenants": 1, "tokens": 1, "policies": 1, "limits": 1, "audit": 1, "attach": 1,
 }  # fmt: skip
 _CLASS_KINDS = {
     "user": kernel_pb2.TOPIC_CLASS_KIND_USER,
@@ -72,20 +72,24 @@ def negotiate(
 def introspect(
     request: kernel_pb2.IntrospectRequest, catalog: Catalog, settings: Settings, bus: Bus
 ) -> kernel_pb2.IntrospectResponse:
-    """Describe the node; `request.service` narrows the services, not the rest."""
+    """Describe the node as the tenant of `bus` sees it; `request.service` narrows the services."""
+    tenant = bus.tenant
     response = kernel_pb2.IntrospectResponse(
         event_schemas={kind.topic: kind.json_schema() for kind in KINDS.values()}
     )
-    for service in catalog.services():
+    for service in catalog.services(tenant):
         if request.service in ("", service):
             entry = response.services.add(name=service)
-            for each in catalog.methods():
+            for each in catalog.methods(tenant):
                 if each.service == service:
+                    takes, gives = each.schemas or (
+                        json_schema(each.request), json_schema(each.response),
+                    )  # fmt: skip
                     entry.methods.add(
                         name=each.name,
                         effects=each.effects,
-                        request_schema=json_schema(each.request),
-                        response_schema=json_schema(each.response),
+                        request_schema=takes,
+                        response_schema=gives,
                         summary=each.summary,
                         request_stream=each.request_stream,
                         response_stream=each.response_stream,
@@ -99,7 +103,8 @@ def introspect(
             source=settings.origins.get(spec.name, "default"),
             schema=spec.json_schema(),
         )
-    for topic_class in catalog.topic_classes():
+    response.settings.extend(catalog.brought_settings(tenant))
+    for topic_class in catalog.topic_classes(tenant):
         response.topic_classes.add(
             pattern=topic_class.pattern,
             kind=_CLASS_KINDS[topic_class.kind],
@@ -111,6 +116,6 @@ def introspect(
             kind=kernel_pb2.TOPIC_CLASS_KIND_USER,
             summary="latest" if declared.retain else "volatile",
         )
-    for verb in catalog.verbs():
+    for verb in catalog.verbs(tenant):
         response.verbs.add(name=verb.name, summary=verb.summary)
     return response

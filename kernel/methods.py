@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 
+from sira.kernel.errors import Conflict
+from sira.kernel.identity import SYSTEM
 from sira.kernel.settings import SCHEMA, Spec
+from sira.v1 import kernel_pb2
 
 EFFECTS = ("read", "idempotent", "once")
 # (call, request or None) -> reply, or None where the handler writes to the stream itself
@@ -34,6 +38,8 @@ class Method:
         frames: elements of the streams are handed over as bytes, undecoded.
         public: answers whoever asks, without a credential and whatever the rules say.
         administrative: changes what holds for others; each call stands on `sira.audit`.
+        schemas: JSON Schemas of request and response; None: those of the classes. A service's own
+            types are kept with it: another tenant's may have the same names.
     """
 
     name: str
@@ -47,6 +53,7 @@ class Method:
     frames: bool = False
     public: bool = False
     administrative: bool = False
+    schemas: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         """Refuse an entry that no reader of the table would understand."""
@@ -106,10 +113,37 @@ class Verb:
     summary: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Brought:
+    """What one attached service has brought, all of it or nothing.
+
+    Attributes:
+        name: of the service as a whole.
+        tenant: whose clients see it; the operators' (`SYSTEM`): all.
+        methods: their handlers take the request's bytes.
+        pool: descriptors of its files.
+    """
+
+    name: str
+    tenant: str
+    methods: tuple[Method, ...]
+    pool: DescriptorPool
+    topic_classes: tuple[TopicClass, ...] = ()
+    settings: tuple[kernel_pb2.Setting, ...] = ()
+    verbs: tuple[Verb, ...] = ()
+
+
 class Catalog:
-    """The table. `changed` is called after every change."""
+    """The table. `changed` is called after every change.
+
+    What attached services brought is seen by the clients of their tenant alone, but for what the
+    operators' services brought, which all see. Readers name the tenant that asks; "": one who has
+    proved nothing, and sees the node's own.
+    """
 
     def __init__(self) -> None:
+        self._brought: dict[tuple[str, str], Brought] = {}  # (tenant, name)
+        self._brought_methods: dict[tuple[str, str], Method] = {}  # (tenant, method)
         self._methods: dict[str, Method] = {}
         self._classes: dict[str, TopicClass] = {}
         self._settings: dict[str, Spec] = dict(SCHEMA)
@@ -162,35 +196,106 @@ class Catalog:
         self._verbs.pop(name, None)
         self._tell()
 
+    def bring(self, brought: Brought) -> None:
+        """Put into the table what a service brings.
+
+        Raises:
+            Conflict: a name that its tenant sees already; nothing was put in.
+        """
+        tenant = brought.tenant
+        if (tenant, brought.name) in self._brought:
+            raise _taken("service", brought.name)
+        services = set(self.services(tenant))
+        for each in brought.methods:
+            if each.service in services:
+                raise _taken("service", each.service)
+        named = (
+            ("topic class", self.topic_classes(tenant), brought.topic_classes, "pattern"),
+            (
+                "setting",
+                (*self.settings(), *self.brought_settings(tenant)),
+                brought.settings,
+                "name",
+            ),
+            ("verb", self.verbs(tenant), brought.verbs, "name"),
+        )
+        for kind, known, new, key in named:
+            seen = {getattr(each, key) for each in known}
+            for one in new:
+                if getattr(one, key) in seen:
+                    raise _taken(kind, getattr(one, key))
+                seen.add(getattr(one, key))
+        self._brought[tenant, brought.name] = brought
+        self._brought_methods.update(((tenant, each.name), each) for each in brought.methods)
+        self._tell()
+
+    def take_away(self, brought: Brought) -> None:
+        """Take it out again; a second time does nothing."""
+        if self._brought.get((brought.tenant, brought.name)) is not brought:
+            return
+        del self._brought[brought.tenant, brought.name]
+        for each in brought.methods:
+            del self._brought_methods[brought.tenant, each.name]
+        self._tell()
+
     # ---- readers ---------------------------------------------------------------------------------
 
     def get(self, name: str) -> Method | None:
-        """Return the method of a full name; None: there is none."""
+        """Return the node's own method of a full name; None: there is none."""
         return self._methods.get(name)
 
-    def methods(self) -> Iterator[Method]:
+    def get_brought(self, name: str, tenant: str) -> Method | None:
+        """Return the method that a service brought, as a client of `tenant` sees it."""
+        return self._brought_methods.get((SYSTEM, name)) or self._brought_methods.get(
+            (tenant, name)
+        )
+
+    def brought(self, tenant: str) -> Iterator[Brought]:
+        """Yield what services brought that clients of `tenant` see."""
+        for each in list(self._brought.values()):
+            if tenant and each.tenant in (SYSTEM, tenant):
+                yield each
+
+    def methods(self, tenant: str = "") -> Iterator[Method]:
         """Yield all methods."""
-        return iter(list(self._methods.values()))
+        yield from list(self._methods.values())
+        for each in self.brought(tenant):
+            yield from each.methods
 
-    def services(self) -> list[str]:
+    def services(self, tenant: str = "") -> list[str]:
         """Return the full names of all services, sorted."""
-        return sorted({each.service for each in self._methods.values()})
+        return sorted({each.service for each in self.methods(tenant)})
 
-    def topic_classes(self) -> Iterator[TopicClass]:
+    def topic_classes(self, tenant: str = "") -> Iterator[TopicClass]:
         """Yield what patterns of topics mean."""
-        return iter(list(self._classes.values()))
+        yield from list(self._classes.values())
+        for each in self.brought(tenant):
+            yield from each.topic_classes
+
+    def brought_settings(self, tenant: str) -> Iterator[kernel_pb2.Setting]:
+        """Yield the settings of services."""
+        for each in self.brought(tenant):
+            yield from each.settings
 
     def settings(self) -> Iterator[Spec]:
         """Yield all settings."""
         return iter(list(self._settings.values()))
 
-    def verbs(self) -> Iterator[Verb]:
+    def verbs(self, tenant: str = "") -> Iterator[Verb]:
         """Yield the verbs of the command and those that services brought."""
-        return iter(list(self._verbs.values()))
+        yield from list(self._verbs.values())
+        for each in self.brought(tenant):
+            yield from each.verbs
 
     def _tell(self) -> None:
         for each in self.changed:
             each()
+
+
+def _taken(kind: str, name: str) -> Conflict:
+    return Conflict(
+        f"there is a {kind} {name[:200]!r} already", details={"kind": kind, "name": name[:200]}
+    )
 
 
 # ---- JSON Schema of a message, in the JSON mapping of protobuf --------------------------------
@@ -211,38 +316,46 @@ def json_schema(message: type[Message]) -> str:
     descriptor = cast("Descriptor", message.DESCRIPTOR)
     known = _schemas.get(descriptor.full_name)
     if known is None:
-        definitions: dict[str, Any] = {}
-        _define(descriptor, definitions)
-        schema = {
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
-            "$ref": f"#/$defs/{descriptor.full_name}",
-            "$defs": definitions,
-        }
-        known = _schemas[descriptor.full_name] = json.dumps(schema)
+        known = _schemas[descriptor.full_name] = write_schema(descriptor)
     return known
 
 
-def _define(descriptor: Descriptor, definitions: dict[str, Any]) -> None:
-    if descriptor.full_name in definitions:
-        return
+def write_schema(descriptor: Descriptor) -> str:
+    """Write the JSON Schema of a message type; types that hold themselves are referred to."""
+    definitions: dict[str, Any] = {}
+    waiting = [descriptor]
+    while waiting:  # no recursion: how deep types lead is a stranger's choice
+        each = waiting.pop()
+        if each.full_name not in definitions:
+            definitions[each.full_name] = _definition(each, waiting)
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$ref": f"#/$defs/{descriptor.full_name}",
+        "$defs": definitions,
+    }
+    return json.dumps(schema)
+
+
+def _definition(descriptor: Descriptor, waiting: list[Descriptor]) -> dict[str, Any]:
+    """Return the schema of one type; those that it refers to are added to `waiting`."""
     definition: dict[str, Any] = {"title": descriptor.name, "type": "object", "properties": {}}
-    definitions[descriptor.full_name] = definition
     for each in descriptor.fields:
-        definition["properties"][each.json_name] = _field(each, definitions)
+        definition["properties"][each.json_name] = _field(each, waiting)
+    return definition
 
 
-def _field(field: FieldDescriptor, definitions: dict[str, Any]) -> dict[str, Any]:
+def _field(field: FieldDescriptor, waiting: list[Descriptor]) -> dict[str, Any]:
     message = field.message_type
     if message is not None and message.GetOptions().map_entry:
-        value = _value(message.fields_by_name["value"], definitions)
+        value = _value(message.fields_by_name["value"], waiting)
         return {"type": "object", "additionalProperties": value}
-    value = _value(field, definitions)
+    value = _value(field, waiting)
     return {"type": "array", "items": value} if field.is_repeated else value
 
 
-def _value(field: FieldDescriptor, definitions: dict[str, Any]) -> dict[str, Any]:
+def _value(field: FieldDescriptor, waiting: list[Descriptor]) -> dict[str, Any]:
     if field.message_type is not None:
-        _define(field.message_type, definitions)
+        waiting.append(field.message_type)
         return {"$ref": f"#/$defs/{field.message_type.full_name}"}
     if field.enum_type is not None:
         return {"type": "string", "enum": [each.name for each in field.enum_type.values]}

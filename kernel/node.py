@@ -14,6 +14,7 @@ from sira.kernel.access import Access
 from sira.kernel.admission.limits import Limit
 from sira.kernel.bus import Bus
 from sira.kernel.edge import load
+from sira.kernel.edge.attach import Attaching
 from sira.kernel.edge.bus_service import BusService
 from sira.kernel.edge.door import Door
 from sira.kernel.edge.health import HealthService
@@ -21,10 +22,11 @@ from sira.kernel.edge.kernel_service import KernelService
 from sira.kernel.edge.link import Links
 from sira.kernel.edge.reflection import ReflectionService
 from sira.kernel.edge.server import check_exposure, is_loopback, listen
-from sira.kernel.edge.world import SYSTEM, World, Worlds
+from sira.kernel.edge.world import World, Worlds
 from sira.kernel.errors import NodeDraining, SiraError
 from sira.kernel.events import Field, Kind
 from sira.kernel.guard import Guard
+from sira.kernel.identity import SYSTEM
 from sira.kernel.introspect import builtin_topic_classes
 from sira.kernel.logs import Logs
 from sira.kernel.methods import Catalog
@@ -102,6 +104,7 @@ class Node:
         self._server, self.port = listening.server, listening.port
         self.mtls_port = listening.mtls_port
         self.links = Links()
+        self.attaching = Attaching(self.catalog, self.links, settings)
         self.health = HealthService(self.catalog)
         self._fill_catalog()
         await self._server.start()
@@ -231,6 +234,7 @@ class Node:
         catalog = self.catalog
         services = (
             KernelService(catalog, self.settings, self._counts),
+            self.attaching,
             BusService(self.links),
             self.health,
             ReflectionService(catalog),
@@ -253,7 +257,9 @@ class Node:
             in_flight = self._waiting() - pending
             if in_flight != in_flight_before:
                 confirmed_ns, in_flight_before = now_ns, in_flight
-            busy = pending or any(_is_busy(world) for world in self.worlds)
+            busy = (
+                pending or self.attaching.calls_now or any(_is_busy(world) for world in self.worlds)
+            )
             if not busy and (not in_flight or now_ns - confirmed_ns > _CONFIRM_S * 1e9):
                 return
             for world in self.worlds:

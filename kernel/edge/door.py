@@ -14,16 +14,18 @@ from google.protobuf.message import DecodeError, Message
 
 from sira.kernel import rpc
 from sira.kernel.clients import Hello
-from sira.kernel.edge.world import SYSTEM, World, Worlds
+from sira.kernel.edge.world import World, Worlds
 from sira.kernel.errors import (
+    BadRequest,
     FrameCorrupt,
     Internal,
     MessageTooLarge,
+    NodeDraining,
     SiraError,
     Unauthenticated,
     Unsupported,
 )
-from sira.kernel.identity import Principal
+from sira.kernel.identity import SYSTEM, Principal
 from sira.kernel.logs import Logs
 from sira.kernel.methods import Catalog, Method
 from sira.kernel.telemetry import Telemetry
@@ -116,7 +118,7 @@ class Door(grpc.GenericRpcHandler):
         name = str(handler_call_details.method)
         method = self._catalog.get(name)
         if method is None:
-            return _unknown(name)
+            return self._brought(name)
         kept = self._handlers.get(name)
         if kept is None or kept[0] is not method:  # new, or replaced while the node runs
             kept = self._handlers[name] = method, self._wrap(method)
@@ -141,6 +143,42 @@ class Door(grpc.GenericRpcHandler):
             await self._pass(method, context, request)
 
         return grpc.unary_stream_rpc_method_handler(out)
+
+    def _brought(self, name: str) -> RpcHandler:
+        """Return what answers a name that is not the node's own.
+
+        Whether a service brought it depends on who asks, and so does whether one is told: to all
+        others the name is unknown. A bidirectional stream on our side serves calls of any shape.
+        """
+        if name.count("/") != 2 or not name.startswith("/"):
+            return _unknown(name)
+        asked = Method(name=name, effects="once", summary="", handler=self._call_service,
+                       request=Message, response=Message,
+                       request_stream=True, response_stream=True)  # fmt: skip
+
+        async def both(_: Any, context: Any) -> None:
+            await self._pass(asked, context, None)
+
+        return grpc.stream_stream_rpc_method_handler(both)
+
+    async def _call_service(self, call: Call, _: None) -> None:
+        """Hand a call to the service that brought its method.
+
+        Raises:
+            Unsupported: the caller's tenant has no such method. SiraError: what became of it.
+        """
+        method = self._catalog.get_brought(call.method.name, call.principal.tenant)
+        if method is None:
+            name = call.method.name[:200]
+            raise Unsupported(f"this node has no method {name}", details={"method": name})
+        if call.world.bus.draining:
+            raise NodeDraining(retry_after_ms=1_000)
+        call.method = method
+        request = await call.context.read()
+        if request is EOF:
+            raise BadRequest("the call has no request", details={"method": method.name})
+        self._check_size(request)
+        await method.handler(call, request)
 
     async def _pass(self, method: Method, context: Any, request: bytes | None) -> bytes | None:
         """Let one call through: identify, authorise, run, translate what it raises."""

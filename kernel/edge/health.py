@@ -54,8 +54,7 @@ class HealthService:
         Raises:
             NotFound: no such service.
         """
-        del call
-        status = self._status(request.service)
+        status = self._status(request.service, _tenant(call))
         if status == _UNKNOWN:
             raise NotFound(f"this node has no service {request.service[:200]!r}")
         return health_pb2.HealthCheckResponse(status=status)
@@ -68,7 +67,7 @@ class HealthService:
         try:
             while True:
                 changed.clear()
-                status = self._status(request.service)
+                status = self._status(request.service, _tenant(call))
                 if status != told:
                     await call.write(health_pb2.HealthCheckResponse(status=status))
                     told = status
@@ -80,17 +79,23 @@ class HealthService:
         self, call: Call, request: health_pb2.HealthListRequest
     ) -> health_pb2.HealthListResponse:
         """Return the state of the node and of each service."""
-        del call, request
+        del request
+        tenant = _tenant(call)
         response = health_pb2.HealthListResponse()
-        for service in ("", *self._catalog.services()):
-            response.statuses[service].status = self._status(service)
+        for service in ("", *self._catalog.services(tenant)):
+            response.statuses[service].status = self._status(service, tenant)
         return response
 
-    def _status(self, service: str) -> int:
-        if service and service not in self._catalog.services():
+    def _status(self, service: str, tenant: str) -> int:
+        if service and service not in self._catalog.services(tenant):
             return int(_UNKNOWN)
         return int(_SERVING if self._serving else _NOT_SERVING)
 
     def _tell(self) -> None:
         for event in self._changed:
             event.set()
+
+
+def _tenant(call: Call) -> str:
+    """Return whose services the caller sees; "": it has proved nothing."""
+    return call.proved.principal.tenant if call.proved else ""

@@ -51,14 +51,16 @@ class StreamLink:
         "credential",
         "error",
         "finished",
-        "method",
         "on_end",
+        "rights",
         "writer",
     )
 
     def __init__(self, credential: Credential, method: str, round_: Round) -> None:
         """Belong to a call of `method` made with `credential`."""
-        self.credential, self.method = credential, method
+        self.credential = credential
+        # (action, resource) that must go on being allowed for as long as it is open.
+        self.rights: tuple[tuple[str, str], ...] = (("call", method),)
         self._round = round_
         self.writer = _native.Stepper(f"writer of {method}", asyncio.get_running_loop())
         self.finished = False  # the peer sends no more
@@ -156,15 +158,14 @@ class Links:
         """End the streams that the rules of now do not allow; yields after each small step."""
         for index, link in enumerate(list(self._links), 1):
             error = access.over(link.credential)
-            if error is None:
-                decision = access.decide(link.credential, "call", link.method)
+            for action, resource in () if error is not None else link.rights:
+                decision = access.decide(link.credential, action, resource)
                 if isinstance(decision, Deny):
                     error = Revoked(
-                        f"{link.credential.principal} may no longer call {link.method}: "
+                        f"{link.credential.principal} may no longer {action} {resource}: "
                         f"{decision.reason}",
-                        details={"action": "call", "resource": link.method,
-                                 "rule": decision.reason},
-                    )  # fmt: skip
+                        details={"action": action, "resource": resource, "rule": decision.reason},
+                    )
             if error is not None and link in self._links:
                 link.end(error)
             if index % _LINKS_A_STEP == 0:

@@ -11,8 +11,9 @@ import asyncio
 from sira import _native
 from sira.kernel.bus import Bus
 from sira.kernel.edge.kernel_service import add_clients
-from sira.kernel.edge.world import SYSTEM, Worlds
+from sira.kernel.edge.world import Worlds
 from sira.kernel.events import Row
+from sira.kernel.identity import SYSTEM
 from sira.kernel.load import Look, Rates, facts, topic_row
 from sira.v1 import kernel_pb2
 

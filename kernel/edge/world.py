@@ -9,9 +9,9 @@ from sira.kernel.bus import Bus
 from sira.kernel.edge.request import Requests
 from sira.kernel.edge.ticker import Ticker
 from sira.kernel.errors import QuotaExceeded
+from sira.kernel.identity import SYSTEM
 
 DEFAULT = "default"
-SYSTEM = "system"  # the operators': it hears the facts and reads the metrics of all
 
 
 @dataclass(slots=True, eq=False)

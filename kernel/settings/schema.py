@@ -224,6 +224,27 @@ class Settings:
         "smaller than a publisher's window: a retry ends as OUTCOME_UNKNOWN",
         minimum=1, maximum=1 << 20,
     )  # fmt: skip
+    # ---- services in processes of their own ----
+    attached_max: int = _s(
+        64, "services", "services attached to the node at once, of all tenants",
+        "too small: QUOTA_EXCEEDED for the next; too large: each may hold attach_held_bytes_max",
+        minimum=1, maximum=1 << 16,
+    )  # fmt: skip
+    attach_offer_bytes_max: int = _s(
+        128 << 10, "bytes", "longest FileDescriptorSet of a service",
+        "too small: MESSAGE_TOO_LARGE; too large: reading it holds up the node",
+        minimum=1_024, maximum=1 << 20,
+    )  # fmt: skip
+    attach_calls_max: int = _s(
+        1_024, "calls", "calls of one attached service under way at once",
+        "too small: QUEUE_FULL in bursts; too large: memory, for one that does not answer",
+        minimum=1, maximum=1 << 20,
+    )  # fmt: skip
+    attach_held_bytes_max: int = _s(
+        16 * _MIB, "bytes", "requests and replies of one attached service waiting on the node",
+        "too small: QUEUE_FULL; too large: memory, for one side that does not read",
+        minimum=4 * _MIB, maximum=1 << 34,
+    )  # fmt: skip
     # ---- admission ----
     principal_messages_per_s_max: float = _s(
         0.0, "messages/s", "publishes of one principal; 0: unlimited", "too small: RATE_LIMITED",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sira.client.requests import ReplyStream
     from sira.client.retry import Retry
     from sira.client.security import Security
+    from sira.client.service import Service
     from sira.client.subscription import Subscription
     from sira.client.sync import SyncBus, connect_sync
     from sira.client.sync_parts import SyncPublisher, SyncReplyStream
@@ -78,6 +79,7 @@ _PUBLIC: dict[str, str] = {
     "ReplyStream": "sira.client.requests",
     "Retry": "sira.client.retry",
     "Security": "sira.client.security",
+    "Service": "sira.client.service",
     "SiraError": "sira.kernel.errors",
     "StreamTruncated": "sira.kernel.errors",
     "Subscription": "sira.client.subscription",
@@ -118,6 +120,7 @@ __all__ = [
     "ReplyStream",
     "Retry",
     "Security",
+    "Service",
     "SiraError",
     "StreamTruncated",
     "Subscription",

@@ -1,3 +1,4 @@
+from sira.v1 import error_pb2 as _error_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -377,3 +378,122 @@ class ExplainMatch(_message.Message):
     pending: int
     state: str
     def __init__(self, client: _Optional[str] = ..., pattern: _Optional[str] = ..., group: _Optional[str] = ..., lane: _Optional[str] = ..., lane_reason: _Optional[str] = ..., pending: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
+
+class AttachRequest(_message.Message):
+    __slots__ = ("offer", "reply", "leave")
+    OFFER_FIELD_NUMBER: _ClassVar[int]
+    REPLY_FIELD_NUMBER: _ClassVar[int]
+    LEAVE_FIELD_NUMBER: _ClassVar[int]
+    offer: AttachOffer
+    reply: AttachReply
+    leave: AttachLeave
+    def __init__(self, offer: _Optional[_Union[AttachOffer, _Mapping]] = ..., reply: _Optional[_Union[AttachReply, _Mapping]] = ..., leave: _Optional[_Union[AttachLeave, _Mapping]] = ...) -> None: ...
+
+class AttachResponse(_message.Message):
+    __slots__ = ("accepted", "call", "credit", "cancel")
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    accepted: AttachAccepted
+    call: AttachCall
+    credit: AttachCredit
+    cancel: AttachCancel
+    def __init__(self, accepted: _Optional[_Union[AttachAccepted, _Mapping]] = ..., call: _Optional[_Union[AttachCall, _Mapping]] = ..., credit: _Optional[_Union[AttachCredit, _Mapping]] = ..., cancel: _Optional[_Union[AttachCancel, _Mapping]] = ...) -> None: ...
+
+class AttachOffer(_message.Message):
+    __slots__ = ("name", "descriptors", "methods", "topic_classes", "settings", "verbs")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTORS_FIELD_NUMBER: _ClassVar[int]
+    METHODS_FIELD_NUMBER: _ClassVar[int]
+    TOPIC_CLASSES_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    VERBS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    descriptors: bytes
+    methods: _containers.RepeatedCompositeFieldContainer[AttachMethod]
+    topic_classes: _containers.RepeatedCompositeFieldContainer[TopicClass]
+    settings: _containers.RepeatedCompositeFieldContainer[Setting]
+    verbs: _containers.RepeatedCompositeFieldContainer[Verb]
+    def __init__(self, name: _Optional[str] = ..., descriptors: _Optional[bytes] = ..., methods: _Optional[_Iterable[_Union[AttachMethod, _Mapping]]] = ..., topic_classes: _Optional[_Iterable[_Union[TopicClass, _Mapping]]] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., verbs: _Optional[_Iterable[_Union[Verb, _Mapping]]] = ...) -> None: ...
+
+class AttachMethod(_message.Message):
+    __slots__ = ("name", "effects", "summary")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EFFECTS_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    effects: str
+    summary: str
+    def __init__(self, name: _Optional[str] = ..., effects: _Optional[str] = ..., summary: _Optional[str] = ...) -> None: ...
+
+class AttachAccepted(_message.Message):
+    __slots__ = ("name", "tenant", "calls_max", "held_bytes_max")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    CALLS_MAX_FIELD_NUMBER: _ClassVar[int]
+    HELD_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    tenant: str
+    calls_max: int
+    held_bytes_max: int
+    def __init__(self, name: _Optional[str] = ..., tenant: _Optional[str] = ..., calls_max: _Optional[int] = ..., held_bytes_max: _Optional[int] = ...) -> None: ...
+
+class AttachCall(_message.Message):
+    __slots__ = ("call", "method", "principal", "tenant", "timeout_ms", "metadata", "request", "window")
+    class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    call: int
+    method: str
+    principal: str
+    tenant: str
+    timeout_ms: int
+    metadata: _containers.ScalarMap[str, str]
+    request: bytes
+    window: int
+    def __init__(self, call: _Optional[int] = ..., method: _Optional[str] = ..., principal: _Optional[str] = ..., tenant: _Optional[str] = ..., timeout_ms: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., request: _Optional[bytes] = ..., window: _Optional[int] = ...) -> None: ...
+
+class AttachReply(_message.Message):
+    __slots__ = ("call", "response", "end", "error")
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    call: int
+    response: bytes
+    end: bool
+    error: _error_pb2.Error
+    def __init__(self, call: _Optional[int] = ..., response: _Optional[bytes] = ..., end: _Optional[bool] = ..., error: _Optional[_Union[_error_pb2.Error, _Mapping]] = ...) -> None: ...
+
+class AttachLeave(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class AttachCredit(_message.Message):
+    __slots__ = ("call", "replies")
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    REPLIES_FIELD_NUMBER: _ClassVar[int]
+    call: int
+    replies: int
+    def __init__(self, call: _Optional[int] = ..., replies: _Optional[int] = ...) -> None: ...
+
+class AttachCancel(_message.Message):
+    __slots__ = ("call", "code")
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    call: int
+    code: str
+    def __init__(self, call: _Optional[int] = ..., code: _Optional[str] = ...) -> None: ...

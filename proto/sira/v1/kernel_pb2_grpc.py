@@ -59,6 +59,11 @@ class KernelStub:
                 request_serializer=sira_dot_v1_dot_kernel__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=sira_dot_v1_dot_kernel__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.Attach = channel.stream_stream(
+                '/sira.v1.Kernel/Attach',
+                request_serializer=sira_dot_v1_dot_kernel__pb2.AttachRequest.SerializeToString,
+                response_deserializer=sira_dot_v1_dot_kernel__pb2.AttachResponse.FromString,
+                _registered_method=True)
 
 
 class KernelServicer:
@@ -94,6 +99,14 @@ class KernelServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Attach(self, request_iterator, context):
+        """Brings methods into the node's table for as long as the stream lasts. First an offer, answered
+        by `accepted`; from then on calls go down, replies come up.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KernelServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -121,6 +134,11 @@ def add_KernelServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=sira_dot_v1_dot_kernel__pb2.ExplainRequest.FromString,
                     response_serializer=sira_dot_v1_dot_kernel__pb2.ExplainResponse.SerializeToString,
+            ),
+            'Attach': grpc.stream_stream_rpc_method_handler(
+                    servicer.Attach,
+                    request_deserializer=sira_dot_v1_dot_kernel__pb2.AttachRequest.FromString,
+                    response_serializer=sira_dot_v1_dot_kernel__pb2.AttachResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -258,6 +276,33 @@ class Kernel:
             '/sira.v1.Kernel/Explain',
             sira_dot_v1_dot_kernel__pb2.ExplainRequest.SerializeToString,
             sira_dot_v1_dot_kernel__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Attach(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/sira.v1.Kernel/Attach',
+            sira_dot_v1_dot_kernel__pb2.AttachRequest.SerializeToString,
+            sira_dot_v1_dot_kernel__pb2.AttachResponse.FromString,
             options,
             channel_credentials,
             insecure,
