@@ -73,6 +73,7 @@ class Attached:
         self._out: asyncio.Queue[kernel_pb2.AttachRequest | None] = asyncio.Queue(_OUT_MAX)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._credits: dict[int, asyncio.Semaphore] = {}
+        self._over = asyncio.Event()
 
     async def begin(self, offer: kernel_pb2.AttachOffer) -> None:
         """Make the offer and wait until it is taken.
@@ -109,21 +110,26 @@ class Attached:
             for task in waiting:
                 task.cancel()
             await asyncio.gather(writer, *waiting, return_exceptions=True)
+            self._over.set()
         raise NodeDraining("the node ended the stream")
 
     async def leave(self, drain_s: float) -> None:
         """Take no more calls, let those under way finish, and end the stream."""
-        leave = kernel_pb2.AttachRequest(leave=kernel_pb2.AttachLeave())
-        try:
-            async with asyncio.timeout(drain_s):
-                await self._out.put(leave)
-                while self._tasks:
-                    await asyncio.wait(list(self._tasks.values()))
-                await self._out.put(None)
-                await self._out.join()
-        except TimeoutError:
+        leaving = asyncio.ensure_future(self._leave())
+        over = asyncio.ensure_future(self._over.wait())
+        await asyncio.wait({leaving, over}, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
+        if not (leaving.done() or over.done()):
             left = len(self._tasks)
             _log.error("service %s: %d calls not finished in %g s", self._service, left, drain_s)
+        for task in (leaving, over):
+            task.cancel()
+
+    async def _leave(self) -> None:
+        await self._out.put(kernel_pb2.AttachRequest(leave=kernel_pb2.AttachLeave()))
+        while self._tasks:
+            await asyncio.wait(list(self._tasks.values()))
+        await self._out.put(None)
+        await self._out.join()
 
     # ---- in --------------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ class Method:
         effects: `read` changes nothing, `idempotent` may be repeated, `once` may not.
         handler: `await handler(call, request)`; a method that takes a stream gets None as request
             and reads from `call`; one that answers with a stream writes to `call`, returns None.
-        request, response: message classes.
+        request, response: message classes; of a method that a service brought, their base.
         frames: elements of the streams are handed over as bytes, undecoded.
         public: answers whoever asks, without a credential and whatever the rules say.
         administrative: changes what holds for others; each call stands on `sira.audit`.

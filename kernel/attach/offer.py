@@ -6,9 +6,9 @@ import json
 import re
 from collections.abc import Iterator
 
-from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
 
 from sira import _native
 from sira.kernel.attach.descriptors import read_pool
@@ -33,7 +33,7 @@ _CLASS_KINDS = {
 def read_offer(
     offer: kernel_pb2.AttachOffer, *, tenant: str, handler: Handler, bytes_max: int
 ) -> Brought:
-    """Check an offer and make it into what the table takes.
+    """Check an offer and make it into what the table takes. Pure; may run in any thread.
 
     Args:
         offer: of a stranger.
@@ -104,8 +104,8 @@ def _methods(
             effects=offered.effects,
             summary=offered.summary,
             handler=handler,
-            request=message_factory.GetMessageClass(descriptor.input_type),
-            response=message_factory.GetMessageClass(descriptor.output_type),
+            request=Message,  # no class is made: the node passes bytes
+            response=Message,
             response_stream=bool(descriptor.server_streaming),
             schemas=schemas,
         )

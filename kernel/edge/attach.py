@@ -72,7 +72,9 @@ class Attaching:
         brought: Brought | None = None
         try:
             offer = await _offer(call, settings.handshake_s)
-            brought = read_offer(
+            # In a thread: types by the thousand take tens of ms, and others want the loop.
+            brought = await asyncio.to_thread(
+                read_offer,
                 offer,
                 tenant=call.principal.tenant,
                 handler=attached.call,

@@ -12,6 +12,7 @@ from typing import Any
 
 from sira.kernel.errors import BadSetting
 from sira.kernel.settings.schema import SCHEMA, Settings
+from sira.kernel.settings.services import ServiceSpec, read_services
 from sira.kernel.settings.spec import Spec, Value
 
 ENVIRONMENT_PREFIX = "SIRA_"
@@ -40,6 +41,7 @@ def load(
     flags = {name: value for name, value in (flags or {}).items() if value is not None}
     values: dict[str, Value] = {}
     origins = dict.fromkeys(SCHEMA, "default")
+    services: tuple[ServiceSpec, ...] = ()
 
     def take(name: str, value: object, origin: str, source: str) -> None:
         values[name] = _spec(name, source).read(value, source)
@@ -48,6 +50,9 @@ def load(
     path = _file(file, flags, environ)
     if path is not None:
         for name, value in _read_toml(path).items():
+            if name == "services":
+                services = read_services(value, str(path))
+                continue
             if name == "http_mounts" and isinstance(value, dict):
                 value = ", ".join(f"{mount}={app}" for mount, app in value.items())
             take(name, value, "file", str(path))
@@ -59,7 +64,7 @@ def load(
         take(name, value, "flag", "--" + name.replace("_", "-"))
     values["data_dir"] = values.get("data_dir") or environ.get("SIRA_HOME") or _data_dir()
     values["node_name"] = values.get("node_name") or _node_name()
-    settings = Settings(**values, origins=origins)  # type: ignore[arg-type]  # read() saw to it
+    settings = Settings(**values, origins=origins, services=services)  # type: ignore[arg-type]  # read() saw to it
     for name in ("listen", "listen_mtls", "http"):  # a bad one is said now, not at the port
         if name == "listen" or getattr(settings, name):
             settings.host_port(name)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from sira.kernel.errors import BadSetting
+from sira.kernel.settings.services import ServiceSpec
 from sira.kernel.settings.spec import Spec, Value
 
 
@@ -373,6 +374,7 @@ class Settings:
     )  # fmt: skip
 
     origins: Mapping[str, str] = field(default_factory=dict)
+    services: tuple[ServiceSpec, ...] = ()  # of the file alone: [services.NAME]
 
     @property
     def data_path(self) -> Path:

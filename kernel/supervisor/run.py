@@ -9,7 +9,6 @@ import os
 import random
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,7 +23,9 @@ from sira.kernel.settings import Settings
 from sira.kernel.supervisor import pure
 from sira.kernel.supervisor.control import Control, error_of
 from sira.kernel.supervisor.folder import Folder, hold
+from sira.kernel.supervisor.guard import Guard
 from sira.kernel.supervisor.ports import Ports
+from sira.kernel.supervisor.spawn import HTTP, plan, start
 
 EXIT_CANNOT_START = pure.EXIT_CANNOT_START
 # Over the time that the node itself takes to drain; past it, it hangs.
@@ -32,9 +33,7 @@ _DRAIN_MORE_S = 10.0
 _HURRY_S = 5.0
 _ADDRESSES = ("listen", "listen_mtls", "http")
 _FACTS_MAX = 64
-_HTTP = "http"
-# By name: what a child loads is none of ours.
-_MODULES = {pure.NODE: "sira.kernel.daemon", _HTTP: "sira.services.http.daemon"}
+_EXIT_NOT_STARTED = 1
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -95,14 +94,21 @@ class _Process:
             else:
                 os.kill(self.popen.pid, number)
 
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended; where the system cannot say, it runs until it is reaped."""
+        if not hasattr(os, "waitid"):
+            return True
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.popen.pid, options) is None
+
     def reap(self) -> int | None:
         """Return the exit code once it has ended (negative: a signal); None: it runs.
 
         What it had started is killed first, while its pid cannot be anybody else's.
         """
         if hasattr(os, "waitid"):
-            options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-            if os.waitid(os.P_PID, self.popen.pid, options) is None:
+            if self.runs:
                 return None
             self.send(signal.SIGKILL)
         return self.popen.poll()
@@ -121,7 +127,7 @@ class Supervisor:
         """Prepare; nothing is started before `run`."""
         self._settings, self._folder, self._ready = settings, folder, ready
         self._verbs = list(verbs)
-        self._ports = Ports()
+        self._ports, self._guard = Ports(), Guard()
         self._processes: dict[str, _Process] = {}
         self._facts: deque[pure.Tell] = deque(maxlen=_FACTS_MAX)
         self._unsaid = ""  # address that `ready` has not been told: stdout is full
@@ -135,7 +141,9 @@ class Supervisor:
         )
         children = {pure.NODE: pure.Child(pure.NODE)}
         if settings.http:
-            children[_HTTP] = pure.Child(_HTTP, required=True)
+            children[HTTP] = pure.Child(HTTP, required=True)
+        for each in settings.services:
+            children[each.name] = pure.Child(each.name, restart=each.restart)
         self._state = pure.State(rules, children)
         self._exit_code: int | None = None
 
@@ -165,6 +173,7 @@ class Supervisor:
                 each.send(signal.SIGKILL)
                 each.popen.wait()
                 each.control.close()
+            self._guard.close()
             self._ports.close()
 
     # ---- what happens ----------------------------------------------------------------------------
@@ -203,6 +212,9 @@ class Supervisor:
                 process.failure = error_of(message["failed"])
             elif "ready" in message:
                 self._serves(name, process, message["ready"])
+        starting = self._state.children[name].phase is pure.Phase.STARTING
+        if process.control.ended and starting and process.failure is None and process.runs:
+            self._apply(pure.Served(name, time.monotonic_ns()))  # it has become its command
 
     def _serves(self, name: str, process: _Process, addresses: dict[str, str]) -> None:
         self._pin(addresses)
@@ -227,15 +239,19 @@ class Supervisor:
 
     @property
     def _all_served(self) -> bool:
-        return all(each.served for each in self._state.children.values())
+        """Whether what `sira up` is there for has served; services come when they can."""
+        children = self._state.children.values()
+        return all(each.served for each in children if each.required or each.name == pure.NODE)
 
     def _reap(self) -> None:
+        self._guard.tend()
         for name, process in list(self._processes.items()):
             code = process.reap()
             if code is None:
                 continue
             self._hear(name, process)  # its last words
             process.control.close()
+            self._guard.remove(process.popen.pid)
             del self._processes[name]
             if name == pure.NODE or process.failure is not None:
                 # At the end the node goes last: why a child could not start is what one asks then.
@@ -261,28 +277,18 @@ class Supervisor:
                     self._exit_code = code
 
     def _start(self, name: str) -> None:
-        ours, theirs = socket.socketpair()
-        command = [sys.executable, "-P", "-m", "sira.kernel.supervisor.child"]
-        command += [str(os.getpid()), str(theirs.fileno()), _MODULES[name]]
         # The node holds the folder with us; the others may not keep it from the next one.
         held = (self._folder.descriptor,) if name == pure.NODE else ()
         try:
-            popen = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # stdout is ours: one line, or envelopes
-                pass_fds=(theirs.fileno(), *held),
-                start_new_session=True,  # Ctrl-C comes to us alone, and we pass it on
-            )
-        finally:
-            theirs.close()
-        process = self._processes[name] = _Process(popen, Control(ours))
-        values = {
-            each.name: getattr(self._settings, each.name)
-            for each in dataclasses.fields(self._settings)
-        }
-        values["origins"] = dict(self._settings.origins)
-        process.control.send(begin={"settings": values, "verbs": self._verbs})
+            made = start(plan(name, self._settings, self._verbs), held)
+        except OSError as error:
+            self._log("error", "start", f"{name} cannot be started: {error}")
+            died = pure.Died(name, _EXIT_NOT_STARTED, time.monotonic_ns(), random.random())
+            self._apply(died)
+            return
+        self._processes[name] = _Process(*made)
+        if name != pure.NODE:
+            self._guard.add(made[0].pid)
 
     def _pin(self, addresses: dict[str, str]) -> None:
         """Have the next life listen on the same ports."""
@@ -300,9 +306,10 @@ class Supervisor:
         node = self._processes.get(pure.NODE)
         if node is None or self._state.children[pure.NODE].phase is not pure.Phase.SERVING:
             self._facts.append(fact)
-            why = f"{fact.fields['child']}: {fact.fields['reason']}"
-            self._log("warning", fact.topic, f"{why}; {failure}" if failure else why, fact.fields)
+            self._log("warning", fact.topic, _why(fact, failure), fact.fields)
         else:
+            if failure is not None:
+                self._log("error", fact.topic, _why(fact, failure), fact.fields)
             self._tell(node, fact, late=fact.fields["child"] == pure.NODE)
 
     @staticmethod
@@ -317,6 +324,11 @@ class Supervisor:
         with contextlib.suppress(OSError):
             if _writable(2):
                 os.write(2, json.dumps(made).encode() + b"\n")
+
+
+def _why(fact: pure.Tell, failure: SiraError | None) -> str:
+    why = f"{fact.fields['child']}: {fact.fields['reason']}"
+    return f"{why}; {failure}" if failure is not None else why
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """A small real service: `python -m tests.services.echo`, or `run = "tests.services.echo:make"`.
 
 Its types are declared here instead of in a generated module: the same descriptors, without a
-compiler in the tests. `DESCRIPTOR` makes this module one that `sira.Service` takes.
+compiler in the tests. A `Module` is what `sira.Service` takes.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ NAME = "echo"
 _TEXT, _COUNT = descriptor_pb2.FieldDescriptorProto.TYPE_STRING, 13  # 13: uint32
 
 
-def file_proto() -> descriptor_pb2.FileDescriptorProto:
-    """Return `tests/echo.proto`."""
+def file_proto(package: str = "tests.v1") -> descriptor_pb2.FileDescriptorProto:
+    """Return the file `PACKAGE.proto`."""
     file = descriptor_pb2.FileDescriptorProto(
-        name="tests/echo.proto", package="tests.v1", syntax="proto3"
+        name=f"{package}.proto", package=package, syntax="proto3"
     )
     for name, fields in {
         "SayRequest": [("text", _TEXT), ("count", _COUNT)],
@@ -33,25 +33,32 @@ def file_proto() -> descriptor_pb2.FileDescriptorProto:
         for number, (field, type_) in enumerate(fields, 1):
             message.field.add(name=field, number=number, type=type_, label=1)  # type: ignore[arg-type]
     service = file.service.add(name="Echo")
-    types = {"input_type": ".tests.v1.SayRequest", "output_type": ".tests.v1.SayReply"}
+    types = {"input_type": f".{package}.SayRequest", "output_type": f".{package}.SayReply"}
     for name in ("Say", "Shout", "Fail", "Hang"):
         service.method.add(name=name, **types)  # type: ignore[arg-type]
     service.method.add(name="Count", server_streaming=True, **types)  # type: ignore[arg-type]
     return file
 
 
-_pool = descriptor_pool.Default()
-_pool.AddSerializedFile(file_proto().SerializeToString())
-DESCRIPTOR = _pool.FindFileByName("tests/echo.proto")
-SayRequest: Any = message_factory.GetMessageClass(DESCRIPTOR.message_types_by_name["SayRequest"])
-SayReply: Any = message_factory.GetMessageClass(DESCRIPTOR.message_types_by_name["SayReply"])
+class Module:
+    """What a generated module would have."""
+
+    def __init__(self, package: str) -> None:
+        pool: Any = descriptor_pool.Default()
+        pool.AddSerializedFile(file_proto(package).SerializeToString())
+        self.DESCRIPTOR = pool.FindFileByName(f"{package}.proto")
+        types = self.DESCRIPTOR.message_types_by_name
+        self.SayRequest: Any = message_factory.GetMessageClass(types["SayRequest"])
+        self.SayReply: Any = message_factory.GetMessageClass(types["SayReply"])
+
+
+MODULE = Module("tests.v1")
+DESCRIPTOR, SayRequest, SayReply = MODULE.DESCRIPTOR, MODULE.SayRequest, MODULE.SayReply
 
 
 def make(name: str = NAME, **how: Any) -> sira.Service:
     """Make the service."""
-    import sys
-
-    service = sira.Service(name, sys.modules[__name__], **how)
+    service = sira.Service(name, MODULE, **how)
     pid = os.getpid()
 
     @service.method("tests.v1.Echo/Say", effects="read", summary="says it again")
