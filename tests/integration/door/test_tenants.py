@@ -33,9 +33,11 @@ ASKED: dict[str, Any] = {
     "/sira.v1.Bus/ListTopics": lambda _: bus_pb2.ListTopicsRequest(),
     "/sira.v1.Bus/DeleteTopic": lambda other: bus_pb2.DeleteTopicRequest(name=topic(other)),
 }
-# Asked in the test's own way: streams, what makes a name, and what tells nobody's names.
+# Asked in the test's own way: streams, what makes a name, and what tells nobody's names. What
+# services bring to a tenant: tests/integration/node/test_attach.py.
 OTHERWISE = {
     "/sira.v1.Bus/Publish", "/sira.v1.Bus/Subscribe", "/sira.v1.Bus/CreateTopic",
+    "/sira.v1.Kernel/Attach",
 }  # fmt: skip
 NOT_OURS = ("/grpc.health.", "/grpc.reflection.")
 
