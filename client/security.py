@@ -7,7 +7,6 @@ each connection, so that a renewed certificate or token holds from the next one 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import grpc
 import grpc.aio
 
 from sira.kernel.errors import BadRequest, SiraError
+from sira.kernel.loopback import is_loopback
 from sira.kernel.trust.secrets import read_secret, read_secret_text
 
 _TOKEN_CHARS_MAX = 8_192  # of a header; the node takes 16 KiB of all
@@ -164,13 +164,9 @@ def _check_token(token: str) -> None:
 
 
 def _is_local(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost" or not host:
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return address.startswith("unix:")
+    """Whether what is sent there stays on this machine."""
+    host = address.rpartition(":")[0]
+    return not host or is_loopback(host) or address.startswith("unix:")
 
 
 def _read(path: str) -> bytes:

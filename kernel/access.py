@@ -37,8 +37,10 @@ class Access:
     def decide(self, who: Credential, action: str, resource: str) -> Allow | Deny:
         """Decide on one action on a topic name, a pattern or a method's full name."""
         over = self.over(who)
-        if over is not None:
-            return Deny(over.code, str(over))
+        return self._ask(who, action, resource) if over is None else Deny(over.code, str(over))
+
+    def _ask(self, who: Credential, action: str, resource: str) -> Allow | Deny:
+        """Ask policy and scope. Requires: the credential stands."""
         decision = authorize(who.principal, action, resource, _NO_CONTEXT, policy=self.policy)
         if isinstance(decision, Allow) and who.scope is not None:
             failing = who.scope.denies(action, resource, self._clock_s())
@@ -52,12 +54,12 @@ class Access:
         Raises:
             Denied, Revoked, Unauthenticated: no; it says by which rule.
         """
-        decision = self.decide(who, action, resource)
-        if isinstance(decision, Allow):
-            return decision
         over = self.over(who)
         if over is not None:
             raise over
+        decision = self._ask(who, action, resource)
+        if isinstance(decision, Allow):
+            return decision
         raise Denied(
             f"{who.principal} may not {action} {resource}: {decision.reason}",
             details={"action": action, "resource": resource, "rule": decision.reason},
@@ -96,6 +98,6 @@ class Access:
         """Return why a credential proves nothing any more; None: it stands."""
         if self._clock_s() >= who.expires_s:
             return Unauthenticated("the credential has expired", details={"reason": "expired"})
-        if self.revoked and not self.revoked.isdisjoint(who.ids):
+        if self.revoked and who.revoked_by(self.revoked) is not None:
             return Revoked("the credential was revoked", details={"reason": "revoked"})
         return None

@@ -21,7 +21,7 @@ from sira.kernel.edge.health import HealthService
 from sira.kernel.edge.kernel_service import KernelService
 from sira.kernel.edge.link import Links
 from sira.kernel.edge.reflection import ReflectionService
-from sira.kernel.edge.server import check_exposure, is_loopback, listen
+from sira.kernel.edge.server import check_exposure, listen
 from sira.kernel.edge.world import World, Worlds
 from sira.kernel.errors import NodeDraining, SiraError
 from sira.kernel.events import Field, Kind
@@ -29,6 +29,7 @@ from sira.kernel.guard import Guard
 from sira.kernel.identity import SYSTEM
 from sira.kernel.introspect import builtin_topic_classes
 from sira.kernel.logs import Logs
+from sira.kernel.loopback import is_loopback
 from sira.kernel.methods import Catalog
 from sira.kernel.metrics import Counts, Loop
 from sira.kernel.settings import Settings

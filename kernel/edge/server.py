@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import grpc
 from sira.kernel.edge.door import Door
 from sira.kernel.edge.tls import Handshakes
 from sira.kernel.errors import AddressInUse, BadSetting
+from sira.kernel.loopback import is_loopback
 from sira.kernel.settings import Settings
 
 # A chunk comes as one piece, instead of a hundred of 16 KiB, each with its buffer and header.
@@ -128,17 +128,6 @@ def gateway_socket(settings: Settings) -> Path:
             details={"setting": "data_dir"},
         )
     return path
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is of this machine alone; a name may be anything, but for localhost."""
-    bare = host.strip("[]")
-    if bare == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(bare).is_loopback
-    except ValueError:
-        return False
 
 
 def _open(

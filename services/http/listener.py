@@ -8,10 +8,11 @@ from typing import Any
 
 from uvicorn.server import ServerState
 
-from sira.kernel.edge.server import gateway_socket, is_loopback
+from sira.kernel.edge.server import gateway_socket
 from sira.kernel.edge.tls import read_pair
 from sira.kernel.errors import AddressInUse, SiraError
 from sira.kernel.logs import Logs
+from sira.kernel.loopback import is_loopback
 from sira.kernel.reload import Reloader
 from sira.kernel.settings import Settings
 from sira.services.http import mounts, protocol
