@@ -29,7 +29,9 @@ class Figure:
         for result in results:
             if (result.row, result.system) != (self.row, self.system):
                 continue
-            if self.size_mib is None or result.params["payload_bytes"] == self.size_mib * MIB:
+            if self.size_mib is None and self.name in result.samples:
+                return result.samples[self.name]
+            if self.size_mib is not None and result.params["payload_bytes"] == self.size_mib * MIB:
                 return result.samples.get(self.name, [])
         return []
 
@@ -64,6 +66,14 @@ def _bulk(system: str, size_mib: int) -> Figure:
 
 def _rtt(system: str, name: str) -> Figure:
     return Figure("rtt256", system, f"latency_us_{name}")
+
+
+def _tls(system: str, name: str, size_mib: int | None = None) -> Figure:
+    return Figure("tls", system, name, size_mib)
+
+
+def _ruled(system: str, name: str = "server_cpu_us_per_message") -> Figure:
+    return Figure("rules", system, name)
 
 
 GOALS = (
@@ -107,6 +117,55 @@ GOALS = (
     ),
     Goal("mixed, speed beside alone", Figure("mixed", "sira", "speed_ratio"), None, 0.6),
     Goal("mixed, p99 beside idle", Figure("mixed", "sira", "p99_ratio"), None, 6, False),
+    *(
+        Goal(
+            f"TLS, rtt {name}, of our plain lane's",
+            _tls("sira-tls", f"latency_us_{name}"),
+            _tls("sira", f"latency_us_{name}"),
+            1.25,
+            False,
+        )
+        for name in ("p50", "p99")
+    ),
+    Goal(
+        "TLS, rate, of our plain lane's",
+        _tls("sira-tls", "messages_per_s"),
+        _tls("sira", "messages_per_s"),
+        0.85,
+    ),
+    Goal(
+        "10,000 rules, CPU a message in the node, of 10 rules' (1, and 0.05 of noise)",
+        _ruled("sira-10k-rules"),
+        _ruled("sira-10-rules"),
+        1.05,
+        False,
+    ),
+    Goal(
+        "10,000 rules, messages/s, of 10 rules' (1, less 0.05 of noise)",
+        _ruled("sira-10k-rules", "messages_per_s"),
+        _ruled("sira-10-rules", "messages_per_s"),
+        0.95,
+    ),
+    Goal(
+        "greedy tenant: sent, of its limit (less: the row is void)",
+        Figure("greedy", "sira", "sent_of_limit"),
+        None,
+        9.5,
+    ),
+    Goal(
+        "polite tenant, p99 beside the greedy one, of alone",
+        Figure("greedy", "sira", "p99_ratio"),
+        None,
+        2,
+        False,
+    ),
+    Goal(
+        "p99 beside 5,000 idle connections, of alone",
+        Figure("idle5000", "sira", "p99_ratio"),
+        None,
+        1.5,
+        False,
+    ),
 )
 
 
@@ -159,6 +218,38 @@ def _codec(results: Sequence[Result]) -> list[Verdict]:
     ]
 
 
+def _kept_by_tls(results: Sequence[Result]) -> list[Verdict]:
+    """GB/s over TLS as a share of plain, beside the share that raw grpcio keeps, by size."""
+    found = []
+    for size_mib in (1, 16):
+        kept = {
+            name: [
+                tls / plain
+                for tls, plain in zip(
+                    _tls(f"{name}-tls", "gb_per_s", size_mib).samples(results),
+                    _tls(name, "gb_per_s", size_mib).samples(results),
+                    strict=False,
+                )
+            ]
+            for name in ("sira", "grpc")
+        }
+        ours = _tls("sira-tls", "gb_per_s", size_mib)
+        beside = Goal(f"TLS, {size_mib} MiB: share of GB/s kept, of raw grpcio's", ours, ours, 1)
+        both = [a / b for a, b in zip(kept["sira"], kept["grpc"], strict=False)]
+        found.append(_judge(beside, both))
+    return found
+
+
+def _door(results: Sequence[Result]) -> list[Verdict]:
+    """What rules and limits cost a message beside a node with neither, µs of the node's CPU."""
+    pairs = zip(
+        _ruled("sira-10k-limits").samples(results), _ruled("sira").samples(results), strict=False
+    )
+    ours = _ruled("sira-10k-limits")
+    goal = Goal("authorize + admit, CPU of the node, µs a message", ours, None, 1, False)
+    return [_judge(goal, [a - b for a, b in pairs])]
+
+
 def verdicts(results: Sequence[Result]) -> list[Verdict]:
     """Every goal of the rows that were run."""
     rows = {result.row for result in results}
@@ -167,4 +258,8 @@ def verdicts(results: Sequence[Result]) -> list[Verdict]:
         found += _sweep(results)
     if "codec" in rows:
         found += _codec(results)
+    if "tls" in rows:
+        found += _kept_by_tls(results)
+    if "rules" in rows:
+        found += _door(results)
     return found

@@ -159,6 +159,7 @@ class Stage:
         self.timeout_s = timeout_s
         self._exits = ExitStack()
         self.processes: list[Process] = []
+        self.shared: dict[str, Any] = {}  # parameters of all participants: how to be let in
 
     def __enter__(self) -> Stage:
         """Make the folder."""
@@ -201,7 +202,7 @@ class Stage:
         """Start a process that runs `entry`, written `module:function`."""
         name = entry.rpartition(".")[2]
         log = self.folder / f"{len(self.processes)}-{name.replace(':', '-')}.log"
-        process = Participant(name, entry, params, log=log, env=env or {})
+        process = Participant(name, entry, {**self.shared, **params}, log=log, env=env or {})
         self._keep(process)
         return process
 

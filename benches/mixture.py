@@ -43,14 +43,14 @@ async def mix(
         return (now_ns() - start_ns) / 1e9
 
     async def until(over: asyncio.Event) -> list[int]:
-        return await _ask_on_schedule(params, ask, over)
+        return await ask_on_schedule(params, ask, over)
 
     await move(params["warmup"])
-    await _for_a_time(until, params["idle_s"] / 4)
+    await for_a_time(until, params["idle_s"] / 4)
     link.say("ready")
     await link.heard("go")
     alone_s = await move(params["count"])
-    idle_ns = await _for_a_time(until, params["idle_s"])
+    idle_ns = await for_a_time(until, params["idle_s"])
     over = asyncio.Event()
     asking = asyncio.create_task(until(over))
     beside_s = await move(params["count"])
@@ -67,7 +67,7 @@ async def mix(
     await link.rested()
 
 
-async def _for_a_time(
+async def for_a_time(
     until: Callable[[asyncio.Event], Awaitable[list[int]]], duration_s: float
 ) -> list[int]:
     """Run `until` and end it after `duration_s`."""
@@ -76,7 +76,7 @@ async def _for_a_time(
     return await until(over)
 
 
-async def _ask_on_schedule(
+async def ask_on_schedule(
     params: dict[str, Any], ask: Callable[[bytes], Awaitable[Any]], over: asyncio.Event
 ) -> list[int]:
     """Send requests at fixed instants until `over`; each one's time from when it was due, ns."""

@@ -12,8 +12,10 @@ from benches.stats import median
 COLOURS = {
     "sira": "#d1495b",
     "sira-many": "#e8a0a9",
+    "sira-tls": "#8c2f3d",
     "grpc": "#30638e",
     "grpc-ready": "#8fb3d1",
+    "grpc-tls": "#1b3a55",
     "zmq": "#3c8c5a",
     "nats": "#8f7f3e",
     "redis": "#7d5ba6",
@@ -24,11 +26,17 @@ BARS = {
     "fanout100": (("deliveries_per_s",), "deliveries/s, log"),
     "conn1000": (("messages_per_s",), "messages/s"),
     "mixed": (("idle_us_p99", "beside_us_p99"), "µs, log"),
+    "tls": (("latency_us_p50", "latency_us_p99"), "µs, log"),
+    "rules": (("server_cpu_us_per_message",), "CPU µs a message in the node"),
+    "greedy": (("alone_us_p99", "beside_us_p99"), "µs, log"),
+    "idle5000": (("alone_us_p99", "beside_us_p99"), "µs, log"),
 }
 LINES = {
     "sweep": (("gb_per_s", "GB/s"), ("cpu_s_per_gb", "CPU s/GB, log")),
     "codec": (("decode_us_p50", "decode, µs"),),
+    "tls": (("gb_per_s", "GB/s"),),
 }
+"""A row may stand in both: its bars are drawn of the cases that have these figures."""
 
 
 def _bars(axis: Any, row: str, results: Sequence[Result]) -> None:
@@ -36,6 +44,8 @@ def _bars(axis: Any, row: str, results: Sequence[Result]) -> None:
     names, unit = BARS[row]
     position, ticks = 0.0, []
     for result in results:
+        if names[0] not in result.samples:
+            continue
         colour = COLOURS.get(result.system, "#777777")
         for order, name in enumerate(names):
             value = median(result.samples[name])
@@ -59,8 +69,10 @@ def _lines(axis: Any, row: str, name: str, unit: str, results: Sequence[Result])
         points = [
             (result.params["payload_bytes"] / 2**20, median(result.samples[name]))
             for result in results
-            if result.system == system
+            if result.system == system and name in result.samples
         ]
+        if not points:
+            continue
         xs, ys = zip(*points, strict=True)
         axis.plot(xs, ys, marker="o", label=system, color=COLOURS.get(system, "#777777"))
     axis.set_xscale("log", base=2)
@@ -82,7 +94,8 @@ def draw(results: Sequence[Result], path: Path, *, caption: str) -> Path | None:
     measured = [result for result in results if result.samples]
     panels: list[tuple[str, str, str]] = []
     for row in dict.fromkeys(result.row for result in measured):
-        panels += [(row, name, unit) for name, unit in LINES.get(row, ())] or [(row, "", "")]
+        panels += [(row, name, unit) for name, unit in LINES.get(row, ())]
+        panels += [(row, "", "")] if row in BARS else []
     if not panels:
         return None
     columns = min(3, len(panels))

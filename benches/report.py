@@ -102,6 +102,23 @@ def _row_table(row: str, results: Sequence[Result]) -> Table:
     return table
 
 
+def _kinds(results: Sequence[Result]) -> list[list[Result]]:
+    """Split a row into what belongs in one table: cases of one size, or with a figure in common."""
+    kinds: list[list[Result]] = []
+    for result in results:
+        for kind in kinds:
+            if any(
+                result.params.get("payload_bytes") == other.params.get("payload_bytes")
+                or result.samples.keys() & other.samples.keys()
+                for other in kind
+            ):
+                kind.append(result)
+                break
+        else:
+            kinds.append([result])
+    return kinds
+
+
 def _note(result: Result) -> str:
     """Why a case has no figures; empty when it has."""
     if result.status == "ok":
@@ -166,15 +183,15 @@ def print_tables(
     for line in _machine_lines(machine, run):
         console.print(line, markup=False)
     for row in dict.fromkeys(result.row for result in results):
-        cases = [result for result in results if result.row == row]
-        shared = {
-            name: value
-            for name, value in cases[0].params.items()
-            if all(c.params.get(name) == value for c in cases)
-        }
-        console.print()
-        console.print(_row_table(row, cases))
-        console.print(f"parameters: {shared}", markup=False)
+        for cases in _kinds([result for result in results if result.row == row]):
+            shared = {
+                name: value
+                for name, value in cases[0].params.items()
+                if all(c.params.get(name) == value for c in cases)
+            }
+            console.print()
+            console.print(_row_table(row, cases))
+            console.print(f"parameters: {shared}", markup=False)
     if verdicts:
         console.print()
         console.print(_goal_table(verdicts))

@@ -24,13 +24,17 @@ MANY = 64
 """Messages of one `publish_many`."""
 
 
-def _url(link: Link) -> str:
-    return f"sira://{link.params['url']}"
+def connect(link: Link) -> sira.Bus:
+    """Connect to the node of this measurement, by TLS and with a token where it has these."""
+    ca, token_file = link.params.get("tls_ca", ""), link.params.get("token_file", "")
+    scheme = "siras" if ca else "sira"
+    security = sira.Security(tls_ca=ca, token_file=token_file)
+    return sira.connect(f"{scheme}://{link.params['url']}", security=security)
 
 
 async def echo_server(link: Link) -> None:
     """Reply with the body that came."""
-    async with sira.connect(_url(link)) as bus, bus.subscribe("bench.echo") as messages:
+    async with connect(link) as bus, bus.subscribe("bench.echo") as messages:
         link.say("listening")
         resting = asyncio.create_task(link.rested())
         async for message in messages:
@@ -40,7 +44,7 @@ async def echo_server(link: Link) -> None:
 
 async def asker(link: Link) -> None:
     """Ask with `request`, one at a time."""
-    async with sira.connect(_url(link)) as bus:
+    async with connect(link) as bus:
 
         async def ask(message: bytes) -> Any:
             return (await bus.request("bench.echo", message, timeout_s=10)).bytes
@@ -52,7 +56,7 @@ async def asker(link: Link) -> None:
 async def sink(link: Link) -> None:
     """Take a numbered one-way flow."""
     check, phases = Sequence(), iter(("warm", "done"))
-    async with sira.connect(_url(link)) as bus, bus.subscribe("bench.flow") as messages:
+    async with connect(link) as bus, bus.subscribe("bench.flow") as messages:
         link.say("listening")
         async for message in messages:
             if check.take(message.bytes):
@@ -66,14 +70,14 @@ async def sink(link: Link) -> None:
 
 async def source(link: Link) -> None:
     """Send a numbered one-way flow, one message a call."""
-    async with sira.connect(_url(link)) as bus, bus.publisher("bench.flow") as publisher:
+    async with connect(link) as bus, bus.publisher("bench.flow") as publisher:
         await patterns.pour_async(link, publisher.send, publisher.flush)
         await link.rested()
 
 
 async def source_many(link: Link) -> None:
     """Send a numbered one-way flow, MANY messages a call."""
-    async with sira.connect(_url(link)) as bus:
+    async with connect(link) as bus:
         gathered: list[bytes] = []
 
         async def flush() -> None:
@@ -93,7 +97,7 @@ async def source_many(link: Link) -> None:
 async def bulk_sink(link: Link) -> None:
     """Take tensors, one a message, viewed where the SDK put them."""
     check = patterns.TensorSink(link)
-    async with sira.connect(_url(link)) as bus, bus.subscribe("bench.bulk") as messages:
+    async with connect(link) as bus, bus.subscribe("bench.bulk") as messages:
         link.say("listening")
         async for message in messages:
             if check.take(message["x"]):
@@ -104,7 +108,7 @@ async def bulk_sink(link: Link) -> None:
 async def bulk_source(link: Link) -> None:
     """Send tensors in place; a buffer is refilled once the receipt of its last message is here."""
     sent = answered = 0
-    async with sira.connect(_url(link)) as bus, bus.publisher("bench.bulk") as publisher:
+    async with connect(link) as bus, bus.publisher("bench.bulk") as publisher:
 
         async def before_fill(_slot: int) -> None:
             nonlocal answered
@@ -129,7 +133,7 @@ async def bulk_source(link: Link) -> None:
 
 async def fan_source(link: Link) -> None:
     """Publish once; the node delivers to every subscription."""
-    async with sira.connect(_url(link)) as bus, bus.publisher("bench.flow") as publisher:
+    async with connect(link) as bus, bus.publisher("bench.flow") as publisher:
         link.say("listening")
         await link.heard("subscribed")
         await patterns.pour_async(link, publisher.send, publisher.flush)
@@ -141,8 +145,7 @@ async def fan_sink(link: Link) -> None:
     params = link.params
     async with AsyncExitStack() as stack:
         buses = [
-            await stack.enter_async_context(sira.connect(_url(link)))
-            for _ in range(params["connections"])
+            await stack.enter_async_context(connect(link)) for _ in range(params["connections"])
         ]
         flows = [
             await stack.enter_async_context(buses[i % len(buses)].subscribe("bench.flow"))
@@ -168,7 +171,7 @@ async def swarm(link: Link) -> None:
 
         async def echo_on(position: int) -> patterns.Echo:
             topic = f"bench.swarm.{link.params['process']}.{position}"
-            bus = await stack.enter_async_context(sira.connect(_url(link)))
+            bus = await stack.enter_async_context(connect(link))
             messages = await stack.enter_async_context(bus.subscribe(topic))
             opened: list[Any] = []  # at the first message: a subscriber alone does not publish
 
@@ -187,7 +190,7 @@ async def mixed_sink(link: Link) -> None:
     """One connection: answers tensors once summed, and echoes requests."""
     check = Tensors()
     async with (
-        sira.connect(_url(link)) as bus,
+        connect(link) as bus,
         bus.subscribe("bench.bulk") as bulk,
         bus.subscribe("bench.echo") as echo,
     ):
@@ -207,7 +210,7 @@ async def mixed_sink(link: Link) -> None:
 
 async def mixed_source(link: Link) -> None:
     """One connection: requests with a tensor, and small ones."""
-    async with sira.connect(_url(link)) as bus:
+    async with connect(link) as bus:
 
         async def send(tensor: NDArray[np.float32]) -> None:
             await bus.request("bench.bulk", {"x": tensor}, timeout_s=120)

@@ -82,12 +82,13 @@ def sira_binary() -> str | None:
     return str(beside) if os.access(beside, os.X_OK) else shutil.which("sira")
 
 
-def _start_sira(stage: Stage, port: int) -> Process:
+def start_node(stage: Stage, port: int, *flags: str) -> Process:
+    """Start a node of ours on loopback; `flags` are further ones of `sira up`."""
     binary = sira_binary()
     assert binary is not None  # `missing` looked
     home = stage.folder / "sira"
     home.mkdir(exist_ok=True)
-    argv = [binary, "up", "--listen", f"127.0.0.1:{port}", "--data-dir", str(home / "data")]
+    argv = [binary, "up", "--listen", f"127.0.0.1:{port}", "--data-dir", str(home / "data"), *flags]
     return stage.server("sira", argv, port=port, env={"SIRA_HOME": str(home)})
 
 
@@ -95,7 +96,7 @@ GRPC = System(
     "grpc", "raw grpcio aio, bidi", "benches.rivals.grpc_raw", ("grpc", "uvloop"), _no_server
 )
 SIRA = System(
-    "sira", "sira, its node", "benches.sira_side", ("sira",), _start_sira, sira_binary, "sira"
+    "sira", "sira, its node", "benches.sira_side", ("sira",), start_node, sira_binary, "sira"
 )
 ZMQ = System("zmq", "pyzmq tcp", "benches.rivals.zmq_tcp", ("zmq",), _no_server)
 NATS = System(

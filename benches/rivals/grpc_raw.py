@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -26,21 +27,39 @@ OPTIONS = [
 Handler = Callable[[Any, Any], Awaitable[None]]
 
 
-async def _serve(url: str, **methods: Handler) -> grpc.aio.Server:
-    """Listen on `url` with the given stream handlers."""
+def _add_port(server: grpc.aio.Server, params: dict[str, Any]) -> None:
+    """Listen at `url`; by TLS where there are a certificate and its key."""
+    if "tls_cert" in params:
+        pair = (Path(params["tls_key"]).read_bytes(), Path(params["tls_cert"]).read_bytes())
+        server.add_secure_port(params["url"], grpc.ssl_server_credentials([pair]))
+    else:
+        server.add_insecure_port(params["url"])
+
+
+async def _serve(link: Link, **methods: Handler) -> grpc.aio.Server:
+    """Listen with the given stream handlers; see `_add_port`."""
     server = grpc.aio.server(options=OPTIONS)
     handlers: dict[str, Any] = {
         name: grpc.stream_stream_rpc_method_handler(fn) for name, fn in methods.items()
     }
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("raw.Raw", handlers)])
-    server.add_insecure_port(url)
+    _add_port(server, link.params)
     await server.start()
     return server
 
 
-def _open(url: str, method: str) -> tuple[grpc.aio.Channel, Any]:
+def _dial(link: Link) -> grpc.aio.Channel:
+    """Open a connection of its own; by TLS where an authority vouches for the server."""
+    params = link.params
+    if "tls_ca" in params:
+        trusted = grpc.ssl_channel_credentials(Path(params["tls_ca"]).read_bytes())
+        return grpc.aio.secure_channel(params["url"], trusted, options=OPTIONS)
+    return grpc.aio.insecure_channel(params["url"], options=OPTIONS)
+
+
+def _open(link: Link, method: str) -> tuple[grpc.aio.Channel, Any]:
     """Open a connection of its own and one stream on it."""
-    channel = grpc.aio.insecure_channel(url, options=OPTIONS)
+    channel = _dial(link)
     return channel, channel.stream_stream(f"/raw.Raw/{method}")(wait_for_ready=True)
 
 
@@ -52,7 +71,7 @@ async def _echo(_requests: Any, context: Any) -> None:
 
 async def echo_server(link: Link) -> None:
     """Answer: rtt, and the server of conn1000."""
-    server = await _serve(link.params["url"], Echo=_echo)
+    server = await _serve(link, Echo=_echo)
     link.say("listening")
     await link.rested()
     await server.stop(None)
@@ -60,7 +79,7 @@ async def echo_server(link: Link) -> None:
 
 async def asker(link: Link) -> None:
     """Ask, one at a time, on one stream."""
-    _channel, call = _open(link.params["url"], "Echo")
+    _channel, call = _open(link, "Echo")
 
     async def ask(message: bytes) -> Any:
         await call.write(message)
@@ -83,7 +102,7 @@ async def sink(link: Link) -> None:
         link.say("done", end_ns=now_ns(), count=check.count - link.params["warmup"])
         await context.read()
 
-    server = await _serve(link.params["url"], Take=take)
+    server = await _serve(link, Take=take)
     link.say("listening")
     await link.rested()
     await server.stop(None)
@@ -91,7 +110,7 @@ async def sink(link: Link) -> None:
 
 async def source(link: Link) -> None:
     """Send a numbered one-way flow."""
-    _channel, call = _open(link.params["url"], "Take")
+    _channel, call = _open(link, "Take")
     await patterns.pour_async(link, call.write)
     await link.rested()
 
@@ -105,7 +124,7 @@ async def bulk_sink(link: Link) -> None:
             pass
         await context.read()
 
-    server = await _serve(link.params["url"], Take=take)
+    server = await _serve(link, Take=take)
     link.say("listening")
     await link.rested()
     await server.stop(None)
@@ -113,7 +132,7 @@ async def bulk_sink(link: Link) -> None:
 
 async def bulk_source(link: Link) -> None:
     """Send tensors, one a message; grpcio takes only `bytes`, so each is copied into one."""
-    _channel, call = _open(link.params["url"], "Take")
+    _channel, call = _open(link, "Take")
 
     async def send(tensor: NDArray[np.float32], _slot: int) -> None:
         await call.write(tensor.tobytes())
@@ -127,7 +146,7 @@ async def bulk_source_ready(link: Link) -> None:
 
     Not what a producer of tensors can do; it shows what the fill and the copy into `bytes` cost.
     """
-    _channel, call = _open(link.params["url"], "Take")
+    _channel, call = _open(link, "Take")
     ready = []
     for index, tensor in enumerate(patterns.tensors(link.params)):
         Tensors.fill(tensor, index)
@@ -168,7 +187,7 @@ async def fan_source(link: Link) -> None:
     async def send(messages: list[bytes]) -> None:
         await asyncio.gather(*(write(context, messages) for context in streams))
 
-    server = await _serve(params["url"], Subscribe=subscribe)
+    server = await _serve(link, Subscribe=subscribe)
     link.say("listening")
     await link.heard("subscribed")
     await complete.wait()
@@ -192,10 +211,7 @@ async def fan_source(link: Link) -> None:
 async def fan_sink(link: Link) -> None:
     """Hold connections with several streams each, and check the flow on each stream."""
     params = link.params
-    channels = [
-        grpc.aio.insecure_channel(params["url"], options=OPTIONS)
-        for _ in range(params["connections"])
-    ]
+    channels = [_dial(link) for _ in range(params["connections"])]
     each = params["subscriptions"] // params["connections"]
     calls = []
     for channel in channels:
@@ -226,7 +242,7 @@ async def swarm(link: Link) -> None:
 
         return echo
 
-    opened = [_open(link.params["url"], "Echo") for _ in range(link.params["connections"])]
+    opened = [_open(link, "Echo") for _ in range(link.params["connections"])]
     await patterns.swarm(link, [echo_on(call) for _channel, call in opened])
 
 
@@ -239,7 +255,7 @@ async def mixed_sink(link: Link) -> None:
             await asyncio.to_thread(check.take, np.frombuffer(message, np.float32))
             await context.write(b"summed")
 
-    server = await _serve(link.params["url"], Take=take, Echo=_echo)
+    server = await _serve(link, Take=take, Echo=_echo)
     link.say("listening")
     await link.rested()
     await server.stop(None)
@@ -247,7 +263,7 @@ async def mixed_sink(link: Link) -> None:
 
 async def mixed_source(link: Link) -> None:
     """Two streams of one connection; each tensor is one message, as raw grpcio has it."""
-    channel, big = _open(link.params["url"], "Take")
+    channel, big = _open(link, "Take")
     small: Any = channel.stream_stream("/raw.Raw/Echo")(wait_for_ready=True)
     replies, writing = mixture.Replies(), asyncio.Lock()
 

@@ -7,7 +7,19 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from benches.rows import codec, conn, fanout, mixed, rate, rtt, sweep
+from benches.rows import (
+    codec,
+    conn,
+    fanout,
+    greedy,
+    idle,
+    mixed,
+    rate,
+    rtt,
+    rules,
+    sweep,
+    tls,
+)
 
 ROWS: dict[str, ModuleType] = {
     "rtt256": rtt,
@@ -17,4 +29,8 @@ ROWS: dict[str, ModuleType] = {
     "conn1000": conn,
     "mixed": mixed,
     "codec": codec,
+    "tls": tls,
+    "rules": rules,
+    "greedy": greedy,
+    "idle5000": idle,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,24 +21,38 @@ def groups(quick: bool) -> list[list[Case]]:
     return [cases]
 
 
-def measure(system: System, params: dict[str, Any], *, source: str = "source") -> Figures:
-    """Messages a second, from the first send to the arrival of the last."""
+def measure(
+    system: System,
+    params: dict[str, Any],
+    *,
+    source: str = "source",
+    seen: Callable[[Stage, str], Figures] | None = None,
+) -> Figures:
+    """Messages a second, from the first send to the arrival of the last.
+
+    `seen` looks at the address before anybody else does. CPU of the server alone is told where
+    there is one between the two ends.
+    """
     with Stage(timeout_s=60) as stage:
-        url, _server = system.listen(stage)
+        url, server = system.listen(stage)
+        looked = seen(stage, url) if seen else {}
         sink = stage.participant(system.entry("sink"), {**params, "url": url})
         stage.hear_all([sink], "listening")
         producer = stage.participant(system.entry(source), {**params, "url": url})
         stage.hear_all([producer], "ready")
         stage.hear_all([sink], "warm")
-        cpu_s = stage.cpu_s()
+        servers = [server] if server else []
+        cpu_s, server_cpu_s = stage.cpu_s(), stage.cpu_s(servers)
         producer.say("go")
         (sent,) = stage.hear_all([producer], "sent")
         (done,) = stage.hear_all([sink], "done")
-        cpu_s = stage.cpu_s() - cpu_s
+        cpu_s, server_cpu_s = stage.cpu_s() - cpu_s, stage.cpu_s(servers) - server_cpu_s
     assert sent["count"] == done["count"], (sent, done)  # the sink checked it: our bug otherwise
     elapsed_s = (done["end_ns"] - sent["start_ns"]) / 1e9
     return {
         "messages_per_s": done["count"] / elapsed_s,
         "cpu_us_per_message": cpu_s * 1e6 / done["count"],
+        **({"server_cpu_us_per_message": server_cpu_s * 1e6 / done["count"]} if server else {}),
+        **looked,
         "lost": 0.0,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from benches.harness import Case, Figures, Stage
@@ -16,14 +17,20 @@ def groups(quick: bool) -> list[list[Case]]:
     return [[case("rtt256", s, params, measure) for s in (GRPC, SIRA, ZMQ, NATS, REDIS)]]
 
 
-def measure(system: System, params: dict[str, Any]) -> Figures:
-    """Latencies seen by the asking process, and CPU of all processes together."""
+def measure(
+    system: System, params: dict[str, Any], *, seen: Callable[[Stage, str], Figures] | None = None
+) -> Figures:
+    """Latencies seen by the asking process, and CPU of all processes together.
+
+    `seen` looks at the address when both ends are there, before anything is timed.
+    """
     with Stage(timeout_s=60) as stage:
         url, _server = system.listen(stage)
         answerer = stage.participant(system.entry("echo_server"), {**params, "url": url})
         stage.hear_all([answerer], "listening")
         asker = stage.participant(system.entry("asker"), {**params, "url": url})
         stage.hear_all([asker], "ready")
+        looked = seen(stage, url) if seen else {}
         cpu_s = stage.cpu_s()
         asker.say("go")
         (done,) = stage.hear_all([asker], "done")
@@ -32,4 +39,5 @@ def measure(system: System, params: dict[str, Any]) -> Figures:
     return {
         **{name: done[name] for name in names},
         "cpu_us_per_message": cpu_s * 1e6 / (2 * params["calls"]),
+        **looked,
     }
