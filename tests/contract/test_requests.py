@@ -96,8 +96,11 @@ async def test_a_late_reply_is_nobody_elses(world: Any, topic: str) -> None:
 
 
 async def test_a_request_nobody_took_expires_with_its_caller(
-    world: Any, topic: str, accounted: Any
+    world: Any, topic: str, accounted: Any, until: Any
 ) -> None:
+    async def has_expired() -> bool:
+        return (await bus.ledger(topic))[topic].expired == 1
+
     async with (
         world.bus() as bus,
         world.bus() as other,
@@ -106,7 +109,7 @@ async def test_a_request_nobody_took_expires_with_its_caller(
         await bus.publish(topic, b"in the window")
         with pytest.raises(sira.Timeout):
             await bus.request(topic, b"nobody takes it", timeout_s=0.05)
-        await asyncio.sleep(0.2)
+        await until(has_expired)
         assert (await messages.next(timeout_s=10)).bytes == b"in the window"
         row = await accounted(bus, topic)
         assert (row.owed, row.delivered, row.expired) == (2, 1, 1)
