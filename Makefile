@@ -11,6 +11,8 @@ PY := $(VENV)/bin/python
 # cmake and ninja of the venv come first, so that none need be installed on the machine.
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 FUZZ_S ?= 600
+DOOR_S ?= 1800
+PART ?=
 ISSUE ?=
 TLS ?=
 # REDIS=skip leaves out the tests that need redis-server, and the summary says so.
@@ -126,8 +128,8 @@ demo: $(NATIVE) ## gateway and agents on this machine; TLS=1: with TLS, tokens a
 fault: $(NATIVE) ## break things on purpose: make fault ISSUE=...
 	$(PY) -m tests.fault --issue $(ISSUE)
 
-soak: $(NATIVE) ## run for long
-	$(PY) -m tests.soak
+soak: $(NATIVE) ## run for long; PART=flow|crowd|frames|door, DOOR_S=seconds of the last
+	$(PY) -m tests.soak $(if $(PART),--part $(PART)) --door-s $(DOOR_S)
 
 conformance: $(NATIVE) ## the contract, from outside
 	$(PY) -m tests.conformance

@@ -146,6 +146,14 @@ class GrpcTransport:
             )
         except grpc.aio.AioRpcError as error:
             raise self._translate(error) from None
+        except asyncio.CancelledError:
+            # gRPC says the same where the channel was closed under the call's hands.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise Unreachable(
+                "the connection was closed meanwhile", details={"address": self._address}
+            ) from None
         return response
 
     def stream(self, method: str, *, metadata: Metadata) -> Stream:

@@ -36,8 +36,8 @@ def main(control_fd: int) -> int:
     second one ends at once.
 
     Returns:
-        0 after an orderly end; 1 when a second signal cut it short; 3 when the node could not
-        start (the supervisor was told why).
+        0 after an orderly end; 1 when a second signal cut it short, or gRPC gave up; 3 when the
+        node could not start (the supervisor was told why).
     """
     control = Control(socket.socket(fileno=control_fd))
     told = begin(control)
@@ -64,7 +64,8 @@ async def _serve(settings: Settings, control: Control, verbs: list[Verb]) -> int
         await node.start()
         control.send(ready={"listen": node.address})
         told.begin()
-        await signals.first.wait()
+        if not await _is_asked_to_end(node, signals):
+            return EXIT_CUT_SHORT  # no orderly end: the supervisor starts it again
         logs.info("daemon", "signal", "draining; a second signal ends at once")
         stopping = asyncio.ensure_future(node.stop())
         hurry = asyncio.ensure_future(signals.second.wait())
@@ -81,6 +82,16 @@ async def _serve(settings: Settings, control: Control, verbs: list[Verb]) -> int
         told.close()
         signals.close()
         logs.close()
+
+
+async def _is_asked_to_end(node: Node, signals: Signals) -> bool:
+    """Wait for the first signal; False: the node has died before it came."""
+    asked = asyncio.ensure_future(signals.first.wait())
+    died = asyncio.ensure_future(node.died.wait())
+    await asyncio.wait({asked, died}, return_when=asyncio.FIRST_COMPLETED)
+    died.cancel()
+    asked.cancel()
+    return asked.done() and not asked.cancelled()
 
 
 class _Told:

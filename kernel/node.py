@@ -57,6 +57,7 @@ class Node:
         self.loop_lag = Loop()
         self.port = self.mtls_port = 0
         self.stopped = asyncio.Event()
+        self.died = asyncio.Event()
         self._draining = False
         self.files_refused = 0
         self._server: grpc.aio.Server | None = None
@@ -109,6 +110,7 @@ class Node:
         self.health = HealthService(self.catalog)
         self._fill_catalog()
         await self._server.start()
+        self._tasks.append(loop.create_task(self._watch(self._server), name="sira-watch"))
         self._tasks.append(loop.create_task(self._measure_lag(), name="sira-lag"))
         self._tasks.append(loop.create_task(self.guard.reloader.run(), name="sira-reload"))
         self._tasks.append(loop.create_task(load.tell(self.worlds), name="sira-load"))
@@ -154,6 +156,17 @@ class Node:
         for world in self.worlds:
             world.bus.hub.close()
         self.stopped.set()
+
+    async def _watch(self, server: grpc.aio.Server) -> None:
+        """Set `died` when the server ends and nobody asked it to: a node that nobody can reach."""
+        reason = "it says no reason"
+        try:
+            await server.wait_for_termination()
+        except Exception as error:  # gRPC hands on what its own loop fell over
+            reason = f"{type(error).__name__}: {error}"
+        if self._server is server:
+            self.logs.error("node", "died", f"the gRPC server ended by itself: {reason}")
+            self.died.set()
 
     def _file_refused(self, name: str, error: SiraError) -> None:
         """Say loudly that what a file has become is not in force."""

@@ -14,7 +14,7 @@ from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp
@@ -196,6 +196,11 @@ class Listener:
         response.headers.update(error.headers or {})
         return response
 
+    async def left(self, _: Request, error: Exception) -> Response:
+        """Take note that the caller went before its body had come: there is nobody to answer."""
+        assert isinstance(error, ClientDisconnect)
+        return Response(status_code=400)
+
     async def failed(self, request: Request, error: Exception) -> Response:
         """Say that the fault is ours."""
         self.logs.error("http", "fault", f"{type(error).__name__}: {error}", path=request.url.path)
@@ -225,6 +230,7 @@ def routes(listener: Listener, mounts: Mapping[str, ASGIApp]) -> Starlette:
         exception_handlers={
             SiraError: listener.refused,
             HTTPException: listener.unknown,
+            ClientDisconnect: listener.left,
             Exception: listener.failed,
         },
     )

@@ -61,6 +61,7 @@ class HttpServer:
             held_bytes_max=settings.http_held_bytes_max,
             local=context is None and is_loopback(host),
         )
+        protocol.tell(self._logs)
         make = protocol.factory(protocol.config(app, settings), self._state, settings)
         more: dict[str, Any] = {} if context is None else {
             "ssl": context, "ssl_handshake_timeout": settings.handshake_s,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -18,6 +19,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from sira.kernel.logs import Logs
 from sira.kernel.settings import Settings
 from sira.services.http.problems import MEDIA_TYPE, HttpError, document
 
@@ -61,6 +63,29 @@ def phase_of(connection: h11.Connection, *, fresh: bool) -> Phase:
     if connection.their_state is h11.IDLE:
         return Phase.HEAD if fresh or connection.trailing_data[0] else Phase.IDLE
     return Phase.BODY if connection.their_state is h11.SEND_BODY else Phase.BUSY
+
+
+class _Said(logging.Handler):
+    """What uvicorn says: faults are ours to tell, what strangers do wrong is nobody's news."""
+
+    def __init__(self, logs: Logs) -> None:
+        super().__init__()
+        self._logs = logs
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.levelno < logging.ERROR:
+            self._logs.debug("http", "protocol", text)
+            return
+        trace = logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
+        self._logs.error("http", "fault", text, traceback=trace)
+
+
+def tell(logs: Logs) -> None:
+    """Have what uvicorn says stand in our log, instead of on stderr in its own words."""
+    logger = logging.getLogger("uvicorn.error")
+    logger.handlers[:] = [_Said(logs)]
+    logger.propagate = False
 
 
 def config(app: Any, settings: Settings) -> Config:

@@ -47,6 +47,7 @@ def fields(*pairs: Field, indexed: bool = False) -> bytes:
 
 
 _PING_HEADER = frame(PING, 0, 0, b"")[:2] + b"\x08" + frame(PING, 0, 0)[3:]
+_PONG = frame(PING, ACK, 0, b"are you?")
 
 
 def _all(data: bytes, part: bytes) -> list[int]:
@@ -93,6 +94,7 @@ class Wire:
         self._socket.settimeout(10)
         self.answered, self.ended = 0, False
         self._spoken, self._sending = threading.Event(), threading.Lock()
+        self._ponged = threading.Event()
         self.send(PREFACE + frame(SETTINGS, 0, 0))
         self._reader = threading.Thread(target=self._read, daemon=True)
         if reads:
@@ -121,15 +123,29 @@ class Wire:
             raise TimeoutError("the peer sent no settings")
         self.send(frame(SETTINGS, ACK, 0))
 
+    def pinged(self) -> None:
+        """Wait until the peer has read what was sent, which it says to a ping, or has hung up.
+
+        Raises:
+            TimeoutError: neither, in 10 s.
+        """
+        with contextlib.suppress(OSError):
+            self.send(frame(PING, 0, 0, b"are you?"))
+        if not self._ponged.wait(10):
+            raise TimeoutError("no answer to a ping")
+
     def _read(self) -> None:
         try:
             while data := self._socket.recv(1 << 16):
                 self.answered += len(data)
                 self._spoken.set()
+                if _PONG in data:
+                    self._ponged.set()
                 for at in _all(data, _PING_HEADER):  # who never answers is hung up on
                     payload = data[at + HEADER_BYTES : at + HEADER_BYTES + 8]
                     self.send(frame(PING, ACK, 0, payload.ljust(8, b"\0")))
         except (OSError, ValueError):
             pass  # hung up, by them or by us
         self._spoken.set()
+        self._ponged.set()
         self.ended = True
