@@ -1,12 +1,46 @@
-"""What every test of Sira shares: what was left out, and saying so."""
+"""What every test of Sira shares: what was left out, and what was left behind; and saying so."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 
 REDIS_SKIPPED = os.environ.get("SIRA_TEST_REDIS") == "skip"
+# Made by libraries, which remove them when the process ends, later than we look.
+OTHERS = ("pymp-", "matplotlib-")
+TEMP = pytest.StashKey[Path]()
+LEFT = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this run, and all that it starts, a folder of its own for what is temporary.
+
+    pytest's own folders stay where they are: paths of Unix sockets in them are long enough.
+    """
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    config.stash[TEMP] = Path(tempfile.mkdtemp(prefix="sira-t-"))
+    os.environ["TMPDIR"] = str(config.stash[TEMP])
+    tempfile.tempdir = None
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run that leaves something in its temporary folder, and remove that folder."""
+    folder = session.config.stash[TEMP]
+    left = sorted(each.name for each in folder.iterdir() if not each.name.startswith(OTHERS))
+    session.config.stash[LEFT] = left
+    if left and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    folder = config.stash[TEMP]
+    os.environ["TMPDIR"] = os.environ["PYTEST_DEBUG_TEMPROOT"]
+    tempfile.tempdir = None
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,6 +53,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if REDIS_SKIPPED:
         terminalreporter.write_line("REDIS=skip: nothing that needs redis-server was tested")
+    if left := terminalreporter.config.stash.get(LEFT, []):
+        terminalreporter.write_line(f"left behind in the temporary folder: {', '.join(left)}")
     for report in terminalreporter.stats.get("skipped", ()):
         if "is not installed" in str(report.longrepr):
             terminalreporter.write_line(f"not tested here: {report.nodeid}: {report.longrepr[2]}")

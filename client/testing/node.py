@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,7 @@ from sira.kernel.supervisor.folder import LOCK_NAME, holder
 READY_S = 20.0
 STOP_S = 20.0
 _LOG_CHARS = 2_000
+_REMOVE_S = 5.0
 
 
 class Node:
@@ -29,13 +32,14 @@ class Node:
 
     Attributes:
         url: "sira://127.0.0.1:PORT".
-        data_dir: its folder; removed at the end.
+        data_dir: its folder; removed at the end, also of one that never started.
         log_path: what it wrote to stderr.
     """
 
     def __init__(self, *, settings: dict[str, object] | None = None) -> None:
         """Prepare; `settings` by name, as in `sira config show`."""
         self.data_dir = Path(tempfile.mkdtemp(prefix="sira-node-"))
+        self._remove_folder = weakref.finalize(self, _remove, self.data_dir)
         self.log_path = self.data_dir / "stderr.log"
         self.url = ""
         self._settings = dict(settings or {})
@@ -133,21 +137,41 @@ class Node:
             with lock.open() as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
 
+    def close(self) -> None:
+        """Kill it where it still runs, and remove its folder: the end without `with`."""
+        try:
+            self.kill()
+        finally:
+            self._remove_folder()
+
     def _forget(self, process: subprocess.Popen[bytes]) -> None:
         self._process = None
         if process.stdout is not None:
             process.stdout.close()
 
     def __enter__(self) -> Self:
-        """Start it."""
-        return self.start()
+        """Start it; the folder of one that does not start is removed."""
+        try:
+            return self.start()
+        except BaseException:
+            self._remove_folder()
+            raise
 
     def __exit__(self, *_error: object) -> None:
         """Stop it and remove its folder."""
         try:
             self.stop()
         finally:
-            shutil.rmtree(self.data_dir, ignore_errors=True)
+            self._remove_folder()
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder in which children of a killed supervisor may still write their last."""
+    end_s = time.monotonic() + _REMOVE_S
+    while folder.exists() and time.monotonic() < end_s:
+        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            time.sleep(0.01)
 
 
 class _Started:

@@ -51,7 +51,7 @@ class Real:
         self.node.start()
 
     def close(self) -> None:
-        self.node.kill()
+        self.node.close()
 
 
 @pytest.fixture(params=[Local, Real], ids=["local", "node"])
@@ -237,8 +237,8 @@ async def test_a_lost_node_is_replaced_by_the_next_address(until: Any) -> None:
             await until(matched)
             assert (await messages.next(timeout_s=10)).bytes == b"y"
     finally:
-        first.kill()
-        second.kill()
+        first.close()
+        second.close()
 
 
 async def test_a_node_that_goes_down_in_order_costs_no_publish_and_no_request(until: Any) -> None:
@@ -269,8 +269,8 @@ async def test_a_node_that_goes_down_in_order_costs_no_publish_and_no_request(un
                 await until(matched)
             assert (await messages.next(timeout_s=10)).bytes == b"y"
     finally:
-        first.kill()
-        second.kill()
+        first.close()
+        second.close()
 
 
 async def test_no_node_is_unreachable_and_names_the_address() -> None:
