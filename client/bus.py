@@ -252,11 +252,16 @@ class Bus(Looking):
         Raises:
             SiraError: the first refusal; its details say the `index` of the message and how many
                 were `accepted` (others than the refused ones have been delivered).
-            Timeout: not all were answered in time.
+            Timeout: not all were answered in time; without `timeout_s`: none was for so long as one
+                may take.
         """
         connection = self.connection
         outgoing = connection.outgoing
-        deadline = Deadline(self._publish_s(timeout_s), connection.loop)
+
+        def due() -> Deadline:
+            return Deadline(self._publish_s(timeout_s), connection.loop)
+
+        deadline, renew = due(), due if timeout_s is None else None
         fields = envelope(
             grade=grade,
             key=key,
@@ -271,9 +276,11 @@ class Bus(Looking):
         outbox, batch, count = outgoing.outbox, Batch(connection.loop), 0
         try:
             for body in bodies:
+                if renew is not None and not outbox.room:
+                    deadline = renew()
                 await outgoing.push(topic, body, options, batch, deadline)
                 count += 1
-            await batch.wait(count, deadline)
+            await batch.wait(count, deadline, renew=renew)
         except TimeoutError as error:
             while outbox.cancel(batch):
                 pass

@@ -281,6 +281,8 @@ class Connection:
         if self.loop.time() < self._publish_at_s:
             return
         metadata = self._stream_metadata()
+        if self.retry.limited:
+            metadata = [*metadata, ("sira-limits", "wait")]
         if self._repeats:  # callers may have given some of them up since
             self._repeats = min(self._repeats, self.outgoing.rewind())
         if self._repeats:

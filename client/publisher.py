@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Self
 
 from sira import _native
@@ -208,11 +208,25 @@ class Batch:
         if self._done is not None and self.count >= self.expected and not self._done.done():
             self._done.set_result(None)
 
-    async def wait(self, expected: int, deadline: Deadline) -> None:
-        """Wait for `expected` outcomes. Raises TimeoutError."""
+    async def wait(
+        self, expected: int, deadline: Deadline, *, renew: Callable[[], Deadline] | None = None
+    ) -> None:
+        """Wait for `expected` outcomes.
+
+        Args:
+            expected: how many were sent.
+            deadline: when to give up.
+            renew: gives the next deadline, as long as outcomes come; None: there is one only.
+        Raises:
+            TimeoutError: no outcome came before the deadline.
+        """
         self.expected = expected
-        if self.count >= expected:
-            return
-        self._done = self._loop.create_future()
-        async with asyncio.timeout(deadline.timer_s()):
-            await self._done
+        while self.count < expected:
+            before, self._done = self.count, self._loop.create_future()
+            try:
+                async with asyncio.timeout(deadline.timer_s()):
+                    await self._done
+            except TimeoutError:
+                if renew is None or self.count == before:
+                    raise
+                deadline = renew()

@@ -20,9 +20,11 @@ class Retry:
         connects: connecting, and coming back after a lost connection.
         publishes: a publish whose answer was lost, under its own id, so that the node never takes
             it twice; and one that a node refused because it drains.
-        limited: what a limit refuses for the moment (`RATE_LIMITED`, and `QUOTA_EXCEEDED` that says
-            when to try again): publishes, requests and calls wait as long as the node says, and a
-            random part of it more. Nobody got what was refused, so it is never there twice.
+        limited: what a limit has no room for at the moment: published messages wait on the node, in
+            order of their topic (`sira-limits` of the wire format); what it refuses all the same
+            (`RATE_LIMITED`, and `QUOTA_EXCEEDED` that says when to try again), and calls, are tried
+            again when the node says, and a random part of it later. Nobody got what was refused, so
+            it is never there twice.
         requests: requests marked `idempotent=True`; others are never sent twice.
         delay_min_s, delay_max_s: the wait doubles from the first to the second; what is slept is a
             random part of it, so that clients of one lost node do not come back in step.

@@ -202,6 +202,7 @@ class Bus:
             resume=count if known else 0,
             unknown=0 if known else count,
             link=hello.link,
+            waits=hello.waits,
         )
         client.publishes[stream] = None
         for older in lost:  # last: a client without a stream is gone

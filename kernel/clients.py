@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CLIENT_KEY = "sira-client"
 RESUME_KEY = "sira-resume"
 LINK_KEY = "sira-link"
+LIMITS_KEY = "sira-limits"
+LIMITS_WAIT = "wait"
 _LINK_CHARS_MAX = 64
 _ID_CHARS = 32
 _RESUME_DIGITS_MAX = 12
@@ -77,12 +79,14 @@ class Hello:
 
     Attributes:
         link: the same on a Publish and a Subscribe stream that take each other's items; "": none.
+        waits: on a Publish stream: what a limit refuses for the moment waits on the node.
     """
 
     id: str = ""
     resume_epoch: bytes = b""
     resume_messages: int = 0
     link: str = ""
+    waits: bool = False
 
     @classmethod
     def read(cls, metadata: Mapping[str, str | bytes]) -> Hello:
@@ -90,9 +94,19 @@ class Hello:
 
         Raises:
             BadRequest: `sira-client` is not 32 lower-case hex digits, or `sira-resume` is not
-                `<epoch, hex>:<messages>`, or `sira-link` is too long.
+                `<epoch, hex>:<messages>`, or `sira-link` is too long, or `sira-limits` is not
+                `wait`.
         """
-        return cls(_client_id(metadata), *_resume(metadata), _link(metadata))
+        return cls(_client_id(metadata), *_resume(metadata), _link(metadata), _waits(metadata))
+
+
+def _waits(metadata: Mapping[str, str | bytes]) -> bool:
+    value = metadata.get(LIMITS_KEY)
+    if value not in (None, LIMITS_WAIT):
+        raise BadRequest(
+            f"metadata {LIMITS_KEY} is {LIMITS_WAIT!r} or not there", details={"field": LIMITS_KEY}
+        )
+    return value is not None
 
 
 def _client_id(metadata: Mapping[str, str | bytes]) -> str:

@@ -30,7 +30,15 @@ _PREFIX = "sira_"
 _SUBSCRIPTIONS_A_STEP = 1_000
 # Levels of the data plane: they go up and down. All other numbers of it only grow.
 _LEVELS = frozenset(
-    {"messages_held", "message_bytes_held", "chunk_bytes_held", "transfers", "parked", "topics"}
+    {
+        "messages_held",
+        "message_bytes_held",
+        "chunk_bytes_held",
+        "transfers",
+        "parked",
+        "waiting",
+        "topics",
+    }
 )
 
 

@@ -45,6 +45,7 @@ class PublishStream:
         resume: int,
         unknown: int,
         link: str = "",
+        waits: bool = False,
     ) -> None:
         """Join a client's publishes.
 
@@ -58,6 +59,7 @@ class PublishStream:
             unknown: messages at the start of which nobody can tell; they are refused
                 (`OUTCOME_UNKNOWN`), never taken twice.
             link: the Subscribe stream of this client with the same link gets the asides; "": none.
+            waits: what a limit refuses for the moment waits here, in order.
         """
         self.client, self.credential = client, who
         self.on_lost: Callable[[SiraError], None] | None = None  # the edge ends the call
@@ -79,6 +81,7 @@ class PublishStream:
             window_bytes=bus.settings.publish_held_bytes_max,
             history=client.history,
             resume=resume,
+            waits=waits,
         )
         if link:
             self.ingress.aside = self._aside

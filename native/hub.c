@@ -157,6 +157,7 @@ static PyObject *hub_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     hub->queue_bytes_max = queue_bytes_max;
     hub->stall_ns = stall_ns;
     hub->block_ns = block_ns;
+    hub->pass = 1; /* a bucket that refused nothing says 0 */
     hub->transfer_window_bytes = transfer_window_bytes;
     for (int i = 0; i < R_NAMED; i++) strncpy(hub->reasons[i], named[i], REASON_BYTES - 1);
     hub->reason_count = R_NAMED;
@@ -260,6 +261,7 @@ static PyObject *hub_touch(PyObject *self, PyObject *args)
     Hub *hub = (Hub *)self;
     PyObject *name = Py_None; /* borrowed */
     if (!PyArg_ParseTuple(args, "|O:touch", &name)) return NULL;
+    hub->due_ns = 0; /* limits may be others now */
     if (name == Py_None) {
         hub->generation++;
         Py_RETURN_NONE;
@@ -321,12 +323,30 @@ static PyObject *hub_tick(PyObject *self, PyObject *now)
         }
     }
     walk_end(hub, &cursor);
+    hub_release(hub, now_ns);
     if (hub->retry) hub_retry(hub, now_ns);
     hub_tell(hub);
     return events;
 fail:
     Py_DECREF(events);
     return NULL;
+}
+
+static PyObject *hub_release_py(PyObject *self, PyObject *now)
+{
+    const uint64_t now_ns = PyLong_AsUnsignedLongLong(now);
+    if (PyErr_Occurred()) return NULL;
+    hub_release((Hub *)self, now_ns);
+    if (((Hub *)self)->retry) hub_retry((Hub *)self, now_ns);
+    hub_tell((Hub *)self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *hub_due(PyObject *self, void *unused)
+{
+    (void)unused;
+    const Hub *hub = (Hub *)self;
+    return PyLong_FromUnsignedLongLong(!hub->line_first ? 0 : hub->due_ns ? hub->due_ns : 1);
 }
 
 static PyObject *hub_topics(PyObject *self, PyObject *unused)
@@ -431,6 +451,7 @@ static PyObject *hub_stats(PyObject *self, void *unused)
         {"routes_resolved", hub->routes_resolved}, {"messages_held", hub->blob_count},
         {"message_bytes_held", hub->blob_bytes}, {"chunk_bytes_held", hub->buffered_bytes},
         {"transfers", hub->xfers},               {"parked", hub->parked},
+        {"waiting", hub->waiting},
         {"topics", (uint64_t)PyDict_GET_SIZE(hub->topics)},
     };
     for (size_t i = 0; dict && i < sizeof values / sizeof *values; i++)
@@ -454,6 +475,7 @@ static PyMethodDef hub_methods[] = {
     {"drop", hub_drop, METH_O, "Forget a topic; its row folds into its class."},
     {"touch", hub_touch, METH_VARARGS, "Routes of this topic (none given: all) are resolved anew."},
     {"tick", hub_tick, METH_O, "Expire, time out what is blocked, mark stalls; returns events."},
+    {"release", hub_release_py, METH_O, "What waits for a limit and has room now goes on."},
     {"topics", hub_topics, METH_NOARGS, "All topics."},
     {"row", hub_row, METH_O, "Ledger row of one topic; None: there is no such topic."},
     {"ledger", hub_ledger, METH_VARARGS, "Ledger rows as dictionaries: of all, or of the topics of a pattern and all classes."},
@@ -463,6 +485,7 @@ static PyMethodDef hub_methods[] = {
 };
 
 static PyGetSetDef hub_getset[] = {
+    {"due_ns", hub_due, NULL, "When release() may find room; 0: nothing waits for a limit.", NULL},
     {"stats", hub_stats, NULL, "Counters since the start and levels now.", NULL},
     {"dropped", hub_dropped, NULL, "Deliveries dropped since the start, by reason.", NULL},
     {NULL, NULL, NULL, NULL, NULL},

@@ -285,6 +285,12 @@ struct Hub {
     uint32_t parked; /* messages that wait for room, over all ingresses */
     bool retry; /* room was made where somebody waits */
     bool retrying;
+    struct route_entry *line_first, *line_last; /* whose first message waits for a limit (hub_wait.c) */
+    struct route_entry *line_next; /* of the walk under way; it may leave meanwhile */
+    uint32_t line_count, waiting; /* lines; messages in them */
+    uint64_t due_ns; /* when the first of them may have room; only with lines */
+    uint64_t pass; /* number of the last walk over them: a bucket remembers when it refused one */
+    bool releasing;
     struct cursor *cursors; /* walks under way, innermost first */
     Ingress *in_due;   /* owned list through due_next: to be told something by hub_tell() */
     Egress *out_due;
@@ -330,8 +336,10 @@ struct receipt_slot {
 struct parked { /* a message that waits for room */
     struct parked *next;
     struct blob *blob; /* owned reference */
-    uint64_t slot, deadline_ns;
+    uint64_t slot, deadline_ns; /* UINT64_MAX: it begins when nothing of its topic is before it */
     bool quiet, has_reply_to;
+    bool waits; /* for room within a limit; what it uses up of that is not taken yet */
+    bool patient; /* it did not say how long it may wait: `block_ns` for each room */
 };
 
 struct route_entry {
@@ -340,6 +348,9 @@ struct route_entry {
     struct parked *first, *last;
     struct route_entry *parked_next; /* entries with parked messages */
     bool listed;
+    bool in_line;
+    Ingress *in; /* borrowed: it frees us */
+    struct route_entry *line_prev, *line_next;
 };
 
 struct past { uint8_t id[SIRA_ID_BYTES]; uint64_t at_ns, bytes; uint32_t matched; };
@@ -369,6 +380,8 @@ struct Ingress {
     uint32_t window_messages;
     uint64_t window_bytes;
     uint64_t resume; /* messages that are still repeats */
+    bool waits; /* what a limit refuses for the moment waits here, in order */
+    uint32_t waiting; /* such messages */
     uint64_t published, bytes;
     uint64_t limited_until_ns; /* when all rates that refused messages of the last frame have room; 0: none did */
     struct route_entry **routes; /* open addressing by topic hash; entries are heap-allocated (stable) */
@@ -395,6 +408,7 @@ void ingress_unfull(Ingress *in);
 void ingress_close(Ingress *in, uint64_t now_ns);
 int ingress_retry(Ingress *in, uint64_t now_ns);
 int ingress_expire(Ingress *in, uint64_t now_ns);
+void hub_release(Hub *hub, uint64_t now_ns); /* what waits for a limit and has room now goes on */
 
 struct Egress {
     PyObject_HEAD

@@ -7,19 +7,6 @@
 /* A message in one piece, so that with the node's stamp and a subscription it still fits into a frame. */
 enum { INLINE_BYTES_MAX = SIRA_FRAME_BYTES_MAX - SIRA_STAMP_BYTES_MAX - 64 };
 
-static int admit(Ingress *in, const struct route_entry *entry, uint64_t bytes, uint64_t now_ns)
-{
-    if (entry->route->admit) {
-        PyObject *result = PyObject_CallFunction(entry->route->admit, "KK", 1ull, (unsigned long long)bytes); /* owned */
-        Py_XDECREF(result);
-        if (!result) return -1;
-    }
-    uint64_t wait_ns = 0;
-    const int rc = limits_admit(&entry->route->limits, entry->route->topic->name, bytes, now_ns, &wait_ns);
-    if (now_ns + wait_ns > in->limited_until_ns && wait_ns) in->limited_until_ns = now_ns + wait_ns;
-    return rc;
-}
-
 /* What this kind of topic cannot promise is refused by name, never ignored. */
 static bool promises_kept(const struct sira_item *item, const struct sira_env *env)
 {
@@ -36,22 +23,6 @@ static bool promises_kept(const struct sira_item *item, const struct sira_env *e
         return false;
     }
     return true;
-}
-
-static const char *exception_code(char *code, size_t len)
-{
-    PyObject *type, *value, *trace; /* owned */
-    PyErr_Fetch(&type, &value, &trace);
-    PyErr_NormalizeException(&type, &value, &trace);
-    strncpy(code, "OTHER", len);
-    PyObject *attribute = value ? PyObject_GetAttrString(value, "code") : NULL; /* owned */
-    const char *text = attribute && PyUnicode_Check(attribute) ? PyUnicode_AsUTF8(attribute) : NULL;
-    if (text) strncpy(code, text, len - 1);
-    code[len - 1] = 0;
-    Py_XDECREF(attribute);
-    PyErr_Clear();
-    PyErr_Restore(type, value, trace);
-    return code;
 }
 
 static int take_parsed(Ingress *in, PyObject *frame, const struct sira_item *item, struct sira_env *env,
@@ -103,7 +74,9 @@ static int take_parsed(Ingress *in, PyObject *frame, const struct sira_item *ite
     else if (promises_kept(item, env))
         entry = route_of(in, env->topic);
     const uint64_t cost = message_cost(env, head);
-    if (entry && admit(in, entry, cost, now_ns) == 0) {
+    const enum admission admitted = entry ? entry_admit(in, entry, item, cost, now_ns) : ADMIT_REFUSED;
+    const bool waits = admitted == ADMIT_WAITS;
+    if (admitted != ADMIT_REFUSED) {
         if (in->closed) return 0; /* by resolve() or admit(): nobody is there to be answered */
         HubTopic *topic = entry->route->topic;
         char why[256];
@@ -114,13 +87,13 @@ static int take_parsed(Ingress *in, PyObject *frame, const struct sira_item *ite
     }
     if (!blob) {
         char code[REASON_BYTES];
-        exception_code(code, sizeof code);
+        hub_exception_code(code, sizeof code);
         return settle_refused(in, slot, id, entry ? entry->route->topic : NULL, code);
     }
     /* From here to post() no Python runs: the route stays what it is. */
     const bool has_reply_to = env->reply_to.len > 0;
-    const bool room = !entry->first && route_has_room(entry->route, blob);
-    if (!room && item->has_wait && item->wait_ms == 0) {
+    const bool room = !waits && !entry->first && route_has_room(entry->route, blob);
+    if (!room && !waits && item->has_wait && item->wait_ms == 0) {
         sira_raise("QUEUE_FULL", "no room at a subscriber of %U", entry->route->topic->name);
         rc = settle_refused(in, slot, id, entry->route->topic, "QUEUE_FULL");
         blob_unref(hub, blob);
@@ -135,8 +108,8 @@ static int take_parsed(Ingress *in, PyObject *frame, const struct sira_item *ite
         xfer->deadline_ns = blob->deadline_ns;
         xfer->head = blob;
         blob->xfer = xfer;
-        xfer->held = held_take(&entry->route->limits, xfer->total);
-    } else {
+        if (!waits) xfer->held = held_take(&entry->route->limits, xfer->total);
+    } else if (!waits) {
         blob->held = held_take(&entry->route->limits, blob->cost);
     }
     if (room) {
@@ -144,7 +117,7 @@ static int take_parsed(Ingress *in, PyObject *frame, const struct sira_item *ite
         rc = post(in, route, blob, slot, item->quiet, has_reply_to, now_ns);
         Py_DECREF(route);
     } else {
-        rc = park(in, entry, blob, slot, item, has_reply_to, now_ns);
+        rc = park(in, entry, blob, slot, item, has_reply_to, waits, now_ns);
     }
     blob_unref(hub, blob);
     return rc;

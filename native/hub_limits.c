@@ -14,6 +14,7 @@ typedef struct {
     PyObject *limit, *key; /* owned str: the limit's name, and whose bucket it is */
     PyObject *on_refusal;  /* owned or NULL */
     uint64_t refused;
+    uint64_t pass;   /* hub->pass when something last began or went on to wait for it */
     uint32_t routes; /* that ask it */
 } Bucket;
 
@@ -152,6 +153,68 @@ int limits_admit(const struct limits *limits, PyObject *topic, uint64_t bytes, u
     const int rc = admit(buckets, topic, 1, bytes, now_ns, wait_ns);
     Py_DECREF(buckets);
     return rc;
+}
+
+enum limits_room limits_try(const struct limits *limits, uint64_t bytes, uint64_t now_ns, uint64_t pass,
+                            uint64_t *due_ns)
+{
+    const Py_ssize_t count = limits->all ? PyTuple_GET_SIZE(limits->all) : 0;
+    Bucket *slowest = NULL; /* borrowed */
+    uint64_t longest_ns = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        double wait_s = 0;
+        const enum sira_room room = sira_bucket_ask(&at(limits->all, i)->core, 1, bytes, now_ns, &wait_s);
+        if (room == SIRA_ROOM) continue;
+        if (room == SIRA_ROOM_NEVER) return LIMITS_NEVER;
+        const double wait_ns = room == SIRA_ROOM_HELD ? HELD_RETRY_MS * 1e6 : ceil(wait_s * 1e9);
+        const uint64_t ns = wait_ns < 1 ? 1 : wait_ns < 1e18 ? (uint64_t)wait_ns : (uint64_t)1e18;
+        if (ns <= longest_ns) continue;
+        longest_ns = ns;
+        slowest = at(limits->all, i);
+    }
+    if (slowest) {
+        slowest->pass = pass;
+        *due_ns = now_ns + longest_ns;
+        return LIMITS_LATER;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) sira_bucket_take(&at(limits->all, i)->core, now_ns);
+    return LIMITS_TAKEN;
+}
+
+bool limits_contended(const struct limits *limits, uint64_t pass)
+{
+    for (Py_ssize_t i = 0; limits->all && i < PyTuple_GET_SIZE(limits->all); i++)
+        if (at(limits->all, i)->pass == pass) return true;
+    return false;
+}
+
+void limits_refuse(const struct limits *limits, PyObject *topic, uint64_t bytes, uint64_t now_ns)
+{
+    PyObject *buckets = limits->all ? Py_NewRef(limits->all) : NULL; /* owned: a refusal may take the route away */
+    const Py_ssize_t count = buckets ? PyTuple_GET_SIZE(buckets) : 0;
+    Py_ssize_t worst = 0;
+    enum sira_room why = SIRA_ROOM_LATER;
+    double longest_s = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        double wait_s = 0;
+        const enum sira_room room = sira_bucket_ask(&at(buckets, i)->core, 1, bytes, now_ns, &wait_s);
+        if (room == SIRA_ROOM || (room == SIRA_ROOM_LATER && wait_s <= longest_s)) continue;
+        worst = i;
+        why = room;
+        longest_s = wait_s;
+        if (room != SIRA_ROOM_LATER) break;
+    }
+    if (count) refuse(at(buckets, worst), topic, why, longest_s, bytes);
+    else sira_raise("RATE_LIMITED", "what was before it on '%U' took the time given", topic);
+    Py_XDECREF(buckets);
+}
+
+void limits_tell(const struct limits *limits, uint64_t pass)
+{
+    PyObject *buckets = limits->all ? Py_NewRef(limits->all) : NULL; /* owned: as above */
+    for (Py_ssize_t i = 0; buckets && i < PyTuple_GET_SIZE(buckets); i++)
+        if (at(buckets, i)->pass == pass) hub_call(at(buckets, i)->on_refusal);
+    Py_XDECREF(buckets);
 }
 
 PyObject *held_take(const struct limits *limits, uint64_t bytes)

@@ -12,6 +12,18 @@ void limits_clear(struct limits *limits);
  * and return -1. Then *wait_ns is how long; 0: it is no matter of the rate. Python runs inside. */
 int limits_admit(const struct limits *limits, PyObject *topic, uint64_t bytes, uint64_t now_ns, uint64_t *wait_ns);
 
+enum limits_room { LIMITS_TAKEN, LIMITS_LATER, LIMITS_NEVER };
+/* As limits_admit(), but nothing is raised and no Python runs. LIMITS_LATER: *due_ns is when to ask again; the bucket
+ * that says so remembers `pass`. LIMITS_NEVER: the message is longer than all that may be held. */
+enum limits_room limits_try(const struct limits *limits, uint64_t bytes, uint64_t now_ns, uint64_t pass,
+                            uint64_t *due_ns);
+/* Has one of them refused something in this pass? */
+bool limits_contended(const struct limits *limits, uint64_t pass);
+/* Raise the refusal of the one that lets a message of so many bytes wait longest; any, if all have room. */
+void limits_refuse(const struct limits *limits, PyObject *topic, uint64_t bytes, uint64_t now_ns);
+/* Tell that something waits for what refused it in this pass. Python runs inside. */
+void limits_tell(const struct limits *limits, uint64_t pass);
+
 /* Count bytes as held by all of `held` until held_give(). Returns a new reference to give back then; NULL: none. */
 PyObject *held_take(const struct limits *limits, uint64_t bytes);
 void held_give(PyObject *held, uint64_t bytes); /* takes over the reference; NULL: nothing */

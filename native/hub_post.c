@@ -1,4 +1,5 @@
 /* Messages that were checked: given to all who are matched, or parked until a `block` subscriber has room. */
+#include "hub_limits.h"
 #include "hub_stream.h"
 #include "pyutil.h"
 
@@ -100,11 +101,12 @@ static bool somebody_waits(const Ingress *in)
 void note_full(Ingress *in)
 {
     if (in->parked_count >= in->window_messages || ingress_unread(in) >= ANSWERS_MAX ||
+        (in->waiting && !somebody_waits(in)) ||
         (in->parked_bytes + in->buffered_bytes >= in->window_bytes && !somebody_waits(in)))
         in->full = true;
 }
 
-/* ---- parking: no room at a `block` subscriber -------------------------------------------------------------------------------- */
+/* ---- parking: no room at a `block` subscriber, or within a limit -------------------------------------------------------------------------------- */
 
 static uint64_t parked_size(const struct blob *blob)
 {
@@ -112,7 +114,7 @@ static uint64_t parked_size(const struct blob *blob)
 }
 
 int park(Ingress *in, struct route_entry *entry, struct blob *blob, uint64_t slot, const struct sira_item *item,
-         bool has_reply_to, uint64_t now_ns)
+         bool has_reply_to, bool waits, uint64_t now_ns)
 {
     struct parked *parked = PyMem_Malloc(sizeof *parked);
     if (!parked) {
@@ -121,7 +123,8 @@ int park(Ingress *in, struct route_entry *entry, struct blob *blob, uint64_t slo
     }
     const uint64_t wait_ns = item->has_wait ? (uint64_t)item->wait_ms * 1000000u : in->hub->block_ns;
     *parked = (struct parked){.blob = blob, .slot = slot, .deadline_ns = now_ns + wait_ns, .quiet = item->quiet,
-                              .has_reply_to = has_reply_to};
+                              .has_reply_to = has_reply_to, .waits = waits, .patient = waits && !item->has_wait};
+    if (parked->patient) parked->deadline_ns = UINT64_MAX;
     blob_ref(blob);
     if (blob->xfer) blob->xfer->parked = true;
     if (entry->last) entry->last->next = parked;
@@ -135,6 +138,9 @@ int park(Ingress *in, struct route_entry *entry, struct blob *blob, uint64_t slo
     in->parked_count++;
     in->parked_bytes += parked_size(blob);
     in->hub->parked++;
+    in->waiting += waits;
+    in->hub->waiting += waits;
+    if (entry->first == parked) line_update(in, entry);
     note_full(in);
     return 0;
 }
@@ -149,6 +155,8 @@ static struct parked *unpark(Ingress *in, struct route_entry *entry, struct park
     in->parked_count--;
     in->parked_bytes -= parked_size(parked->blob);
     in->hub->parked--;
+    in->waiting -= parked->waits;
+    in->hub->waiting -= parked->waits;
     return parked;
 }
 
@@ -162,6 +170,7 @@ void ingress_unfull(Ingress *in)
 {
     if (!in->full || in->closed) return;
     if (in->parked_count * (uint64_t)2 >= in->window_messages) return;
+    if (in->waiting && !somebody_waits(in)) return;
     if ((in->parked_bytes + in->buffered_bytes) * 2 >= in->window_bytes && !somebody_waits(in)) return;
     if (ingress_unread(in) * 2 >= ANSWERS_MAX) return;
     in->full = false;
@@ -184,6 +193,7 @@ void parked_sweep(Ingress *in)
     struct route_entry **link = &in->parked;
     while (*link) {
         struct route_entry *entry = *link;
+        line_update(in, entry);
         if (entry->first) {
             link = &entry->parked_next;
             continue;
@@ -194,11 +204,16 @@ void parked_sweep(Ingress *in)
     ingress_unfull(in);
 }
 
-static int retry_entry(Ingress *in, struct route_entry *entry, uint64_t now_ns)
+int refuse_first(Ingress *in, struct route_entry *entry, const char *code)
 {
-    while (entry->first && !in->closed) {
+    return refuse_parked(in, entry, unpark(in, entry, NULL), code);
+}
+
+int entry_retry(Ingress *in, struct route_entry *entry, uint64_t now_ns)
+{
+    while (entry->first && !entry->first->waits && !in->closed) {
         if (route_refresh(in, entry) < 0) { /* it may not be published any more */
-            if (refuse_parked(in, entry, unpark(in, entry, NULL), "DENIED") < 0) return -1;
+            if (refuse_first(in, entry, "DENIED") < 0) return -1;
             continue;
         }
         if (in->closed || !route_has_room(entry->route, entry->first->blob)) return 0;
@@ -223,7 +238,7 @@ int ingress_retry(Ingress *in, uint64_t now_ns)
     in->busy = true;
     int rc = 0;
     for (struct route_entry *entry = in->parked; entry && rc == 0; entry = entry->parked_next)
-        rc = retry_entry(in, entry, now_ns);
+        rc = entry_retry(in, entry, now_ns);
     parked_sweep(in);
     ingress_leave(in, now_ns);
     return rc;
@@ -244,8 +259,15 @@ int ingress_expire(Ingress *in, uint64_t now_ns)
                 continue;
             }
             (void)unpark(in, entry, before);
-            sira_raise("QUEUE_FULL", "no room at a subscriber of %U in the time given", entry->route->topic->name);
-            rc = refuse_parked(in, entry, parked, "QUEUE_FULL");
+            HubTopic *topic = entry->route->topic;
+            char code[REASON_BYTES] = "QUEUE_FULL";
+            if (parked->waits) {
+                limits_refuse(&entry->route->limits, topic->name, parked->blob->cost, now_ns);
+                hub_exception_code(code, sizeof code);
+            } else {
+                sira_raise("QUEUE_FULL", "no room at a subscriber of %U in the time given", topic->name);
+            }
+            rc = refuse_parked(in, entry, parked, code);
             if (!before) in->hub->retry = true; /* what comes next may fit */
         }
     }
@@ -276,6 +298,7 @@ void parked_drop_all(Ingress *in)
 {
     for (struct route_entry *entry = in->parked; entry; entry = entry->parked_next)
         while (entry->first) {
+            line_leave(in->hub, entry);
             struct parked *parked = unpark(in, entry, NULL);
             if (parked->blob->xfer) xfer_refuse(in->hub, parked->blob->xfer);
             parked_free(in->hub, parked);

@@ -71,6 +71,22 @@ void ingress_settle(Ingress *in, uint64_t number, const uint8_t *id, uint8_t sta
     if (number == in->slot_base) ingress_wake(in);
 }
 
+/* The code of the exception that is set, which stays; "OTHER": it has none. */
+void hub_exception_code(char *code, size_t len)
+{
+    PyObject *type, *value, *trace; /* owned */
+    PyErr_Fetch(&type, &value, &trace);
+    PyErr_NormalizeException(&type, &value, &trace);
+    strncpy(code, "OTHER", len);
+    PyObject *attribute = value ? PyObject_GetAttrString(value, "code") : NULL; /* owned */
+    const char *text = attribute && PyUnicode_Check(attribute) ? PyUnicode_AsUTF8(attribute) : NULL;
+    if (text) strncpy(code, text, len - 1);
+    code[len - 1] = 0;
+    Py_XDECREF(attribute);
+    PyErr_Clear();
+    PyErr_Restore(type, value, trace);
+}
+
 /* The current exception becomes the answer to a message; it is counted where a topic is known. */
 int settle_refused(Ingress *in, uint64_t number, const uint8_t *id, HubTopic *topic, const char *code)
 {

@@ -28,7 +28,7 @@ static bool entry_is(const struct route_entry *entry, uint64_t hash, struct sira
 
 static void entry_free(struct route_entry *entry)
 {
-    assert(!entry->first);
+    assert(!entry->first && !entry->in_line);
     Py_XDECREF(entry->route);
     PyMem_Free(entry);
 }
@@ -126,6 +126,7 @@ struct route_entry *route_of(Ingress *in, struct sira_slice topic)
     }
     entry->hash = hash;
     entry->route = route;
+    entry->in = in;
     routes_insert(in->routes, in->route_cap, entry);
     in->route_len++;
     return entry;

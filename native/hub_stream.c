@@ -8,12 +8,14 @@
 static PyObject *ingress_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"hub",          "client",  "stamp",  "resolve", "wake", "window_messages",
-                            "window_bytes", "history", "resume", NULL};
+                            "window_bytes", "history", "resume", "waits",   NULL};
     PyObject *hub, *stamp = NULL, *resolve = NULL, *wake = NULL, *history = Py_None; /* borrowed */
     unsigned long long client = 0, window_bytes = 16u << 20, resume = 0;
     unsigned int window_messages = 4096;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$KO!OOIKOK:Ingress", names, hub_type, &hub, &client, &PyBytes_Type,
-                                     &stamp, &resolve, &wake, &window_messages, &window_bytes, &history, &resume))
+    int waits = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$KO!OOIKOKp:Ingress", names, hub_type, &hub, &client,
+                                     &PyBytes_Type, &stamp, &resolve, &wake, &window_messages, &window_bytes, &history,
+                                     &resume, &waits))
         return NULL;
     if (!stamp || !resolve || !wake) {
         PyErr_SetString(PyExc_TypeError, "Ingress() needs stamp, resolve and wake");
@@ -43,6 +45,7 @@ static PyObject *ingress_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     in->window_messages = window_messages;
     in->window_bytes = window_bytes;
     in->resume = resume;
+    in->waits = waits;
     in->hub_next = in->hub->ingresses;
     if (in->hub_next) in->hub_next->hub_prev = in;
     in->hub->ingresses = in;

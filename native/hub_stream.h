@@ -13,15 +13,26 @@ void routes_free(Ingress *in);
 bool route_has_room(const Route *route, const struct blob *blob);
 int post(Ingress *in, Route *route, struct blob *blob, uint64_t slot, bool quiet, bool has_reply_to, uint64_t now_ns);
 int park(Ingress *in, struct route_entry *entry, struct blob *blob, uint64_t slot, const struct sira_item *item,
-         bool has_reply_to, uint64_t now_ns);
+         bool has_reply_to, bool waits, uint64_t now_ns);
+int entry_retry(Ingress *in, struct route_entry *entry, uint64_t now_ns); /* post what has room, up to what waits */
+int refuse_first(Ingress *in, struct route_entry *entry, const char *code); /* with the current exception */
 uint64_t unpark_xfer(Ingress *in, const struct xfer *xfer); /* its slot; SLOT_NONE: it was not parked */
 void parked_drop_all(Ingress *in);
 void parked_sweep(Ingress *in);
 void note_full(Ingress *in);
 
+/* hub_wait.c */
+enum admission { ADMIT_REFUSED = -1 /* with an exception */, ADMIT_TAKEN, ADMIT_WAITS };
+/* May a message of so many bytes pass the limits of its route? What is taken is used up. Python runs inside. */
+enum admission entry_admit(Ingress *in, struct route_entry *entry, const struct sira_item *item, uint64_t bytes,
+                           uint64_t now_ns);
+void line_update(Ingress *in, struct route_entry *entry); /* its first message is another one */
+void line_leave(Hub *hub, struct route_entry *entry);
+
 /* hub_receipts.c */
 uint64_t slot_open(Ingress *in, const struct sira_env *env, bool head); /* SLOT_NONE with MemoryError */
 int settle_refused(Ingress *in, uint64_t number, const uint8_t *id, HubTopic *topic, const char *code);
+void hub_exception_code(char *code, size_t len);
 uint64_t ingress_unread(const Ingress *in); /* answers that the client has not taken, or that are still due */
 void slots_free(Ingress *in);
 

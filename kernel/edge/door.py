@@ -21,6 +21,7 @@ from sira.kernel.errors import (
     Internal,
     MessageTooLarge,
     NodeDraining,
+    RateLimited,
     SiraError,
     Unauthenticated,
     Unsupported,
@@ -35,6 +36,7 @@ EOF = grpc.aio.EOF
 NOBODY = "nobody"  # kind of the credential of a caller that has shown none
 INTENT_KEY = "sira-intent"
 _INTENT_CHARS = 32
+_ASK_AGAIN_S = 0.01  # a stream that waits to be let in asks for room no more often
 RpcHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
@@ -188,7 +190,7 @@ class Door(grpc.GenericRpcHandler):
         ids: dict[str, str] = {}  # kept: what fails is logged when its span has ended
         try:
             call = self._identified(method, context)
-            self._allow(call)
+            await self._allow(call)
             with self._span(call):
                 ids = self._trace_ids()
                 message = None
@@ -230,16 +232,29 @@ class Door(grpc.GenericRpcHandler):
         return Call(context, method, who or self._nobody, world, hello, context.peer(), metadata)
 
     @staticmethod
-    def _allow(call: Call) -> None:
-        """Ask the rules and the limits.
+    async def _allow(call: Call) -> None:
+        """Ask the rules and the limits; a stream whose messages wait for these waits, too.
+
+        Its first messages have left the client already, and some may not be sent twice.
 
         Raises:
             Denied, Revoked, RateLimited, QuotaExceeded: the refusal.
         """
         if call.method.public:
             return
-        call.world.bus.may(call.credential, "call", call.method.name)
-        call.world.bus.admission.check(call.principal, call.method.name)
+        bus = call.world.bus
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + bus.settings.publish_block_s
+        while True:
+            bus.may(call.credential, "call", call.method.name)
+            try:
+                bus.admission.check(call.principal, call.method.name)
+                return
+            except RateLimited as error:
+                wait_s = max(_ASK_AGAIN_S, error.retry_after_ms / 1e3)
+                if not call.hello.waits or loop.time() + wait_s > until_s:
+                    raise
+            await asyncio.sleep(wait_s)
 
     def _span(self, call: Call) -> AbstractContextManager[Any]:
         if self._telemetry is None:

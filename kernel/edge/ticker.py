@@ -12,6 +12,9 @@ from sira.kernel.bus import Bus
 _BUSY_S = 0.05
 _QUIET_S = 0.5  # only kept messages are there
 _MORE_S = 0.002  # there is more to do at once, and others want the loop in between
+# What waits for a limit goes on when there is room, and not more often than this: others want the
+# loop, too. A burst that is shorter than this is not used up.
+_RELEASE_S_MIN = 0.001
 
 
 class Ticker:
@@ -21,6 +24,7 @@ class Ticker:
         self._bus = bus
         self._timer: asyncio.TimerHandle | None = None
         self._slow = False  # the timer is armed for later than _BUSY_S
+        self._release: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.closed = False
 
@@ -28,6 +32,8 @@ class Ticker:
         """Something came: see to it that time passes. Cheap, called for every frame."""
         if self._timer is None or self._slow:
             self._arm(_BUSY_S)
+        if self._bus.hub.due_ns:
+            self._release_in_time()
 
     def close(self) -> None:
         """Stop."""
@@ -35,6 +41,26 @@ class Ticker:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._release is not None:
+            self._release.cancel()
+            self._release = None
+
+    def _release_in_time(self) -> None:
+        """See to it that what waits for a limit goes on as soon as there is room."""
+        due_ns = self._bus.hub.due_ns
+        if not due_ns or self.closed:
+            return
+        in_s = max(_RELEASE_S_MIN, (due_ns - _native.now_ns()) / 1e9)
+        if self._release is not None:
+            if self._release.when() <= self._loop.time() + in_s:
+                return
+            self._release.cancel()
+        self._release = self._loop.call_later(in_s, self._do_release)
+
+    def _do_release(self) -> None:
+        self._release = None
+        self._bus.hub.release(_native.now_ns())
+        self._release_in_time()
 
     def _arm(self, delay_s: float) -> None:
         if self._timer is not None:
@@ -46,7 +72,9 @@ class Ticker:
     def _tick(self) -> None:
         self._timer = None
         bus = self._bus
-        if bus.tick(_native.now_ns()):
+        more = bus.tick(_native.now_ns())
+        self._release_in_time()
+        if more:
             self._arm(_MORE_S)
             return
         stats = bus.hub.stats

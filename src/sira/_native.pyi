@@ -425,6 +425,9 @@ class Hub:
         """Expire, time out what is blocked, mark stalls. Events: ("stalled", Sub), ("resumed",
         Sub).
         """
+    # what waits for a limit and has room now goes on
+    def release(self, now_ns: int) -> None: ...
+    due_ns: int  # when release() may find room; 0: nothing waits for a limit
     def topics(self) -> list[HubTopic]: ...
     # rows: fields of LedgerRow; folded class rows too
     # A (checked) pattern leaves out rows of topics that it does not match, never those of classes.
@@ -524,11 +527,12 @@ class Ingress:
         window_bytes: int = 16 << 20,
         history: History | None = None,
         resume: int = 0,
+        waits: bool = False,
     ) -> Ingress:
         """`stamp`: encoded fields (principal, tenant) appended to every Message. `resolve(topic)`
         gives the route or raises a SiraError (the refusal). `wake()`: next_frame() has something.
         `resume`: the first so many messages were sent before on a lost stream; those in `history`
-        get their first receipt.
+        get their first receipt. `waits`: what a limit refuses for the moment waits, in order.
         """
     # raises only for a Frame that cannot be split
     def feed(self, frame: bytes, now_ns: int) -> None: ...
