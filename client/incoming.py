@@ -13,6 +13,7 @@ the Subscribe stream with whatever goes there next, at the latest when the node 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -26,11 +27,13 @@ from sira.kernel.errors import NodeDraining, SiraError, from_proto
 from sira.v1 import bus_pb2
 
 CREDIT_DELAY_S = 0.05
-# Where credits can ride beside the client's own messages they wait for one, unless much has come.
-# At most twice this is a credit late: a node that drains gives up after 1 s without any. Longer
-# would let more ride (0.25 s: 1,000 echoing connections at 0.55 of raw grpcio's rate, not 0.41),
-# but with that p99 at a third of the rate was 200 ms, not 5: not understood yet.
-_RIDE_DELAY_S = 0.05
+# Where credits can ride beside the client's own messages they wait for one, unless much has come:
+# never longer than this, since a node that drains gives up after 1 s without any. Long enough for
+# who echoes twice a second, also when 1,000 connections share a node: a credit by itself costs as
+# much as half the echo, and the timers of many run out together when many fall silent together.
+_RIDE_DELAY_S = 0.5
+# A client that talks fast need not tell with every word.
+_RIDE_EVERY_S = 0.25
 _RIDE_BYTES_MAX = 1 << 20
 # A narrower window is not filled by what may come while credits wait for a ride.
 RIDE_WINDOW_BYTES_MIN = 8 * _RIDE_BYTES_MAX
@@ -99,7 +102,7 @@ class Incoming:
         self._totals: dict[int, int] = {}  # taken since the subscription was opened, of this stream
         self._rode: dict[int, None] = {}  # told beside a message only: told again by this stream
         self._rode_lately = False
-        self._ride_at_s = 0.0  # not before: a client that talks fast need not tell with every word
+        self._rode_at_s = -math.inf
         self._answered_before = 0
         self._bytes_since_credit = 0
         self._hasty: set[int] = set()  # subscriptions whose credits must not wait
@@ -203,7 +206,7 @@ class Incoming:
         if not self.linked or self._credit_timer is None or self.stream is None or self._hasty:
             return b""
         now_s = self._owner.loop.time()
-        if now_s < self._ride_at_s or len(self.receivers) > _RIDE_SUBSCRIPTIONS_MAX:
+        if now_s < self._rode_at_s + _RIDE_EVERY_S or len(self.receivers) > _RIDE_SUBSCRIPTIONS_MAX:
             return b""
         given_back = [
             (number, taken)
@@ -215,7 +218,7 @@ class Incoming:
         numbers = list(self._add_up(given_back))
         self._rode.update(dict.fromkeys(numbers))
         self._rode_lately = True
-        self._ride_at_s = now_s + CREDIT_DELAY_S
+        self._rode_at_s = now_s
         return _native.control_frame(_ASIDE, self._totals_frame(numbers))
 
     def _credit_tick(self) -> None:
@@ -224,14 +227,18 @@ class Incoming:
         moved, self._answered_before = answered != self._answered_before, answered
         rode, self._rode_lately = self._rode_lately, False
         if rode and moved and self._bytes_since_credit < _RIDE_BYTES_MAX:
-            self._credit_delay_s = self._delay_s()  # the node reads what credits ride with
-        elif self.flush_credits():
+            # The node reads what they ride with; what was taken since has waited since then.
+            self._credit_delay_s = self._delay_s()
+            waited_s = self._owner.loop.time() - self._rode_at_s
+            self._start_credit_timer(self._credit_delay_s - waited_s)
+            return
+        if self.flush_credits():
             self._credit_delay_s = self._delay_s()
         elif any(receiver.mailbox.depth for receiver in self.receivers.values()):
             self._credit_delay_s = min(self._credit_delay_s * 2, _CREDIT_DELAY_S_MAX)
         else:
             return  # all was taken and told; the next frame starts the timer again
-        self._start_credit_timer()
+        self._start_credit_timer(self._credit_delay_s)
 
     def _delay_s(self) -> float:
         """Return how long credits may wait.
@@ -248,8 +255,8 @@ class Incoming:
         )
         return _RIDE_DELAY_S if rides else CREDIT_DELAY_S
 
-    def _start_credit_timer(self) -> None:
-        self._credit_timer = self._owner.loop.call_later(self._credit_delay_s, self._credit_tick)
+    def _start_credit_timer(self, delay_s: float) -> None:
+        self._credit_timer = self._owner.loop.call_later(max(0.0, delay_s), self._credit_tick)
 
     # ---- the stream ------------------------------------------------------------------------------
 
@@ -260,7 +267,7 @@ class Incoming:
         self._control.clear()
         self._totals.clear()
         self._rode.clear()
-        self._rode_lately, self._ride_at_s = False, 0.0
+        self._rode_lately, self._rode_at_s = False, -math.inf
         for receiver in self.receivers.values():
             self._send_open(receiver)
         self._tasks = (
@@ -357,14 +364,14 @@ class Incoming:
             self._bytes_since_credit += len(frame)
             if self._credit_timer is None:
                 self._credit_delay_s = self._delay_s()
-                self._start_credit_timer()
+                self._start_credit_timer(self._credit_delay_s)
             elif (
                 self._credit_delay_s == _RIDE_DELAY_S
                 and self._bytes_since_credit >= _RIDE_BYTES_MAX
             ):
                 self._credit_timer.cancel()
                 self._credit_delay_s = CREDIT_DELAY_S
-                self._start_credit_timer()
+                self._start_credit_timer(self._credit_delay_s)
 
     def _take_control(self, kind: int, body: bytes) -> None:
         if kind == _OPENED:

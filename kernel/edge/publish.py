@@ -66,7 +66,8 @@ class Publishing:
                 finally:
                     round_.write()
                 ticker.hurry()
-                await _rest(ingress)
+                if ingress.limited_until_ns:
+                    await _rest(ingress)
                 while ingress.full:
                     room.clear()
                     await room.wait()
@@ -93,6 +94,5 @@ class Publishing:
 
 async def _rest(ingress: _native.Ingress) -> None:
     """Read no more until the rates that refused messages of this frame have room, or 100 ms."""
-    if ingress.limited_until_ns:
-        rest_ns = min(ingress.limited_until_ns - _native.now_ns(), _REST_NS_MAX)
-        await asyncio.sleep(max(0, rest_ns) / 1e9)
+    rest_ns = min(ingress.limited_until_ns - _native.now_ns(), _REST_NS_MAX)
+    await asyncio.sleep(max(0, rest_ns) / 1e9)
