@@ -109,7 +109,7 @@ KINDS: dict[str, Kind] = dict(
               client=_CLIENT, pattern=_PATTERN, group=_GROUP),
         _kind("sira.resumed", "a stalled subscriber takes again",
               client=_CLIENT, pattern=_PATTERN, group=_GROUP),
-        _kind("sira.limit", "a named limit was reached",
+        _kind("sira.limit", "a named limit was reached; once for all messages of a frame",
               setting=("string", "name of the limit"), value=("number", "where it stands"),
               principal=("string", "principal, tenant or topic whose limit it is")),
         _kind("sira.audit", "an administrative call, a refusal of a right, or a change of rights",

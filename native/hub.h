@@ -253,6 +253,15 @@ struct limits {
     PyObject *held; /* those of `all` that limit the bytes held */
 };
 
+/* The last refusal of a rate within one frame, and the answer it became. The messages of a frame share their time, so
+ * the next one that the same limit lets wait as long is answered with the same bytes: no Python for each message of a
+ * flood. All NULL between two frames. */
+struct limit_again {
+    PyObject *bucket, *topic; /* owned: which limit, str of which topic */
+    uint64_t retry_after_ms;
+    PyObject *error; /* owned bytes; NULL while the first of them is still an exception */
+};
+
 struct Route {
     PyObject_HEAD
     HubTopic *topic; /* owned */
@@ -384,6 +393,7 @@ struct Ingress {
     uint32_t waiting; /* such messages */
     uint64_t published, bytes;
     uint64_t limited_until_ns; /* when all rates that refused messages of the last frame have room; 0: none did */
+    struct limit_again limited;
     struct route_entry **routes; /* open addressing by topic hash; entries are heap-allocated (stable) */
     uint32_t route_cap, route_len;
     struct route_entry *parked; /* entries with parked messages */

@@ -75,6 +75,7 @@ static int take_parsed(Ingress *in, PyObject *frame, const struct sira_item *ite
         entry = route_of(in, env->topic);
     const uint64_t cost = message_cost(env, head);
     const enum admission admitted = entry ? entry_admit(in, entry, item, cost, now_ns) : ADMIT_REFUSED;
+    if (admitted == ADMIT_AGAIN) return settle_again(in, slot, id, entry->route->topic);
     const bool waits = admitted == ADMIT_WAITS;
     if (admitted != ADMIT_REFUSED) {
         if (in->closed) return 0; /* by resolve() or admit(): nobody is there to be answered */
@@ -256,6 +257,7 @@ int ingress_feed(Ingress *in, PyObject *frame, uint64_t now_ns)
     }
     in->busy = true;
     const int rc = take_frame(in, frame, now_ns);
+    limit_again_clear(&in->limited); /* the next frame has another time */
     note_full(in);
     ingress_leave(in, now_ns);
     return rc;

@@ -116,9 +116,29 @@ void limits_clear(struct limits *limits)
     Py_CLEAR(limits->held);
 }
 
-/* As limits_admit(), of a tuple. The caller holds a reference to it: Python runs inside. */
+void limit_again_clear(struct limit_again *again)
+{
+    Py_CLEAR(again->bucket);
+    Py_CLEAR(again->topic);
+    Py_CLEAR(again->error);
+}
+
+/* Whether the answer is there already; else note what is refused now. */
+static bool is_again(struct limit_again *again, Bucket *bucket, PyObject *topic, uint64_t retry_after_ms)
+{
+    if (again->error && again->bucket == (PyObject *)bucket && again->topic == topic &&
+        again->retry_after_ms == retry_after_ms)
+        return true;
+    limit_again_clear(again);
+    again->bucket = Py_NewRef(bucket);
+    again->topic = Py_NewRef(topic);
+    again->retry_after_ms = retry_after_ms;
+    return false;
+}
+
+/* As limits_admit(), of a tuple; `again` or NULL. The caller holds a reference to it: Python runs inside. */
 static int admit(PyObject *buckets, PyObject *topic, uint64_t messages, uint64_t bytes, uint64_t now_ns,
-                 uint64_t *wait_ns)
+                 uint64_t *wait_ns, struct limit_again *again)
 {
     const Py_ssize_t count = PyTuple_GET_SIZE(buckets);
     Bucket *slowest = NULL; /* borrowed */
@@ -138,7 +158,12 @@ static int admit(PyObject *buckets, PyObject *topic, uint64_t messages, uint64_t
         }
     }
     if (slowest) {
-        *wait_ns = ms_of(longest_s) * 1000000u;
+        const uint64_t retry_after_ms = ms_of(longest_s);
+        *wait_ns = retry_after_ms * 1000000u;
+        if (again && is_again(again, slowest, topic, retry_after_ms)) {
+            slowest->refused++;
+            return 1;
+        }
         refuse(slowest, topic, SIRA_ROOM_LATER, longest_s, bytes);
         return -1;
     }
@@ -146,11 +171,12 @@ static int admit(PyObject *buckets, PyObject *topic, uint64_t messages, uint64_t
     return 0;
 }
 
-int limits_admit(const struct limits *limits, PyObject *topic, uint64_t bytes, uint64_t now_ns, uint64_t *wait_ns)
+int limits_admit(const struct limits *limits, PyObject *topic, uint64_t bytes, uint64_t now_ns, uint64_t *wait_ns,
+                 struct limit_again *again)
 {
     if (!limits->all) return 0;
     PyObject *buckets = Py_NewRef(limits->all); /* owned: a refusal may take the route away */
-    const int rc = admit(buckets, topic, 1, bytes, now_ns, wait_ns);
+    const int rc = admit(buckets, topic, 1, bytes, now_ns, wait_ns, again);
     Py_DECREF(buckets);
     return rc;
 }
@@ -349,7 +375,7 @@ static PyObject *native_admit(PyObject *module, PyObject *args)
     struct limits limits;
     if (limits_init(&limits, buckets) < 0) return NULL;
     uint64_t wait_ns;
-    const int rc = limits.all ? admit(limits.all, resource, messages, bytes, now_ns, &wait_ns) : 0;
+    const int rc = limits.all ? admit(limits.all, resource, messages, bytes, now_ns, &wait_ns, NULL) : 0;
     limits_clear(&limits);
     if (rc < 0) return NULL;
     Py_RETURN_NONE;

@@ -9,8 +9,14 @@ int limits_init(struct limits *limits, PyObject *buckets);
 void limits_clear(struct limits *limits);
 
 /* Let one message of so many bytes pass all limits, or raise the refusal of the one that lets it wait longest
- * and return -1. Then *wait_ns is how long; 0: it is no matter of the rate. Python runs inside. */
-int limits_admit(const struct limits *limits, PyObject *topic, uint64_t bytes, uint64_t now_ns, uint64_t *wait_ns);
+ * and return -1. Then *wait_ns is how long; 0: it is no matter of the rate. Python runs inside.
+ * Returns 1, with no exception, where `again` holds that same refusal and its answer; else a refusal for the rate is
+ * noted there, without an answer. */
+int limits_admit(const struct limits *limits, PyObject *topic, uint64_t bytes, uint64_t now_ns, uint64_t *wait_ns,
+                 struct limit_again *again);
+
+/* Forget it. */
+void limit_again_clear(struct limit_again *again);
 
 enum limits_room { LIMITS_TAKEN, LIMITS_LATER, LIMITS_NEVER };
 /* As limits_admit(), but nothing is raised and no Python runs. LIMITS_LATER: *due_ns is when to ask again; the bucket

@@ -87,17 +87,31 @@ void hub_exception_code(char *code, size_t len)
     PyErr_Restore(type, value, trace);
 }
 
-/* The current exception becomes the answer to a message; it is counted where a topic is known. */
-int settle_refused(Ingress *in, uint64_t number, const uint8_t *id, HubTopic *topic, const char *code)
+/* Takes over `error`: the answer to a message, counted where a topic is known. */
+static int settle_error(Ingress *in, uint64_t number, const uint8_t *id, HubTopic *topic, const char *code,
+                        PyObject *error)
 {
-    PyObject *error = hub_error_bytes(in->hub); /* owned */
-    if (!error) return -1;
     if (topic && code && row_count(in->hub, &row_live(topic->row)->refused, hub_reason(in->hub, code), 1) < 0) {
         Py_DECREF(error);
         return -1;
     }
     ingress_settle(in, number, id, 2, 0, 0, error);
     return 0;
+}
+
+/* The current exception becomes the answer. */
+int settle_refused(Ingress *in, uint64_t number, const uint8_t *id, HubTopic *topic, const char *code)
+{
+    PyObject *error = hub_error_bytes(in->hub); /* owned */
+    if (!error) return -1;
+    if (in->limited.bucket && !in->limited.error) in->limited.error = Py_NewRef(error);
+    return settle_error(in, number, id, topic, code, error);
+}
+
+int settle_again(Ingress *in, uint64_t number, const uint8_t *id, HubTopic *topic)
+{
+    assert(in->limited.error);
+    return settle_error(in, number, id, topic, "RATE_LIMITED", Py_NewRef(in->limited.error));
 }
 
 /* ---- written out --------------------------------------------------------------------------------------------------- */

@@ -22,7 +22,12 @@ void parked_sweep(Ingress *in);
 void note_full(Ingress *in);
 
 /* hub_wait.c */
-enum admission { ADMIT_REFUSED = -1 /* with an exception */, ADMIT_TAKEN, ADMIT_WAITS };
+enum admission {
+    ADMIT_REFUSED = -1, /* with an exception */
+    ADMIT_TAKEN,
+    ADMIT_WAITS,
+    ADMIT_AGAIN, /* refused as in->limited says, without an exception */
+};
 /* May a message of so many bytes pass the limits of its route? What is taken is used up. Python runs inside. */
 enum admission entry_admit(Ingress *in, struct route_entry *entry, const struct sira_item *item, uint64_t bytes,
                            uint64_t now_ns);
@@ -32,6 +37,8 @@ void line_leave(Hub *hub, struct route_entry *entry);
 /* hub_receipts.c */
 uint64_t slot_open(Ingress *in, const struct sira_env *env, bool head); /* SLOT_NONE with MemoryError */
 int settle_refused(Ingress *in, uint64_t number, const uint8_t *id, HubTopic *topic, const char *code);
+/* The same with the answer of the message before, which in->limited holds: refused for its rate. */
+int settle_again(Ingress *in, uint64_t number, const uint8_t *id, HubTopic *topic);
 void hub_exception_code(char *code, size_t len);
 uint64_t ingress_unread(const Ingress *in); /* answers that the client has not taken, or that are still due */
 void slots_free(Ingress *in);

@@ -61,9 +61,10 @@ void line_update(Ingress *in, struct route_entry *entry)
 static enum admission admit_now(Ingress *in, struct route_entry *entry, uint64_t bytes, uint64_t now_ns)
 {
     uint64_t wait_ns = 0;
-    const int rc = limits_admit(&entry->route->limits, entry->route->topic->name, bytes, now_ns, &wait_ns);
+    const int rc = limits_admit(&entry->route->limits, entry->route->topic->name, bytes, now_ns, &wait_ns,
+                                &in->limited);
     if (now_ns + wait_ns > in->limited_until_ns && wait_ns) in->limited_until_ns = now_ns + wait_ns;
-    return rc < 0 ? ADMIT_REFUSED : ADMIT_TAKEN;
+    return rc < 0 ? ADMIT_REFUSED : rc ? ADMIT_AGAIN : ADMIT_TAKEN;
 }
 
 enum admission entry_admit(Ingress *in, struct route_entry *entry, const struct sira_item *item, uint64_t bytes,

@@ -13,7 +13,7 @@ from sira import _native
 from sira.kernel.errors import QuotaExceeded, RateLimited
 from sira.v1 import bus_pb2
 
-from .hub_harness import SECOND_NS, Bench, chunks, head, item, message
+from .hub_harness import SECOND_NS, Bench, chunks, frame, head, item, message
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -83,6 +83,80 @@ def test_a_refused_message_is_told_which_limit_whose_and_when() -> None:
     assert not pub.receipts()[0].HasField("error")
     assert pub.stream.limited_until_ns == 0  # of this frame nothing was refused
     bench.assert_balanced()
+
+
+def test_what_a_rate_refuses_of_one_frame_is_said_once_and_answered_and_counted_each_time() -> None:
+    bench, told = Bench(), list[int]()
+    bucket = _native.Bucket("slow", "lab", messages_per_s=2, on_refusal=lambda: told.append(1))
+    bench.buckets = (bucket,)
+    pub = bench.publisher()
+    sent = [message("a.b", bytes([n])) for n in range(10)]
+    pub.stream.feed(frame(*map(item, sent)), bench.now_ns)
+    receipts = pub.receipts()
+    assert [r.id for r in receipts] == [made.id for made in sent]
+    assert [r.error.code for r in receipts] == [""] * 2 + ["RATE_LIMITED"] * 8
+    assert {r.error.retry_after_ms for r in receipts[2:]} == {500}
+    assert bucket.refused == 8 and len(told) == 1
+    assert bench.row("a.b")["refused"] == {"RATE_LIMITED": 8}
+    assert pub.stream.limited_until_ns == bench.now_ns + SECOND_NS // 2
+    bench.now_ns += SECOND_NS // 4
+    pub.stream.feed(frame(*map(item, sent[:3])), bench.now_ns)
+    assert [r.error.retry_after_ms for r in pub.receipts()] == [250] * 3
+    assert bucket.refused == 11 and len(told) == 2
+    bench.assert_balanced()
+
+
+def test_of_one_frame_each_refusal_names_its_own_limit_though_they_wait_as_long() -> None:
+    bench = Bench()
+    count = _native.Bucket("count", "t", messages_per_s=1.0005)
+    bench.buckets = (count, _native.Bucket("bytes", "p", bytes_per_s=1))
+    pub = bench.publisher()
+    sizes = (1, 0, 1, 0)
+    pub.stream.feed(frame(*(item(message("a", b"x" * n)) for n in sizes)), bench.now_ns)
+    errors = [r.error for r in pub.receipts()[1:]]
+    assert [e.retry_after_ms for e in errors] == [1_000] * 3
+    assert [e.details["limit"] for e in errors] == ["count", "bytes", "count"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a", "b", "free"]), st.sampled_from([0, 1, 40, 2_000])),
+        max_size=12,
+    )
+)
+def test_messages_of_one_frame_are_answered_as_if_each_had_come_alone(
+    flow: list[tuple[str, int]],
+) -> None:
+    """Several topics, sizes and limits: an answer is only used again where it would be the same."""
+    answers = []
+    for together in (True, False):
+        bench = Bench()
+        bytes_, count = (
+            _native.Bucket("bytes", "p", bytes_per_s=50),
+            _native.Bucket("count", "t", messages_per_s=3),
+        )
+        resolve = bench.resolve
+
+        def by_topic(
+            topic: str, *, make: Any = resolve, bench: Any = bench, limits: Any = (bytes_, count)
+        ) -> Any:
+            bench.buckets = () if topic == "free" else limits
+            return make(topic)
+
+        bench.resolve = by_topic  # type: ignore[method-assign]
+        pub = bench.publisher()
+        items = [item(message(topic, b"x" * size)) for topic, size in flow]
+        for each in [items] if together else [[one] for one in items]:
+            pub.stream.feed(frame(*each), bench.now_ns)
+        told = [
+            (r.error.code, r.error.message, r.error.retry_after_ms, dict(r.error.details))
+            for r in pub.receipts()
+        ]
+        refused = {row["topic"]: row["refused"] for row in bench.hub.ledger()}
+        answers.append((told, refused, bytes_.refused, count.refused))
+    assert len(answers[0][0]) == len(flow)
+    assert answers[0] == answers[1]
 
 
 def test_routes_of_one_holder_share_a_bucket_and_all_limits_pass_or_none() -> None:
