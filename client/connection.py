@@ -27,6 +27,7 @@ from sira.client.outgoing import Answer, Outgoing, Ticket
 from sira.client.retry import Retry
 from sira.client.transport import GrpcTransport, Stream, Transport
 from sira.kernel.errors import (
+    Denied,
     NodeDraining,
     OutcomeUnknown,
     QuotaExceeded,
@@ -64,6 +65,11 @@ def _is_of_proof(error: SiraError) -> bool:
     if isinstance(error, Revoked):
         return error.details.get("reason") == "revoked"
     return isinstance(error, Unauthenticated)
+
+
+def _is_of_right(error: SiraError) -> bool:
+    """Whether a rule refuses a stream: who is connected stays so, and may do other things."""
+    return isinstance(error, Denied | Revoked) and not _is_of_proof(error)
 
 
 def _nobody(node: str) -> SiraError:
@@ -322,6 +328,9 @@ class Connection:
         if wait_s is not None:
             self._open_later(stream, error, wait_s)
             return
+        if _is_of_right(error):
+            self._stream_denied(stream, error)
+            return
         if stream is self.outgoing.stream:
             self._publish_error = error
         elif isinstance(error, NodeDraining):
@@ -331,6 +340,25 @@ class Connection:
             self._last_words = self.loop.call_later(_LAST_WORDS_S, self._lost, error)
         else:
             self._lost(error)
+
+    def _stream_denied(self, stream: Stream, error: SiraError) -> None:
+        """Tell all who use a stream that it may not be: trying again says the same.
+
+        The next message, or subscription, asks anew: rules change.
+        """
+        _log.warning("%s: %s", self._nodes[0], error)
+        if stream is self.outgoing.stream:
+            self._publish_wanted = False
+            self._repeats = 0
+            self.outgoing.stop()
+            for call in self.on_refused:
+                call(error)
+            self.outgoing.give_up(error)
+        else:
+            self.incoming.stop()
+            self.incoming.end(error)
+            for lost in self.on_lost:  # what was asked is answered there
+                lost()
 
     def _open_later(self, stream: Stream, error: SiraError, wait_s: float) -> None:
         """Open a stream again that a limit refused at its beginning: it has taken nothing."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import sira
-from sira.kernel.errors import Unauthenticated
+from sira.kernel.errors import Denied, Revoked, Unauthenticated
 from sira.kernel.node import Node
 from sira.kernel.trust import secrets
 
@@ -262,5 +262,86 @@ def test_the_load_of_a_world_is_told_in_it_alone_and_to_operators(tmp_path: Path
                 while "lab.one" not in told.get("one", ()) or "lab.two" not in told.get("two", ()):
                     for tenant, names in (await heard(of_all)).items():
                         told.setdefault(tenant, set()).update(names)
+
+    session(work)
+
+
+METHODS = """format = "sira-policy 1"
+default = "allow"
+
+[[rule]]
+name = "not-{method}"
+effect = "deny"
+principals = "sira://*/default/user/ann"
+actions = "call"
+methods = ["/sira.v1.Bus/{method}"]
+"""
+
+
+@pytest.mark.parametrize("method", ["Publish", "Subscribe"])
+def test_a_method_that_a_rule_denies_is_told_at_once(tmp_path: Path, method: str) -> None:
+    """Without a timeout: who tried again until its time is over would never end."""
+    keys = Keys.new(tmp_path)
+    rules = tmp_path / "rules.toml"
+    rules.write_text(METHODS.format(method=method))
+
+    async def work() -> None:
+        async with running(keys.flags(policy=str(rules))) as node:
+            shown = keys.security(token=keys.token(principal("ann")))
+            async with sira.connect(url(node), security=shown, timeout_s=None) as bus:
+                for _ in range(2):  # and again at once, the second time
+                    with pytest.raises(Denied) as caught:
+                        await bus.request("lab.a", "x", timeout_s=None)
+                    assert f"not-{method}" in str(caught.value)
+                if method == "Publish":
+                    with pytest.raises(Denied):
+                        await bus.publish("lab.a", "x", timeout_s=None)
+                    with pytest.raises(Denied):
+                        await bus.publish_many("lab.a", ["x", "y"], timeout_s=None)
+                    out = bus.publisher("lab.a", timeout_s=None)
+                    await out.send("x")
+                    with pytest.raises(Denied):
+                        await out.flush()
+                    async with bus.subscribe("lab.a") as messages:
+                        rules.write_text(METHODS.format(method="Nothing"))
+                        before = node.access.version
+                        await until(lambda: node.access.version > before)
+                        assert (await bus.publish("lab.a", "y")).matched == 1
+                        assert (await messages.next(timeout_s=10)).text == "y"
+                else:
+                    with pytest.raises(Denied):
+                        await bus.subscribe("lab.a").open()
+                    assert (await bus.publish("lab.a", "x")).matched == 0
+                assert bus.connection.is_up, "it may do other things"
+
+    session(work)
+
+
+@pytest.mark.parametrize("method", ["Publish", "Subscribe"])
+def test_a_method_that_a_rule_denies_from_now_on_is_told_at_once(
+    tmp_path: Path, method: str
+) -> None:
+    keys = Keys.new(tmp_path)
+    rules = tmp_path / "rules.toml"
+    rules.write_text(METHODS.format(method="Nothing"))
+
+    async def work() -> None:
+        async with running(keys.flags(policy=str(rules))) as node:
+            shown = keys.security(token=keys.token(principal("ann")))
+            async with sira.connect(url(node), security=shown) as bus:
+                if method == "Publish":
+                    await bus.publish("lab.a", "x")
+                    rules.write_text(METHODS.format(method=method))
+                    with pytest.raises((Denied, Revoked)):
+                        while True:
+                            await bus.publish("lab.a", "x", timeout_s=None)
+                            await asyncio.sleep(0.005)
+                else:
+                    messages = bus.subscribe("lab.a")
+                    await messages.open()
+                    rules.write_text(METHODS.format(method=method))
+                    with pytest.raises((Denied, Revoked)):
+                        await messages.next()
+                assert bus.connection.is_up
 
     session(work)
