@@ -23,15 +23,27 @@ class Access:
         """Begin with a policy and nothing revoked. `clock_s` is the wall clock, s since 1970."""
         self.policy = policy
         self.revoked: frozenset[str] = frozenset()
+        self.grounds: frozenset[str] = frozenset()
         self.version = 0
         self._clock_s = clock_s
 
     def change(
-        self, *, policy: Policy | None = None, revoked: frozenset[str] | None = None
+        self,
+        *,
+        policy: Policy | None = None,
+        revoked: frozenset[str] | None = None,
+        grounds: frozenset[str] | None = None,
     ) -> None:
-        """Put other rules in force. Whoever keeps decisions asks again when `version` has moved."""
+        """Put other rules in force. Whoever keeps decisions asks again when `version` has moved.
+
+        Args:
+            policy: who may do what.
+            revoked: ids of credentials that prove nothing any more.
+            grounds: what is believed of those that have a ground.
+        """
         self.policy = policy or self.policy
         self.revoked = self.revoked if revoked is None else revoked
+        self.grounds = self.grounds if grounds is None else grounds
         self.version += 1
 
     def decide(self, who: Credential, action: str, resource: str) -> Allow | Deny:
@@ -100,4 +112,9 @@ class Access:
             return Unauthenticated("the credential has expired", details={"reason": "expired"})
         if self.revoked and who.revoked_by(self.revoked) is not None:
             return Revoked("the credential was revoked", details={"reason": "revoked"})
+        if who.ground and who.ground not in self.grounds:
+            return Revoked(
+                "the key or issuer of the credential is believed no more",
+                details={"reason": "revoked"},
+            )
         return None

@@ -18,7 +18,7 @@ from sira import _native
 from sira.kernel import errors
 from sira.kernel.access import Access
 from sira.kernel.admission.admission import Admission
-from sira.kernel.admission.limits import Limit
+from sira.kernel.admission.limits import OF_SETTINGS, Limit
 from sira.kernel.authorize import Allow
 from sira.kernel.clients import Client, Clients, Hello
 from sira.kernel.errors import (
@@ -453,9 +453,8 @@ class Bus:
                 yield
 
     def set_limits(self, limits: tuple[Limit, ...]) -> None:
-        """Put other limits in force."""
-        self.admission.change(limits)
-        self.tell_config("limits", ", ".join(limit.name for limit in limits))
+        """Put other limits in force, beside those of the settings."""
+        self.admission.change((*_limits(self.settings), *limits))
         self.hub.touch()
 
     def drain(self) -> None:
@@ -583,4 +582,4 @@ def _limits(settings: Settings) -> tuple[Limit, ...]:
     messages, bytes_ = settings.principal_messages_per_s_max, settings.principal_bytes_per_s_max
     if not messages and not bytes_:
         return ()
-    return (Limit("principal", "principal", messages_per_s=messages, bytes_per_s=bytes_),)
+    return (Limit(OF_SETTINGS, "principal", messages_per_s=messages, bytes_per_s=bytes_),)

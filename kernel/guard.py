@@ -69,7 +69,7 @@ class Guard:
         self._tokens: TokenVerifier | None = None
         self._jwts: JwtVerifier | None = None
         self._read_trust()
-        self._authenticator = self._new_authenticator()
+        self._believe()
 
     # ---- who calls -------------------------------------------------------------------------------
 
@@ -141,7 +141,7 @@ class Guard:
 
             async def new_keys(verifier: TokenVerifier) -> None:
                 self._tokens = verifier
-                self._authenticator = self._new_authenticator()
+                self._believe()
                 await self._changed("token_keys", settings.token_keys)
 
             self._tokens = self.reloader.add(
@@ -156,7 +156,7 @@ class Guard:
 
             async def new_issuers(verifier: JwtVerifier) -> None:
                 self._jwts = verifier
-                self._authenticator = self._new_authenticator()
+                self._believe()
                 await self._changed("jwt_issuers", settings.jwt_issuers)
 
             self._jwts = self.reloader.add(
@@ -180,6 +180,18 @@ class Guard:
 
         ids = self.reloader.add("revocations", (path,), read, revoke)
         self._access.change(revoked=ids)
+
+    @property
+    def token_keys(self) -> int:
+        """Public keys whose tokens are believed."""
+        return len(self._tokens.grounds) if self._tokens is not None else 0
+
+    def _believe(self) -> None:
+        """Put keys and issuers in force, also for what is open."""
+        verifiers = (self._tokens, self._jwts)
+        grounds = (verifier.grounds for verifier in verifiers if verifier is not None)
+        self._access.change(grounds=frozenset[str]().union(*grounds))
+        self._authenticator = self._new_authenticator()
 
     def _new_authenticator(self) -> Authenticator:
         return Authenticator(

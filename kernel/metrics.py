@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,6 +29,9 @@ from sira.kernel.logs import Logs
 LATENCY = "node_latency_ns"  # from taken to sent, per topic class
 _PREFIX = "sira_"
 _SUBSCRIPTIONS_A_STEP = 1_000
+# Told by name to operators; some 7 KB of text each, and an answer holds grpc_message_bytes_max.
+TENANTS_TOLD_MAX = 256
+OTHERS = "(others)"  # no tenant can be called so
 # Levels of the data plane: they go up and down. All other numbers of it only grow.
 _LEVELS = frozenset(
     {
@@ -65,16 +69,38 @@ class CallCounts(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Door:
+    """What the door of a node is made of, and what did not get through it.
+
+    Attributes:
+        files_refused: states of files that were not put in force, since the start.
+        calls_unidentified: calls that proved nothing and had to, since the start.
+        tls_cert_expires_s: when the node's certificate ends, s since 1970; 0: it has none.
+        token_keys: public keys whose tokens are believed now.
+    """
+
+    files_refused: int = 0
+    calls_unidentified: int = 0
+    tls_cert_expires_s: float = 0.0
+    token_keys: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
-    """Where the numbers are."""
+    """Where the numbers of one world are, and those of the process, which all worlds are told."""
 
     bus: Bus
     logs: Logs
     loop: Loop
     calls: CallCounts
+    door: Callable[[], Door] = Door
 
     async def values(self) -> dict[str, float]:
         """Return all numbers without labels, by name; others have the loop meanwhile."""
+        return {**await self.of_world(), **self.of_process()}
+
+    async def of_world(self) -> dict[str, float]:
+        """Return those of the world."""
         bus = self.bus
         pending = in_flight = stalled = 0
         for index, each in enumerate(list(bus.subscriptions), 1):
@@ -84,7 +110,7 @@ class Counts:
             if index % _SUBSCRIPTIONS_A_STEP == 0:
                 await asyncio.sleep(0)
         values: dict[str, float] = dict(bus.hub.stats)
-        values |= {
+        return values | {
             "clients": len(bus.clients),
             "subscriptions": len(bus.subscriptions),
             "pending_messages": pending,
@@ -93,68 +119,140 @@ class Counts:
             "refused_total": sum(bus.refusals.values()),
             "events_total": bus.events.emitted,
             "events_suppressed_total": bus.events.suppressed,
+        }
+
+    def of_process(self) -> dict[str, float]:
+        """Return those of the node as a whole."""
+        door = self.door()
+        return {
             "cpu_s_total": time.process_time(),
             "calls_total": self.calls.calls,
             "calls_now": self.calls.calls_now,
+            "calls_unidentified_total": door.calls_unidentified,
             "log_lines_total": self.logs.written,
             "log_lines_lost_total": self.logs.dropped,
             "loop_lag_ns_last": self.loop.lag_ns_last,
             "loop_lag_ns_max": self.loop.lag_ns_max,
             "loop_lag_over_5_ms_total": self.loop.over_5_ms,
+            "files_refused_total": door.files_refused,
+            "tls_cert_expires_s": door.tls_cert_expires_s,
+            "token_keys": door.token_keys,
         }
-        return values
 
     def histograms(self) -> Iterator[tuple[str, list[int], int]]:
         """Yield (topic class, counts per bucket, sum in ns) of the time on the node."""
         yield from self.bus.hub.histograms()
 
-    def prometheus(self, values: Mapping[str, float]) -> str:
-        """Return the text that Prometheus reads; `values` as the method of that name gave them."""
+    async def prometheus(self) -> str:
+        """Return the text that Prometheus reads, of this world and the process."""
+        text = _Text(tenants=False)
+        await text.add(self)
+        return text.written(self.of_process())
+
+
+async def prometheus_of_all(worlds: Iterable[Counts]) -> str:
+    """Return the text that Prometheus reads, of all worlds, each with the label `tenant`.
+
+    The first TENANTS_TOLD_MAX are told by name, the others together: a world stays, so what is told
+    together only grows. Written in a thread: many tenants are a lot of text.
+    """
+    text, process = _Text(tenants=True), dict[str, float]()
+    for counts in worlds:
+        await text.add(counts)
+        process = process or counts.of_process()
+        await asyncio.sleep(0)
+    return await asyncio.to_thread(text.written, process)
+
+
+class _Text(Collector):
+    """Numbers gathered on the loop, handed to prometheus_client when it asks."""
+
+    def __init__(self, *, tenants: bool) -> None:
+        """Begin empty; with `tenants` each number of a world says whose it is."""
+        self._labels = ["tenant"] if tenants else []
+        self._seen: set[str] = set()
+        self._grows: set[str] = set()
+        self._values: dict[str, dict[str, float]] = {}  # name -> tenant -> number
+        self._refused: Counter[tuple[str, str, str]] = Counter()
+        self._dropped: Counter[tuple[str, str]] = Counter()
+        self._latency: dict[tuple[str, str], tuple[list[int], int]] = {}
+        self._process: Mapping[str, float] = {}
+
+    async def add(self, counts: Counts) -> None:
+        """Gather the numbers of one world."""
+        tenant = counts.bus.tenant
+        if len(self._seen) >= TENANTS_TOLD_MAX:
+            tenant = OTHERS
+        self._seen.add(tenant)
+        hub = counts.bus.hub
+        self._grows.update(hub.stats.keys() - _LEVELS)
+        for name, value in (await counts.of_world()).items():
+            of_name = self._values.setdefault(name, {})
+            of_name[tenant] = of_name.get(tenant, 0) + value
+        for (action, code), count in counts.bus.refusals.items():
+            self._refused[tenant, action, code] += count
+        for reason, count in hub.dropped.items():
+            self._dropped[tenant, reason] += count
+        for topic_class, found, sum_ns in counts.histograms():
+            before, sum_before = self._latency.get((tenant, topic_class), ([0] * len(found), 0))
+            added = [a + b for a, b in zip(before, found, strict=True)]
+            self._latency[tenant, topic_class] = added, sum_before + sum_ns
+
+    def written(self, process: Mapping[str, float]) -> str:
+        """Return the text, with the numbers of the process."""
+        self._process = process
         registry = CollectorRegistry()
-        registry.register(_Reader(self, values))
+        registry.register(self)
         return generate_latest(registry).decode()
 
-
-class _Reader(Collector):
-    """Hands our numbers to prometheus_client when it asks."""
-
-    def __init__(self, counts: Counts, values: Mapping[str, float]) -> None:
-        self._counts, self._values = counts, values
-
     def collect(self) -> Iterator[Metric]:
-        of_hub = self._counts.bus.hub.stats
-        for name, value in self._values.items():
-            grows = name.endswith("_total") or (name in of_hub and name not in _LEVELS)
-            if grows:
-                base = name.removesuffix("_total")
-                yield CounterMetricFamily(_PREFIX + base, f"{base}, since the start", value=value)
-            else:
-                yield GaugeMetricFamily(_PREFIX + name, name, value=value)
+        """Yield what was gathered."""
+        for name, by_tenant in self._values.items():
+            family = self._family(name, self._labels)
+            for tenant, value in by_tenant.items():
+                family.add_metric(self._of(tenant), value)
+            yield family
+        for name, value in self._process.items():
+            family = self._family(name, [])
+            family.add_metric([], value)
+            yield family
         refused = CounterMetricFamily(
-            _PREFIX + "refusals", "refused, by action and code", labels=["action", "code"]
+            _PREFIX + "refusals",
+            "refused, by action and code",
+            labels=[*self._labels, "action", "code"],
         )
-        for (action, code), count in self._counts.bus.refusals.items():
-            refused.add_metric([action, code], count)
+        for (tenant, action, code), count in self._refused.items():
+            refused.add_metric([*self._of(tenant), action, code], count)
         yield refused
         dropped = CounterMetricFamily(
-            _PREFIX + "dropped", "deliveries dropped, by reason", labels=["reason"]
+            _PREFIX + "dropped", "deliveries dropped, by reason", labels=[*self._labels, "reason"]
         )
-        for reason, count in self._counts.bus.hub.dropped.items():
-            dropped.add_metric([reason], count)
+        for (tenant, reason), count in self._dropped.items():
+            dropped.add_metric([*self._of(tenant), reason], count)
         yield dropped
-        yield self._latency()
+        yield self._latencies()
 
-    def _latency(self) -> Metric:
+    def _of(self, tenant: str) -> list[str]:
+        return [tenant] if self._labels else []
+
+    def _family(self, name: str, labels: Sequence[str]) -> CounterMetricFamily | GaugeMetricFamily:
+        if name.endswith("_total") or name in self._grows:
+            base = name.removesuffix("_total")
+            return CounterMetricFamily(_PREFIX + base, f"{base}, since the start", labels=labels)
+        return GaugeMetricFamily(_PREFIX + name, name, labels=labels)
+
+    def _latencies(self) -> Metric:
         family = HistogramMetricFamily(
             _PREFIX + "node_latency_seconds",
             "time of a delivery on the node, from taken to sent",
-            labels=["topic_class"],
+            labels=[*self._labels, "topic_class"],
         )
-        for topic_class, counts, sum_ns in self._counts.histograms():
+        for (tenant, topic_class), (counts, sum_ns) in self._latency.items():
             buckets, below = [], 0
             for bound_ns, count in zip(_native.HISTOGRAM_BOUNDS_NS, counts, strict=False):
                 below += count
                 buckets.append((repr(bound_ns / 1e9), float(below)))
             buckets.append(("+Inf", float(sum(counts))))
-            family.add_metric([topic_class], buckets, sum_value=sum_ns / 1e9)
+            labels = [*self._of(tenant), topic_class]
+            family.add_metric(labels, buckets, sum_value=sum_ns / 1e9)
         return family

@@ -32,6 +32,7 @@ from sira.kernel.logs import Logs
 from sira.kernel.loopback import is_loopback
 from sira.kernel.methods import Catalog
 from sira.kernel.metrics import Counts, Loop
+from sira.kernel.metrics import Door as DoorCounts
 from sira.kernel.settings import Settings
 from sira.kernel.subscriptions import Subscription
 
@@ -205,7 +206,7 @@ class Node:
             tell=None if tenant == SYSTEM else self._tell_operators,
         )
         if self.guard.limits:
-            bus.admission.change(self.guard.limits)  # nothing to tell: they hold from the start
+            bus.set_limits(self.guard.limits)
         if self._draining:
             bus.drain()
         return World.around(bus)
@@ -247,7 +248,9 @@ class Node:
     def _fill_catalog(self) -> None:
         catalog = self.catalog
         services = (
-            KernelService(catalog, self.settings, self._counts),
+            KernelService(
+                catalog, self.settings, self._counts, lambda: [w.bus for w in self.worlds]
+            ),
             self.attaching,
             BusService(self.links),
             self.health,
@@ -260,7 +263,16 @@ class Node:
 
     def _counts(self, bus: Bus) -> Counts:
         """Return the numbers of one world and of this process."""
-        return Counts(bus, self.logs, self.loop_lag, self.door)
+        return Counts(bus, self.logs, self.loop_lag, self.door, self._door_counts)
+
+    def _door_counts(self) -> DoorCounts:
+        pair = self.guard.handshakes.pair if self.guard.handshakes is not None else None
+        return DoorCounts(
+            files_refused=self.files_refused,
+            calls_unidentified=self.door.unidentified,
+            tls_cert_expires_s=pair.expires_s if pair is not None else 0.0,
+            token_keys=self.guard.token_keys,
+        )
 
     async def _flush(self, grace_s: float) -> None:
         """Wait until all that was accepted is sent and confirmed, or the time is up."""

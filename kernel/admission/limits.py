@@ -28,6 +28,8 @@ from sira.kernel.identity import Principal
 from sira.kernel.policy.principals import PrincipalPattern
 
 FORMAT = "sira-limits 1"
+# Name of the limit that the settings of this form make; none of a file can have it.
+OF_SETTINGS = "principal_*_per_s_max"
 LIMITS_MAX = 1_000  # each is looked at when a publisher first speaks on a topic
 SCOPES = ("tenant", "principal", "topic")
 COUNTS = ("topics", "connections")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from sira import _native
 from sira.kernel import introspect, ledger
@@ -11,8 +11,9 @@ from sira.kernel.bus import Bus
 from sira.kernel.edge.door import Call
 from sira.kernel.errors import MessageTooLarge
 from sira.kernel.explain import NAMED, explain
+from sira.kernel.identity import SYSTEM
 from sira.kernel.methods import Catalog, Method, method
-from sira.kernel.metrics import LATENCY, Counts
+from sira.kernel.metrics import LATENCY, Counts, prometheus_of_all
 from sira.kernel.settings import Settings
 from sira.kernel.subscriptions import OVERFLOW_NAMES
 from sira.v1 import kernel_pb2
@@ -25,10 +26,21 @@ class KernelService:
     """Answers from the bus and the table; changes nothing."""
 
     def __init__(
-        self, catalog: Catalog, settings: Settings, counts: Callable[[Bus], Counts]
+        self,
+        catalog: Catalog,
+        settings: Settings,
+        counts: Callable[[Bus], Counts],
+        buses: Callable[[], Iterable[Bus]] = tuple,
     ) -> None:
-        """Read `catalog` and `settings`; `counts` gives the numbers of one world."""
+        """Read `catalog` and `settings`.
+
+        Args:
+            catalog, settings: of the node.
+            counts: gives the numbers of one world.
+            buses: gives those of all tenants, for operators.
+        """
         self._catalog, self._settings, self._counts = catalog, settings, counts
+        self._buses = buses
         self._started_ns = _native.now_ns()
 
     def methods(self) -> list[Method]:
@@ -86,7 +98,10 @@ class KernelService:
             )
         await add_clients(bus, response)
         if request.prometheus:
-            response.prometheus = counts.prometheus(values)
+            if call.principal.tenant == SYSTEM:
+                response.prometheus = await prometheus_of_all(map(self._counts, self._buses()))
+            else:
+                response.prometheus = await counts.prometheus()
         return response
 
     async def ledger(

@@ -25,11 +25,12 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jwt
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from sira.kernel import toml_table
 from sira.kernel.errors import BadSetting, SiraError, Unauthenticated
@@ -229,6 +230,12 @@ class JwtVerifier:
         self._issuers = {issuer.issuer: issuer for issuer in issuers}
         self._cluster = cluster
 
+    @property
+    def grounds(self) -> frozenset[str]:
+        """What credentials can stand on: one of each issuer and key of it, as they are read now."""
+        found = self._issuers.values()
+        return frozenset(_ground(issuer, key) for issuer in found for key in issuer.keys)
+
     def verify(self, text: str, now_s: float) -> Credential:
         """Return what a JWT proves at a time, s since 1970.
 
@@ -248,16 +255,19 @@ class JwtVerifier:
             raise Unauthenticated("the token is signed in a way that is not allowed to its issuer")
         if "crit" in header or "b64" in header:
             raise Unauthenticated("the token's header wants what this node does not know")
-        self._check_signature(text, algorithm, issuer, header)
+        key = self._check_signature(text, algorithm, issuer, header)
         expires_s = _check_times(claims, now_s)
         ids = [f"jwt:sha256-{hashlib.sha256(text.rpartition('.')[0].encode()).hexdigest()}"]
         if "jti" in claims:
             ids.insert(0, f"jwt:{_text(claims, 'jti')}")
-        return Credential(self._principal(claims, issuer), "jwt", tuple(ids), expires_s)
+        principal = self._principal(claims, issuer)
+        ground = _ground(issuer, key)
+        return Credential(principal, "jwt", tuple(ids), expires_s, ground=ground)
 
     def _check_signature(
         self, text: str, algorithm: str, issuer: Issuer, header: Mapping[str, Any]
-    ) -> None:
+    ) -> _Key:
+        """Return the key of the issuer that has signed the token."""
         id_ = header.get("kid")
         keys = [key for key in issuer.keys if algorithm in key.algorithms]
         keys = [key for key in keys if key.id == id_] if id_ is not None else keys
@@ -289,6 +299,7 @@ class JwtVerifier:
             raise Unauthenticated("the token's signature is not its issuer's") from None
         except Exception as error:
             raise Unauthenticated(f"the token is not valid ({type(error).__name__})") from None
+        return keys[0]
 
     def _principal(self, claims: Mapping[str, Any], issuer: Issuer) -> Principal:
         tenant = issuer.tenant or _text(claims, issuer.tenant_claim)
@@ -299,6 +310,13 @@ class JwtVerifier:
             return Principal(self._cluster, tenant, kind, _text(claims, issuer.name_claim))
         except SiraError as error:
             raise Unauthenticated(f"the token's claims make no principal: {error}") from None
+
+
+def _ground(issuer: Issuer, key: _Key) -> str:
+    """Name an issuer, as its entry says, and one of its keys: another of either has another."""
+    said = repr((replace(issuer, keys=()), key.id, sorted(key.algorithms)))
+    public = key.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return f"jwt:{hashlib.sha256(said.encode() + public).hexdigest()}"
 
 
 def _unverified(text: str) -> tuple[dict[str, Any], dict[str, Any]]:

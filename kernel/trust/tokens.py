@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import biscuit_auth as biscuit
 
@@ -25,6 +25,7 @@ from sira.kernel.trust import blocks, checks, token_keys
 from sira.kernel.trust.checks import Right, Window
 from sira.kernel.trust.credential import Credential
 from sira.kernel.trust.token_keys import (
+    checked,
     key_file,
     keys_file,
     new_root_key,
@@ -61,6 +62,7 @@ _ITERATIONS_MAX = 32
 _TIME_MAX = timedelta(milliseconds=250)
 
 _FAILED = "following checks failed: "
+_Name = TypeVar("_Name")
 
 
 # ---- making -------------------------------------------------------------------------------------
@@ -338,8 +340,13 @@ class TokenVerifier:
         """
         if len(public_keys) > token_keys.KEYS_MAX:
             raise BadSetting(f"{len(public_keys)} token keys, at most {token_keys.KEYS_MAX}")
-        self._keys = [token_keys.checked(key) for key in public_keys]
+        self._keys = {f"key:{key.to_bytes().hex()}": key for key in map(checked, public_keys)}
         self._cluster = cluster
+
+    @property
+    def grounds(self) -> frozenset[str]:
+        """What credentials can stand on: one of each key."""
+        return frozenset(self._keys)
 
     def verify(self, text: str, now_s: float) -> Credential:
         """Return what a token proves at a time, s since 1970.
@@ -347,7 +354,9 @@ class TokenVerifier:
         Raises:
             Unauthenticated: why, without a character of the token.
         """
-        reading = _Reading.of(opened := _opened(blocks.unpacked(text), self._keys))
+        data = blocks.unpacked(text)
+        ground, opened = _opened_by(data, self._keys)
+        reading = _Reading.of(opened)
         try:
             principal = Principal.parse(reading.principal)
         except SiraError:
@@ -370,15 +379,22 @@ class TokenVerifier:
             expires_s = min(expires_s, now_s + UNREAD_TIME_S)
         every = tuple(right for block in reading.rights for right in block)
         scope = TokenScope(opened, every, bool(unread))
-        return Credential(principal, "token", reading.ids, expires_s, scope)
+        return Credential(principal, "token", reading.ids, expires_s, scope, ground)
 
 
 def _opened(data: bytes, keys: Sequence[biscuit.PublicKey]) -> biscuit.Biscuit:
     """Return the token, when one of the keys has signed it."""
-    for key in keys:
+    return _opened_by(data, dict(enumerate(keys)))[1]
+
+
+def _opened_by(
+    data: bytes, keys: Mapping[_Name, biscuit.PublicKey]
+) -> tuple[_Name, biscuit.Biscuit]:
+    """Return the name of the key that has signed the token, and the token."""
+    for name, key in keys.items():
         try:
             with no_panic():
-                return biscuit.Biscuit.from_bytes(data, key)
+                return name, biscuit.Biscuit.from_bytes(data, key)
         except Exception:
             continue
     raise Unauthenticated("no key that is believed here has signed the token, or it was changed")

@@ -137,6 +137,30 @@ def test_what_is_revoked_in_the_file_ends_what_it_had_opened(tmp_path: Path) -> 
     session(work)
 
 
+def test_a_token_key_that_is_taken_away_ends_what_it_had_opened(tmp_path: Path) -> None:
+    keys = Keys.new(tmp_path)
+    other = tokens.new_root_key()
+    doomed = keys.token(principal("ann"))
+    stays = tokens.mint(other, principal("ben"))
+    both = [tokens.public_key(keys.root), tokens.public_key(other)]
+    (tmp_path / "token.pub").write_text(tokens.keys_file(both), encoding="utf-8")
+
+    async def work() -> None:
+        async with running(keys.flags()) as node:
+            one = await sira.connect(url(node), security=keys.security(token=doomed))
+            two = await sira.connect(url(node), security=keys.security(token=stays))
+            async with one, two, one.subscribe("lab.>") as ends, two.subscribe("lab.>") as goes_on:
+                (tmp_path / "token.pub").write_text(tokens.keys_file(both[1:]), encoding="utf-8")
+                with pytest.raises((Revoked, Unauthenticated)):
+                    await ends.next(timeout_s=20)
+                assert (await two.publish("lab.x", {"x": X})).matched == 1
+                await goes_on.next(timeout_s=10)
+                with pytest.raises((Revoked, Unauthenticated, sira.Unreachable)):
+                    await one.publish("lab.x", {"x": X}, timeout_s=5)
+
+    session(work)
+
+
 def test_a_new_certificate_is_served_without_a_restart(tmp_path: Path) -> None:
     keys = Keys.new(tmp_path)
     token = keys.token(principal("ann"))

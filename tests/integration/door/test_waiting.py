@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -96,6 +97,39 @@ def test_who_does_not_want_to_wait_is_told(tmp_path: Path) -> None:
             with pytest.raises(RateLimited):
                 await bus.request("lab.slow", "3", timeout_s=20)
             assert refusals(node, "lab.slow") == 2
+
+    session(work)
+
+
+def test_the_limits_of_the_file_and_of_the_settings_both_hold_and_a_change_is_told_once(
+    tmp_path: Path,
+) -> None:
+    def wide(rate: float) -> str:
+        return topic_limit("lab.wide", rate, 1) + topic_limit("lab.narrow", 1, 1).replace(
+            "slow", "narrow"
+        )
+
+    async def work() -> None:
+        flags = limited(tmp_path, wide(1_000)) | {
+            "principal_messages_per_s_max": 20, "reload_s": 0.02,
+        }  # fmt: skip
+        async with (
+            running(flags) as node,
+            sira.connect(url(node), retry=sira.Retry(limited=False)) as bus,
+            sira.connect(url(node)) as watcher,
+            watcher.subscribe("sira.config") as changes,
+        ):
+            for topic, name in (("lab.narrow", "narrow"), ("lab.wide", "principal_*_per_s_max")):
+                with pytest.raises(RateLimited) as caught:
+                    await bus.publish_many(topic, ["x"] * 100)
+                assert caught.value.details["limit"] == name, "the tighter one"
+            for rate in (5, 6):  # each time one fact, and no other
+                limited(tmp_path, topic_limit("lab.other", rate, 1))
+                said = await changes.next(timeout_s=20)
+                assert json.loads(said.text)["setting"] == "limits_file"
+            with pytest.raises(RateLimited) as caught:
+                await bus.publish_many("lab.wide", ["x"] * 100)
+            assert caught.value.details["limit"] == "principal_*_per_s_max", "it still holds"
 
     session(work)
 

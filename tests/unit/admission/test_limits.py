@@ -91,3 +91,10 @@ def test_an_error_names_file_limit_and_field(text: str, field: str, says: str) -
 def test_more_limits_than_a_publish_should_look_at_are_refused() -> None:
     with pytest.raises(BadSetting, match="at most 1000"):
         limits.parse('format = "sira-limits 1"\nlimit = [' + "{}," * 1_001 + "]")
+
+
+def test_no_limit_of_a_file_is_called_as_that_of_the_settings() -> None:
+    """Two of one name would share what is left, and a refusal could mean either."""
+    text = f'[[limit]]\nname = "{limits.OF_SETTINGS}"\nscope = "tenant"\nmessages_per_s = 1\n'
+    with pytest.raises(BadSetting, match="name"):
+        limits.parse(f'format = "sira-limits 1"\n{text}')
