@@ -98,9 +98,11 @@ SHOWN = (
         name="--tls-cert",
         kind="path",
         metavar="FILE",
-        help="PEM of our certificate (SIRA_TLS_CERT)",
+        help="PEM of our certificate (SIRA_CLIENT_CERT)",
     ),
-    Argument(name="--tls-key", kind="path", metavar="FILE", help="PEM of its key (SIRA_TLS_KEY)"),
+    Argument(
+        name="--tls-key", kind="path", metavar="FILE", help="PEM of its key (SIRA_CLIENT_KEY)"
+    ),
 )
 COMMON = (JSON, URL, *SHOWN)
 

@@ -63,7 +63,7 @@ def connect(
         timeout_s: how long the first connection may take.
         token: shown to the node; short for `security=Security(token=...)`.
         security: token, its file, and certificates; None: what the environment says (`SIRA_TOKEN`,
-            `SIRA_TOKEN_FILE`, `SIRA_TLS_CA`, `SIRA_TLS_CERT`, `SIRA_TLS_KEY`).
+            `SIRA_TOKEN_FILE`, `SIRA_TLS_CA`, `SIRA_CLIENT_CERT`, `SIRA_CLIENT_KEY`).
     Raises:
         BadRequest: the URL is none, or what is shown does not fit together.
     """

@@ -37,8 +37,8 @@ class Security:
             `SIRA_TOKEN_FILE`.
         tls_ca: PEM file of the authorities that may vouch for the node; None: `SIRA_TLS_CA`, else
             those of the system.
-        tls_cert, tls_key: PEM files of this client's certificate; None: `SIRA_TLS_CERT` and
-            `SIRA_TLS_KEY`.
+        tls_cert, tls_key: PEM files of this client's certificate; None: `SIRA_CLIENT_CERT`
+            and `SIRA_CLIENT_KEY` (`SIRA_TLS_CERT` and `SIRA_TLS_KEY` are settings of a node).
         insecure: send a token without TLS beyond this machine.
     """
 
@@ -69,8 +69,8 @@ class Security:
         settled = Settled(
             tls=tls,
             ca=said(self.tls_ca, "SIRA_TLS_CA"),
-            cert=said(self.tls_cert, "SIRA_TLS_CERT"),
-            key=said(self.tls_key, "SIRA_TLS_KEY"),
+            cert=said(self.tls_cert, "SIRA_CLIENT_CERT"),
+            key=said(self.tls_key, "SIRA_CLIENT_KEY"),
             token=(token or "").strip(),
             token_file=os.fspath(token_file or ""),
             insecure=self.insecure,

@@ -14,23 +14,29 @@ from tempfile import mkstemp
 from sira.kernel.errors import BadSetting, Conflict
 
 SECRET_BYTES_MAX = 64 << 10
-_HELP = "a secret is a plain file of mode 0600 whose owner is the user that runs the node, or root"
+_HELP = (
+    "a secret is a plain file, or a link to one, of mode 0600 (chmod 600; Kubernetes: defaultMode "
+    "0400), whose owner is the user that runs the node, or root"
+)
 
 
 def read_secret(path: Path | str) -> bytes:
     """Return the bytes of a secret file.
 
     Raises:
-        BadSetting: it is missing, a link, a folder or a device, of another owner, longer than
+        BadSetting: it is missing, a folder or a device, of another owner, longer than
             SECRET_BYTES_MAX, or more people than its owner may read or write it. Where root owns
             it and we are not root, its group may read it: so systems hand secrets to services.
+
+    A link is followed, as Kubernetes mounts secrets: what is looked at is the file that was opened,
+    whoever made the link. Who can place a link to a secret of ours can make us read that one and no
+    other's.
     """
     try:
         # NONBLOCK: a pipe with no writer must not hold us.
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
-        link = os.path.islink(path)
-        raise _bad(path, "is a link" if link else error.strerror or "cannot be opened") from None
+        raise _bad(path, error.strerror or "cannot be opened") from None
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):

@@ -67,11 +67,15 @@ def test_a_secret_that_others_may_open_is_refused(tmp_path: Path, mode: int) -> 
 
 def test_what_is_no_plain_file_is_no_secret(tmp_path: Path) -> None:
     write_secret(tmp_path / "key", SECRET)
-    (tmp_path / "link").symlink_to("key")
+    (tmp_path / "dangling").symlink_to("nothing")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "aside").symlink_to("pipe")
     os.mkfifo(tmp_path / "pipe", 0o600)
     (tmp_path / "folder").mkdir(mode=0o700)
     for name, why in (
-        ("link", "is a link"),
+        ("dangling", "No such file"),
+        ("loop", "Too many levels"),
+        ("aside", "no plain file"),
         ("pipe", "no plain file"),
         ("folder", "no plain file"),
         ("missing", "No such file"),
@@ -79,6 +83,19 @@ def test_what_is_no_plain_file_is_no_secret(tmp_path: Path) -> None:
         with pytest.raises(BadSetting, match=why) as caught:
             read_secret(tmp_path / name)
         assert "hunter2" not in str(caught.value)
+
+
+def test_a_link_is_followed_to_a_secret_and_to_nothing_less(tmp_path: Path) -> None:
+    """As Kubernetes mounts them: key -> ..data/key, ..data -> ..2026_01_01."""
+    (tmp_path / "..2026_01_01").mkdir()
+    write_secret(tmp_path / "..2026_01_01" / "key", SECRET)
+    (tmp_path / "..data").symlink_to("..2026_01_01")
+    (tmp_path / "key").symlink_to("..data/key")
+    assert read_secret(tmp_path / "key") == SECRET
+    (tmp_path / "..2026_01_01" / "key").chmod(0o644)
+    with pytest.raises(BadSetting, match="0644") as caught:
+        read_secret(tmp_path / "key")
+    assert "defaultMode" in caught.value.help
 
 
 def test_a_secret_that_is_too_long_or_no_text_is_refused(tmp_path: Path) -> None:
