@@ -25,6 +25,13 @@ Handler = Callable[[Namespace, Output, "Stop"], Awaitable[Result]]
 # Long enough for a node that is just starting, short enough to be told that there is none.
 _CONNECT_S = 3.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# What says in the environment what an argument says.
+_VARIABLES = {
+    "token_file": "SIRA_TOKEN_FILE",
+    "tls_ca": "SIRA_TLS_CA",
+    "tls_cert": "SIRA_CLIENT_CERT",
+    "tls_key": "SIRA_CLIENT_KEY",
+}
 
 
 class Stop:
@@ -107,10 +114,10 @@ def url_of(args: Namespace) -> str:
 def shown_environ(args: Namespace) -> dict[str, str]:
     """Return the environment in which a child process shows the node what this one does."""
     environ = dict(os.environ)
-    for name in ("token_file", "tls_ca", "tls_cert", "tls_key"):
+    for name, variable in _VARIABLES.items():
         value = getattr(args, name)
         if value is not None:
-            environ[f"SIRA_{name.upper()}"] = os.fspath(value)
+            environ[variable] = os.fspath(value)
     if args.token_file is not None:
         environ.pop("SIRA_TOKEN", None)  # the file was named in its place
     return environ
