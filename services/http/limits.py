@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
+from urllib.parse import unquote_to_bytes
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sira.kernel.errors import Denied, MessageTooLarge, QuotaExceeded, SiraError
+from sira.kernel.errors import BadRequest, Denied, MessageTooLarge, QuotaExceeded, SiraError
 from sira.services.http.problems import HttpError, problem
 
 
@@ -83,6 +84,9 @@ class Limits:
                 431, f"headers of {size} bytes, at most {self._header_bytes_max}",
                 details={"setting": "http_header_bytes_max"},
             )  # fmt: skip
+        if not _is_text(scope["raw_path"]) or not _is_text(scope["query_string"]):
+            # What reads them puts one mark for each such byte: two names would become one.
+            raise BadRequest("path and query are UTF-8, percent-encoded")
         headers = Headers(scope=scope)
         if "content-length" in headers and "transfer-encoding" in headers:
             # What stands in between may go by the other of the two, and see other calls than we.
@@ -143,6 +147,15 @@ def _closing(message: Message) -> Message:
     if message["type"] != "http.response.start":
         return message
     return {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+
+
+def _is_text(quoted: bytes) -> bool:
+    """Whether percent-encoded bytes are UTF-8."""
+    try:
+        unquote_to_bytes(quoted).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _is_address(host: str) -> bool:
