@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from google.protobuf.message import DecodeError
@@ -237,7 +237,12 @@ class SubscribeStream:
             raise ProtocolError("an aside on a Publish stream has credits and nothing else")
 
     def feed(self, frame: bytes, now_ns: int) -> None:
-        """Take a frame from the client: credits, subscriptions opened and closed.
+        """Take a frame from the client, in one go. See `steps`."""
+        for _ in self.steps(frame, now_ns):
+            pass
+
+    def steps(self, frame: bytes, now_ns: int) -> Iterator[None]:
+        """Take a frame from the client, a step for each subscription opened or closed; and credits.
 
         A subscription that is refused ends alone (`Ended` with the error).
 
@@ -255,6 +260,7 @@ class SubscribeStream:
                 self._refuse_ack(_parse(bus_pb2.Ack, body).subscription, now_ns)
             elif kind:
                 raise ProtocolError(f"an item of kind {kind} has no business on a Subscribe stream")
+            yield
 
     def end(self, subscription: Subscription, error: SiraError, now_ns: int) -> None:
         """End one subscription and tell why."""

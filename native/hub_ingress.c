@@ -208,27 +208,35 @@ static int take_aside(Ingress *in, const struct sira_item *item, uint64_t now_ns
     return result ? 0 : -1;
 }
 
-static int take_frame(Ingress *in, PyObject *frame, uint64_t now_ns)
+enum { ITEMS_A_LOOK = 16 }; /* between two looks at the clock: 2 us of small messages, 2 ns each for the look */
+
+/* Takes the items from *at on; *at is then where to go on, or the length of the frame.
+ * until_ns: when to stop, between two items; 0: at the end. What an item may cost is a stranger's choice: each may name
+ * a topic that is new, or that thousands listen to. */
+static int take_frame(Ingress *in, PyObject *frame, uint64_t now_ns, uint64_t until_ns, size_t *at)
 {
     const uint8_t *data = (const uint8_t *)PyBytes_AS_STRING(frame);
     const size_t len = (size_t)PyBytes_GET_SIZE(frame);
     Hub *hub = in->hub;
     hub->now_ns = now_ns;
-    in->limited_until_ns = 0;
-    hub->frames_in++;
-    hub->bytes_in += len;
+    if (*at == 0) {
+        in->limited_until_ns = 0;
+        hub->frames_in++;
+        hub->bytes_in += len;
+    }
     if (len > SIRA_FRAME_BYTES_MAX) {
         sira_raise("MESSAGE_TOO_LARGE", "a frame of %zu bytes, at most %d: send large messages in chunks", len,
                    SIRA_FRAME_BYTES_MAX);
         return -1;
     }
-    size_t at = 0;
+    uint64_t resolved = hub->routes_resolved;
+    unsigned items = 0;
     while (!in->closed) {
         struct sira_item item;
         bool done;
-        const enum sira_status status = sira_frame_next(data, len, &at, &item, &done);
+        const enum sira_status status = sira_frame_next(data, len, at, &item, &done);
         if (status != SIRA_OK) {
-            sira_raise_status(status, at);
+            sira_raise_status(status, *at);
             return -1;
         }
         if (done) break;
@@ -245,18 +253,24 @@ static int take_frame(Ingress *in, PyObject *frame, uint64_t now_ns)
             rc = -1;
         }
         if (rc < 0) return -1;
+        if (!until_ns || (++items < ITEMS_A_LOOK && hub->routes_resolved == resolved)) continue;
+        items = 0;
+        resolved = hub->routes_resolved;
+        if (*at < len && sira_now_mono_ns() >= until_ns) return 0;
     }
+    *at = len;
     return 0;
 }
 
-int ingress_feed(Ingress *in, PyObject *frame, uint64_t now_ns)
+int ingress_feed(Ingress *in, PyObject *frame, uint64_t now_ns, uint64_t work_ns, size_t *at)
 {
+    assert(*at <= (size_t)PyBytes_GET_SIZE(frame));
     if (in->busy) {
         sira_raise("INTERNAL", "a frame was fed to a stream that is taking one");
         return -1;
     }
     in->busy = true;
-    const int rc = take_frame(in, frame, now_ns);
+    const int rc = take_frame(in, frame, now_ns, work_ns ? sira_now_mono_ns() + work_ns : 0, at);
     limit_again_clear(&in->limited); /* the next frame has another time */
     note_full(in);
     ingress_leave(in, now_ns);

@@ -80,17 +80,25 @@ static bool frame_and_now(PyObject *const *args, Py_ssize_t count, uint64_t *now
     return !PyErr_Occurred();
 }
 
+/* (frame, now_ns, at=0, work_ns=0) -> where to go on; 0: the frame is done. */
 static PyObject *ingress_feed_py(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
     Ingress *in = (Ingress *)self;
-    uint64_t now_ns;
-    if (!frame_and_now(args, count, &now_ns)) return NULL;
+    uint64_t now_ns, work_ns = 0;
+    size_t at = 0;
+    if (!frame_and_now(args, count < 2 ? count : 2, &now_ns)) return NULL;
+    if (count > 4) return PyErr_Format(PyExc_TypeError, "expected at most 4 arguments, got %zd", count);
+    if (count > 2) at = PyLong_AsSize_t(args[2]);
+    if (count > 3) work_ns = PyLong_AsUnsignedLongLong(args[3]);
+    if (PyErr_Occurred()) return NULL;
+    const size_t len = (size_t)PyBytes_GET_SIZE(args[0]);
+    if (at > len) return PyErr_Format(PyExc_ValueError, "at %zu is past the end of the frame", at);
     if (in->closed) return sira_raise("CONNECTION_CLOSED", "this stream is closed");
-    int rc = ingress_feed(in, args[0], now_ns);
+    int rc = ingress_feed(in, args[0], now_ns, work_ns, &at);
     if (rc == 0 && in->hub->retry) hub_retry(in->hub, now_ns);
     hub_tell(in->hub);
     if (rc < 0) return NULL;
-    Py_RETURN_NONE;
+    return PyLong_FromSize_t(at == len ? 0 : at);
 }
 
 static PyObject *ingress_next_frame_py(PyObject *self, PyObject *now)
@@ -166,7 +174,7 @@ static PyGetSetDef ingress_getset[] = {
 };
 
 static PyMethodDef ingress_methods[] = {
-    {"feed", (PyCFunction)(void (*)(void))ingress_feed_py, METH_FASTCALL, "Take a Frame from the publisher."},
+    {"feed", (PyCFunction)(void (*)(void))ingress_feed_py, METH_FASTCALL, "Take a Frame from the publisher: (frame, now_ns, at=0, work_ns=0) -> where to go on, 0 at its end."},
     {"next_frame", ingress_next_frame_py, METH_O, "Receipts and credits for the publisher, or None."},
     {"close", ingress_close_py, METH_O, "The stream is gone."},
     {NULL, NULL, 0, NULL},

@@ -43,7 +43,9 @@ void hub_exception_code(char *code, size_t len);
 uint64_t ingress_unread(const Ingress *in); /* answers that the client has not taken, or that are still due */
 void slots_free(Ingress *in);
 
-int ingress_feed(Ingress *in, PyObject *frame, uint64_t now_ns);
+/* Takes a frame from *at on, for about work_ns (0: to its end). Requires: *at is 0, or what the last call with this
+ * frame left there. Ensures: *at is where to go on, the length of the frame where it is done. */
+int ingress_feed(Ingress *in, PyObject *frame, uint64_t now_ns, uint64_t work_ns, size_t *at);
 void ingress_leave(Ingress *in, uint64_t now_ns); /* no longer busy */
 PyObject *frame_of_items(PyObject *list);
 PyObject *ingress_next_frame(Ingress *in, uint64_t now_ns); /* new reference, or NULL without an exception: nothing */

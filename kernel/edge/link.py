@@ -17,6 +17,7 @@ from sira.kernel.authorize import Deny
 from sira.kernel.errors import Revoked, SiraError, Unauthenticated
 from sira.kernel.trust.credential import Credential
 
+TURN_NS = 2_000_000  # for the frame of one stream; what is left of it waits until others had a turn
 _LINKS_A_STEP = 200  # looked at in one go when rules change: about a millisecond
 _TIMER_S_MAX = 30 * 86_400.0  # no loop counts farther; no stream lives so long
 

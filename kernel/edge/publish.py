@@ -7,7 +7,7 @@ from typing import Any
 
 from sira import _native
 from sira.kernel.edge.door import EOF, Call
-from sira.kernel.edge.link import Links, StreamLink
+from sira.kernel.edge.link import TURN_NS, Links, StreamLink
 from sira.kernel.edge.ticker import Ticker
 from sira.kernel.streams import PublishStream
 
@@ -60,11 +60,16 @@ class Publishing:
                 if frame is EOF:
                     link.finish()
                     return
-                round_.taking = True
-                try:
-                    ingress.feed(frame, now_ns())
-                finally:
-                    round_.write()
+                at = 0
+                while True:
+                    round_.taking = True
+                    try:
+                        at = ingress.feed(frame, now_ns(), at, TURN_NS)
+                    finally:
+                        round_.write()
+                    if not at:
+                        break
+                    await asyncio.sleep(0)  # what a frame costs is its sender's choice
                 ticker.hurry()
                 if ingress.limited_until_ns:
                     await _rest(ingress)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 from sira import _native
 from sira.kernel.edge.door import EOF, Call
-from sira.kernel.edge.link import Links, StreamLink
+from sira.kernel.edge.link import TURN_NS, Links, StreamLink
 from sira.kernel.edge.ticker import Ticker
 from sira.kernel.errors import NodeDraining
 from sira.kernel.streams import SubscribeStream
@@ -52,11 +53,15 @@ class Subscribing:
                 if frame is EOF:
                     link.finish()
                     return
-                round_.taking = True
-                try:
-                    stream.feed(frame, now_ns())
-                finally:
-                    round_.write()
+                steps, done = stream.steps(frame, now_ns()), False
+                while not done:
+                    round_.taking = True
+                    try:
+                        done = _one_turn(steps)
+                    finally:
+                        round_.write()
+                    if not done:
+                        await asyncio.sleep(0)  # a frame has room for 100,000 subscriptions
                 ticker.hurry()
 
     async def _write(self, context: Any, stream: SubscribeStream, link: StreamLink) -> None:
@@ -76,3 +81,9 @@ class Subscribing:
                 stream.written_out = not link.broken
                 return
             await resting
+
+
+def _one_turn(steps: Iterator[None]) -> bool:
+    """Take steps for as long as a turn may last; return whether there are no more."""
+    until_ns = _native.now_ns() + TURN_NS
+    return all(_native.now_ns() < until_ns for _ in steps)

@@ -534,8 +534,9 @@ class Ingress:
         `resume`: the first so many messages were sent before on a lost stream; those in `history`
         get their first receipt. `waits`: what a limit refuses for the moment waits, in order.
         """
-    # raises only for a Frame that cannot be split
-    def feed(self, frame: bytes, now_ns: int) -> None: ...
+    # Raises only for a Frame that cannot be split. Stops between two items when it has worked for
+    # `work_ns` (0: at the end); returns where to go on, `at` of the next call; 0: all is taken.
+    def feed(self, frame: bytes, now_ns: int, at: int = 0, work_ns: int = 0, /) -> int: ...
     def next_frame(self, now_ns: int) -> bytes | None: ...  # receipts and chunk credits
     full: bool  # stop reading this stream until `drained` fires
     drained: Callable[[], None] | None
