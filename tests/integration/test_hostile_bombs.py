@@ -7,6 +7,7 @@ changes nothing, and is held against a calm message of the same run.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
 import time
@@ -60,9 +61,14 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Turns]:
         turns.total_ns += used_ns
         turns.count += 1
 
-    with monkeypatch.context() as patched:
-        patched.setattr(asyncio.Handle, "_run", watched)
-        yield turns
+    gc.collect()
+    gc.disable()  # what other tests of this process left to collect is no part of it
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(asyncio.Handle, "_run", watched)
+            yield turns
+    finally:
+        gc.enable()
 
 
 def alone(work: Callable[[Node, Plain, Plain], Awaitable[None]], **flags: object) -> None:
