@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ _REQUEST_S = 10.0
 # Read ahead of a slow reader of events; what is more waits, and is dropped, on the node.
 _WINDOW_MESSAGES = 64
 _WINDOW_BYTES = 4 << 20
+_GONE = 499  # nobody reads it
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 _PUBLISH = frozenset({"priority", "ttl_s", "timeout_s", "name", "plain", "grade", "key", "type"})
 _REQUEST = _PUBLISH - {"grade", "ttl_s"}
@@ -79,6 +80,10 @@ class Listener:
     async def publish(self, request: Request) -> Response:
         """`POST /v1/publish/{topic}`: one message; its receipt comes back."""
         query = _query(request, _PUBLISH)
+        await request.body()
+        return await _while_wanted(request, self._publish(request, query))
+
+    async def _publish(self, request: Request, query: Mapping[str, str]) -> Response:
         body, content_type = await _body(request, query)
         ttl_s, timeout_s = _seconds(query, "ttl_s"), _seconds(query, "timeout_s")
         async with self.gateway.bus(_shown(request)) as bus:
@@ -104,6 +109,10 @@ class Listener:
     async def request(self, request: Request) -> Response:
         """`POST /v1/request/{topic}`: one request; the reply comes back in the type asked for."""
         query = _query(request, _REQUEST)
+        await request.body()
+        return await _while_wanted(request, self._request(request, query))
+
+    async def _request(self, request: Request, query: Mapping[str, str]) -> Response:
         body, content_type = await _body(request, query)
         timeout_s = _seconds(query, "timeout_s") or _REQUEST_S
         async with self.gateway.bus(_shown(request)) as bus:
@@ -234,6 +243,27 @@ def routes(listener: Listener, mounts: Mapping[str, ASGIApp]) -> Starlette:
             Exception: listener.failed,
         },
     )
+
+
+async def _left(request: Request) -> None:
+    """Return when the caller is gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _while_wanted(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
+    """Return what `work` gives; cancel it when the caller leaves before. Its body has been read."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        return Response(status_code=_GONE)
+    finally:
+        for each in (working, leaving):
+            each.cancel()
+        await asyncio.wait({working, leaving})
 
 
 async def _until(

@@ -93,6 +93,29 @@ def test_the_end_in_order_ends_streams_of_events_with_a_word(
     assert node.stop() == 0
 
 
+def test_a_caller_that_leaves_takes_its_request_with_it() -> None:
+    """What was held for it is given back long before anybody answers or its time is over."""
+    half = 700 << 10
+    with (
+        listening(http_held_bytes_max=1 << 20, http_body_bytes_max=1 << 20) as (node, http),
+        sira.connect_sync(node.url) as bus,
+        bus.subscribe("lab.ask") as asked,
+    ):
+        head = (
+            f"POST /v1/request/lab.ask?timeout_s=3600 HTTP/1.1\r\nHost: localhost\r\n"
+            f"Content-Type: application/octet-stream\r\nContent-Length: {half}\r\n\r\n"
+        )
+        caller = http.raw(head.encode() + bytes(half))
+        assert asked.next(timeout_s=20).reply_to, "it is on its way, and never answered"
+        body, kind = bytes(half), "application/octet-stream"
+        http.post("/v1/publish/lab.x", body, kind).problem(429, "QUOTA_EXCEEDED")
+        caller.close()
+        until(
+            lambda: http.post("/v1/publish/lab.x", body, kind).status == 200,
+            "there is room for another body",
+        )
+
+
 def test_nothing_is_left_behind(node_and_http: tuple[Node, Http]) -> None:
     node, _ = node_and_http
     pids = [node.pid, listener_pid(node)]
