@@ -71,7 +71,16 @@ async def ledger(args: Namespace, out: Output, stop: Stop) -> Result:
         if balanced
         else f"{len(rows)} rows, NOT balanced: {missing} deliveries are unexplained"
     )
-    data = {"rows": len(rows), "balanced": balanced, "unexplained": missing}
+    if found.moved:
+        out.text(
+            f"{found.moved} topics went meanwhile: what was delivered on them may stand in two rows"
+        )
+    data = {
+        "rows": len(rows),
+        "balanced": balanced,
+        "unexplained": missing,
+        "moved": found.moved,
+    }
     return Result(data, 0 if balanced else EXIT_UNACCOUNTED)
 
 
@@ -151,6 +160,8 @@ async def explain(args: Namespace, out: Output, stop: Stop) -> Result:
         for match in matches:
             table.add_row(*(str(value) for value in match.values()))
         out.show(table)
+        if found.matches_left_out:
+            out.text(f"  and {found.matches_left_out} more")
     elif found.kind and not is_pattern(topic):
         out.text("  nobody listens")
     data = {

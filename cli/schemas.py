@@ -164,7 +164,7 @@ LEDGER_ROW = record(
     class_row=BOOLEAN,
     balanced=BOOLEAN,
 )
-LEDGER_RESULT = record(rows=COUNT, balanced=BOOLEAN, unexplained=COUNT)
+LEDGER_RESULT = record(rows=COUNT, balanced=BOOLEAN, unexplained=COUNT, moved=COUNT)
 _EXPLAIN_MATCH = record(
     client=STRING,
     pattern=STRING,

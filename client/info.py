@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sira.v1 import bus_pb2, kernel_pb2
@@ -95,14 +95,19 @@ class LedgerRow:
 class Ledger:
     """The rows that a pattern matches. Iterate it for the rows.
 
+    Each row is of one instant; very many are read one after the other, while messages flow.
+
     Attributes:
         balanced: every delivery of every row is accounted for.
         epoch: hex id of this life of the node.
+        moved: topics that went meanwhile, so that their deliveries may stand both in a row of
+            their own and in that of their class. 0: each delivery stands in one row.
     """
 
     rows: tuple[LedgerRow, ...]
     balanced: bool
     epoch: str
+    moved: int = 0
 
     def __iter__(self) -> Iterator[LedgerRow]:
         """Yield the rows."""
@@ -120,8 +125,8 @@ class Ledger:
         raise KeyError(topic)
 
     @classmethod
-    def from_proto(cls, answer: kernel_pb2.LedgerResponse) -> Ledger:
-        """Read the wire's form."""
+    def from_pages(cls, pages: Sequence[kernel_pb2.LedgerResponse]) -> Ledger:
+        """Read the wire's form: the pages of one reading, at least one."""
         rows = tuple(
             LedgerRow(
                 topic=row.topic,
@@ -142,9 +147,12 @@ class Ledger:
                 refused=dict(row.refused),
                 class_row=row.class_row,
             )
-            for row in answer.rows
+            for page in pages
+            for row in page.rows
         )
-        return cls(rows=rows, balanced=answer.balanced, epoch=answer.epoch.hex())
+        last = pages[-1]
+        balanced = all(page.balanced for page in pages)
+        return cls(rows=rows, balanced=balanced, epoch=last.epoch.hex(), moved=last.moved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +186,7 @@ class Explanation:
         rule: that denies; "": none does.
         readable, cut: of a pattern that is subscribed to: what may be read, and what may not.
         obligations: what rules demand with their yes, as `tap=lab.audit`.
+        matches_left_out: so many more than `matches` there are.
     """
 
     topic: str
@@ -190,6 +199,7 @@ class Explanation:
     readable: tuple[str, ...] = ()
     cut: tuple[str, ...] = ()
     obligations: tuple[str, ...] = ()
+    matches_left_out: int = 0
 
     def __iter__(self) -> Iterator[ExplainMatch]:
         """Yield the matches."""
@@ -221,4 +231,5 @@ class Explanation:
             readable=tuple(answer.readable),
             cut=tuple(answer.cut),
             obligations=tuple(answer.obligations),
+            matches_left_out=answer.matches_left_out,
         )

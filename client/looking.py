@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from sira.client.connection import Connection
+from sira.client.deadline import Deadline
 from sira.client.info import Explanation, Ledger
 from sira.client.later import Later
 from sira.v1 import kernel_pb2
 
 CALL_S = 5.0
+_PAGE_ROWS = 10_000  # the node may end a page before
 
 
 class Looking(Later):
@@ -19,15 +21,26 @@ class Looking(Later):
         raise NotImplementedError
 
     async def ledger(self, pattern: str = "", *, timeout_s: float | None = CALL_S) -> Ledger:
-        """Return the deliveries owed on the topics of `pattern` ("": all), and their fate."""
+        """Return the deliveries owed on the topics of `pattern` ("": all), and their fate.
+
+        A node with very many topics gives them in pages; `timeout_s` holds for all of them.
+        """
         self.connection.incoming.flush_credits()
-        answer = await self.connection.unary(
-            "/sira.v1.Kernel/Ledger",
-            kernel_pb2.LedgerRequest(pattern=pattern),
-            kernel_pb2.LedgerResponse,
-            timeout_s=timeout_s,
-        )
-        return Ledger.from_proto(answer)
+        deadline = Deadline(timeout_s, self.connection.loop)
+        request = kernel_pb2.LedgerRequest(pattern=pattern, page_rows=_PAGE_ROWS)
+        pages: list[kernel_pb2.LedgerResponse] = []
+        while not pages or request.page_token:
+            page = await self.connection.unary(
+                "/sira.v1.Kernel/Ledger",
+                request,
+                kernel_pb2.LedgerResponse,
+                timeout_s=None if timeout_s is None else deadline.left_s(),
+            )
+            if pages and page.epoch != pages[0].epoch:
+                pages.clear()  # another life of the node, whose books begin anew
+            pages.append(page)
+            request.page_token = page.next
+        return Ledger.from_pages(pages)
 
     async def explain(
         self,

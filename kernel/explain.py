@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sira import _native
 from sira.kernel.authorize import ACTIONS, ALLOW, Allow
 from sira.kernel.bus import Bus
@@ -26,7 +28,7 @@ _NAME_CHARS_MAX = 255
 def explain(
     bus: Bus, request: kernel_pb2.ExplainRequest, caller: Credential
 ) -> kernel_pb2.ExplainResponse:
-    """Say whether the action is allowed, by which rules, and whom a publish reaches now.
+    """Say whether the action is allowed, and by which rules; `matches` says whom it reaches.
 
     Raises:
         BadTopic, BadRequest: topic, name, principal or action are not well formed.
@@ -66,11 +68,6 @@ def explain(
     response.contract.update(declared.contract_texts)
     if declared.name != topic:
         response.reasons.append(f"class {declared.name} says what kind of topic it is")
-    if not is_pattern(topic):
-        for each in bus.subscriptions.match_each(topic):
-            response.matches.append(_match(bus, each, topic))
-        if not response.matches:
-            response.reasons.append("NO_MATCH: nobody listens")
     return response
 
 
@@ -96,6 +93,15 @@ def _whom(bus: Bus, request: kernel_pb2.ExplainRequest, caller: Credential) -> C
             f"{principal} is no principal of tenant {bus.tenant}", details={"field": "principal"}
         )
     return caller if principal == caller.principal else Credential(principal, "explained")
+
+
+def matches(
+    bus: Bus, subscriptions: Iterable[Subscription], request: kernel_pb2.ExplainRequest
+) -> kernel_pb2.ExplainResponse:
+    """Return what becomes of the topic's messages at these subscriptions."""
+    return kernel_pb2.ExplainResponse(
+        matches=[_match(bus, each, request.topic) for each in subscriptions]
+    )
 
 
 def _publish(bus: Bus, response: kernel_pb2.ExplainResponse, topic: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from sira import __version__
 from sira.kernel.bus import Bus
 from sira.kernel.errors import Unsupported
@@ -70,15 +72,18 @@ def negotiate(
 
 
 def introspect(
-    request: kernel_pb2.IntrospectRequest, catalog: Catalog, settings: Settings, bus: Bus
-) -> kernel_pb2.IntrospectResponse:
-    """Describe the node as the tenant of `bus` sees it; `request.service` narrows the services."""
-    tenant = bus.tenant
-    response = kernel_pb2.IntrospectResponse(
+    request: kernel_pb2.IntrospectRequest, catalog: Catalog, settings: Settings, tenant: str
+) -> Iterator[kernel_pb2.IntrospectResponse]:
+    """Describe the node part by part as a tenant sees it, but for `declared`.
+
+    `request.service` narrows the services, not the rest.
+    """
+    yield kernel_pb2.IntrospectResponse(
         event_schemas={kind.topic: kind.json_schema() for kind in KINDS.values()}
     )
     for service in catalog.services(tenant):
         if request.service in ("", service):
+            response = kernel_pb2.IntrospectResponse()
             entry = response.services.add(name=service)
             for each in catalog.methods(tenant):
                 if each.service == service:
@@ -94,6 +99,8 @@ def introspect(
                         request_stream=each.request_stream,
                         response_stream=each.response_stream,
                     )
+            yield response
+    response = kernel_pb2.IntrospectResponse()
     for spec in catalog.settings():
         response.settings.add(
             name=spec.name,
@@ -110,12 +117,20 @@ def introspect(
             kind=_CLASS_KINDS[topic_class.kind],
             summary=topic_class.summary,
         )
-    for declared in bus.topics.declarations.classes():
-        response.topic_classes.add(
-            pattern=declared.name,
-            kind=kernel_pb2.TOPIC_CLASS_KIND_USER,
-            summary="latest" if declared.retain else "volatile",
-        )
     for verb in catalog.verbs(tenant):
         response.verbs.add(name=verb.name, summary=verb.summary)
+    yield response
+
+
+def declared(bus: Bus, names: Iterable[str]) -> kernel_pb2.IntrospectResponse:
+    """Describe declared topic classes of these names; those that have gone are left out."""
+    response = kernel_pb2.IntrospectResponse()
+    for name in names:
+        found = bus.topics.declarations.get(name)
+        if found is not None:
+            response.topic_classes.add(
+                pattern=name,
+                kind=kernel_pb2.TOPIC_CLASS_KIND_USER,
+                summary="latest" if found.retain else "volatile",
+            )
     return response

@@ -6,10 +6,13 @@ owed + received = delivered + forwarded + pending + retained + superseded + expi
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sira import _native
+from sira.kernel.errors import BadRequest
 from sira.kernel.topics import covers, is_pattern
 from sira.v1 import kernel_pb2
 
@@ -18,6 +21,38 @@ _COUNTS = (
     "expired", "dead_lettered", "redelivered",
 )  # fmt: skip
 _BY_REASON = ("dropped", "unknown", "refused")
+_TOKEN = struct.Struct(">16sQQ")  # epoch, position, folded
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """Where the next page begins: nothing of it is kept at the node.
+
+    Attributes:
+        position: of a walk over the rows.
+        folded: topics that had gone when the first page was begun.
+    """
+
+    position: int
+    folded: int
+
+    @classmethod
+    def read(cls, token: bytes, epoch: bytes) -> Token | None:
+        """Return what a token says; None: the reading begins, or begins anew in another epoch.
+
+        Raises:
+            BadRequest: nothing that `write` has made.
+        """
+        if not token:
+            return None
+        if len(token) != _TOKEN.size:
+            raise BadRequest("page_token is none of Ledger's", details={"field": "page_token"})
+        of, position, folded = _TOKEN.unpack(token)
+        return cls(position, folded) if of == epoch else None
+
+    def write(self, epoch: bytes) -> bytes:
+        """Return the token, for this life of the node."""
+        return _TOKEN.pack(epoch, self.position, self.folded)
 
 
 def row(counts: Mapping[str, Any], *, node: str) -> kernel_pb2.LedgerRow:
@@ -40,11 +75,6 @@ def difference(each: kernel_pb2.LedgerRow) -> int:
         + sum(each.unknown.values())
     )  # fmt: skip
     return each.owed + each.received - accounted
-
-
-def balanced(rows: Iterable[kernel_pb2.LedgerRow]) -> bool:
-    """Whether every row balances."""
-    return all(difference(each) == 0 for each in rows)
 
 
 def select(rows: Iterable[Mapping[str, Any]], pattern: str) -> Iterable[Mapping[str, Any]]:

@@ -1,43 +1,61 @@
-"""What goes on in a world, as `sira.load.*` tells it: rates between two looks. Pure."""
+"""What goes on in a world, as `sira.load.*` tells it: rates between two looks. Pure, in slices."""
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, TypeAlias, TypeVar
 
 from sira.kernel import ledger
 from sira.kernel.events import Field, Row
 from sira.v1 import kernel_pb2
 
 ROWS_MAX = 200  # of one fact: about 50 KiB, and more than can be read
+_ROWS_A_SLICE = 500  # 2 µs each
+T = TypeVar("T")
+R = TypeVar("R")
+Sliced: TypeAlias = Generator[None, None, R]  # yields so that others have the loop
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Look:
-    """What was counted at one moment.
+    """What was counted at one moment, or in the few in which it was looked at.
 
     Attributes:
         time_ns: CLOCK_MONOTONIC.
-        stats: clients and subscriptions.
+        clients: by id.
+        subscriptions: by client, pattern, group and their order: twins of one client.
         published: by topic.
     """
 
-    time_ns: int
-    stats: kernel_pb2.StatsResponse
-    published: Mapping[str, int]
+    time_ns: int = 0
+    clients: dict[str, kernel_pb2.ClientStats] = field(default_factory=dict)
+    subscriptions: dict[tuple[str, str, str, int], kernel_pb2.SubscriptionStats] = field(
+        default_factory=dict
+    )
+    published: dict[str, int] = field(default_factory=dict)
+    _twins: dict[tuple[str, str, str], int] = field(default_factory=dict)
 
-    @property
-    def subscriptions(self) -> dict[tuple[str, str, str, int], kernel_pb2.SubscriptionStats]:
-        """Subscriptions by what they are; twins of one client are told apart by their order."""
-        found: dict[tuple[str, str, str, int], kernel_pb2.SubscriptionStats] = {}
-        seen: dict[tuple[str, str, str], int] = {}
-        for sub in self.stats.subscriptions:
+    def add(self, part: kernel_pb2.StatsResponse) -> None:
+        """Take note of some clients and subscriptions, in the order in which they stand."""
+        for client in part.clients:
+            self.clients[client.id] = client
+        for sub in part.subscriptions:
             key = (sub.client, sub.pattern, sub.group)
-            seen[key] = twin = seen.get(key, -1) + 1
-            found[*key, twin] = sub
-        return found
+            self._twins[key] = twin = self._twins.get(key, -1) + 1
+            self.subscriptions[*key, twin] = sub
+
+    def forgotten(self) -> Sliced[None]:
+        """Let go of all of it: freeing very much at once takes long."""
+        tables: tuple[dict[Any, Any], ...] = (
+            self.clients, self.subscriptions, self.published, self._twins,
+        )  # fmt: skip
+        for table in tables:
+            while table:
+                for _ in range(min(_ROWS_A_SLICE, len(table))):
+                    table.popitem()
+                yield
 
 
 class Rates:
@@ -51,24 +69,24 @@ class Rates:
         """Return the rate of a count; one that began again has grown from 0 and is told as 0."""
         return max(count - then, 0) / self.seconds
 
-    def busiest(self) -> list[tuple[str, float]]:
-        """Return the topics that grew most, and their rates."""
-        then = self.before.published
-        rates = ((self.rate(n, then.get(name, 0)), name) for name, n in self.now.published.items())
-        found = heapq.nsmallest(ROWS_MAX, ((-rate, name) for rate, name in rates))
-        return [(name, -rate) for rate, name in found]
+    def topics(self) -> Sliced[tuple[float, list[tuple[str, float]]]]:
+        """Return messages a second on all topics, and which grew most, with their rates."""
+        then, total = self.before.published, 0.0
 
-    @property
-    def total(self) -> float:
-        """Messages a second on all topics."""
-        then = self.before.published
-        return sum(self.rate(n, then.get(name, 0)) for name, n in self.now.published.items())
+        def rates() -> Iterator[tuple[float, str]]:
+            nonlocal total
+            for name, n in self.now.published.items():
+                rate = self.rate(n, then.get(name, 0))
+                total += rate
+                yield -rate, name
 
-    def clients(self) -> list[Row]:
+        found = yield from _first(rates(), key=lambda pair: pair)
+        return total, [(name, -rate) for rate, name in found]
+
+    def clients(self) -> Sliced[list[Row]]:
         """Return a row for each client, the busiest first."""
-        old = {client.id: client for client in self.before.stats.clients}
-        none = kernel_pb2.ClientStats()
-        rows: list[dict[str, Any]] = [
+        old, none = self.before.clients, kernel_pb2.ClientStats()
+        rows: Iterator[dict[str, Any]] = (
             {
                 "id": client.id,
                 "principal": client.principal,
@@ -79,15 +97,17 @@ class Rates:
                 "deliver_rate": self.rate(client.delivered, old.get(client.id, none).delivered),
                 "queued_bytes": client.queued_bytes,
             }
-            for client in self.now.stats.clients
-        ]
-        rows.sort(key=lambda row: (-row["publish_rate"] - row["deliver_rate"], row["id"]))
-        return list(rows[:ROWS_MAX])
+            for client in self.now.clients.values()
+        )
+        found = yield from _first(
+            rows, key=lambda row: (-row["publish_rate"] - row["deliver_rate"], row["id"])
+        )
+        return list(found)
 
-    def subscriptions(self) -> list[Row]:
+    def subscriptions(self) -> Sliced[list[Row]]:
         """Return a row for each subscription: those that stand still, then the fullest."""
         old, none = self.before.subscriptions, kernel_pb2.SubscriptionStats()
-        rows: list[dict[str, Any]] = [
+        rows: Iterator[dict[str, Any]] = (
             {
                 "client": sub.client,
                 "pattern": sub.pattern,
@@ -101,9 +121,20 @@ class Rates:
                 "stalled": sub.stalled,
             }
             for key, sub in self.now.subscriptions.items()
-        ]
-        rows.sort(key=lambda row: (not row["stalled"], -row["pending"], -row["rate"]))
-        return list(rows[:ROWS_MAX])
+        )
+        found = yield from _first(
+            rows, key=lambda row: (not row["stalled"], -row["pending"], -row["rate"])
+        )
+        return list(found)
+
+
+def _first(things: Iterator[T], *, key: Callable[[T], Any]) -> Sliced[list[T]]:
+    """Return the first `ROWS_MAX` in the order of `key`; of two that are equal, the earlier."""
+    found: list[T] = []
+    while step := list(islice(things, _ROWS_A_SLICE)):
+        found = sorted(found + step, key=key)[:ROWS_MAX]
+        yield
+    return found
 
 
 def topic_row(counts: Mapping[str, Any], rate: float) -> Row:
@@ -120,18 +151,31 @@ def topic_row(counts: Mapping[str, Any], rate: float) -> Row:
 
 
 def facts(
-    number: int, node: str, uptime_ns: int, rates: Rates, topics: list[Row]
-) -> list[tuple[str, dict[str, Field]]]:
-    """Return the facts of one snapshot, that of the node last: who has it has all."""
-    stats, count = rates.now.stats, len(rates.now.published)
+    number: int,
+    node: str,
+    uptime_ns: int,
+    rates: Rates,
+    row_of: Callable[[str, float], Row | None],
+) -> Sliced[list[tuple[str, dict[str, Field]]]]:
+    """Return the facts of one snapshot, that of the node last: who has it has all.
 
-    def rows(of: list[Row], all_: int) -> dict[str, Field]:
-        return {"number": number, "rows": of, "left_out": max(0, all_ - len(of))}
+    `row_of` tells of a topic and its rate; None: it is gone.
+    """
+    now, count = rates.now, len(rates.now.published)
 
+    def told(of: Iterable[Row | None], all_: int) -> dict[str, Field]:
+        rows = [row for row in of if row is not None]
+        return {"number": number, "rows": rows, "left_out": max(0, all_ - len(rows))}
+
+    total, busiest = yield from rates.topics()
+    topics = told((row_of(name, rate) for name, rate in busiest), count)
+    yield
+    clients = told((yield from rates.clients()), len(now.clients))
+    subscriptions = told((yield from rates.subscriptions()), len(now.subscriptions))
     return [
-        ("sira.load.topics", rows(topics, count)),
-        ("sira.load.clients", rows(rates.clients(), len(stats.clients))),
-        ("sira.load.subscriptions", rows(rates.subscriptions(), len(stats.subscriptions))),
+        ("sira.load.topics", topics),
+        ("sira.load.clients", clients),
+        ("sira.load.subscriptions", subscriptions),
         (
             "sira.load.node",
             {
@@ -139,10 +183,10 @@ def facts(
                 "node": node,
                 "uptime_ns": uptime_ns,
                 "interval_s": rates.seconds,
-                "rate": rates.total,
+                "rate": total,
                 "topics": count,
-                "clients": len(stats.clients),
-                "subscriptions": len(stats.subscriptions),
+                "clients": len(now.clients),
+                "subscriptions": len(now.subscriptions),
             },
         ),
     ]

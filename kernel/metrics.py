@@ -7,10 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+import types
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -26,9 +35,14 @@ from sira import _native
 from sira.kernel.bus import Bus
 from sira.kernel.logs import Logs
 
+T = TypeVar("T")
+
 LATENCY = "node_latency_ns"  # from taken to sent, per topic class
 _PREFIX = "sira_"
 _SUBSCRIPTIONS_A_STEP = 1_000
+_CLASSES_A_STEP = 10
+_LONG_NS = 5_000_000
+_CLASSES = 1  # where a walk over the ledger's rows comes to the classes
 # Told by name to operators; some 7 KB of text each, and an answer holds grpc_message_bytes_max.
 TENANTS_TOLD_MAX = 256
 OTHERS = "(others)"  # no tenant can be called so
@@ -48,17 +62,58 @@ _LEVELS = frozenset(
 
 @dataclass(slots=True)
 class Loop:
-    """How late the loop is: what a message waits before it is looked at."""
+    """How late the loop is, what a message waits before it is looked at; and what holds it."""
 
     lag_ns_last: int = 0
     lag_ns_max: int = 0
     over_5_ms: int = 0
+    held_ns_last: int = 0  # the longest of the interval that ended last
+    held_ns_max: int = 0
+    held_over_5_ms: int = 0
+    held_now_ns: int = 0  # the longest of the interval that runs
 
     def note(self, lag_ns: int) -> None:
-        """Count one measurement."""
+        """Count one measurement; an interval ends."""
         self.lag_ns_last = lag_ns
         self.lag_ns_max = max(self.lag_ns_max, lag_ns)
-        self.over_5_ms += lag_ns > 5_000_000
+        self.over_5_ms += lag_ns > _LONG_NS
+        self.held_ns_last, self.held_now_ns = self.held_now_ns, 0
+
+    def held(self, held_ns: int) -> None:
+        """Count one piece of work, during which nothing else had the loop."""
+        if held_ns > self.held_now_ns:
+            self.held_now_ns = held_ns
+            self.held_ns_max = max(self.held_ns_max, held_ns)
+        self.held_over_5_ms += held_ns > _LONG_NS
+
+    def call(self, work: Callable[[], object]) -> None:
+        """Do a piece of work and count how long it held the loop."""
+        began_ns = _native.now_ns()
+        try:
+            work()
+        finally:
+            self.held(_native.now_ns() - began_ns)
+
+    @types.coroutine
+    def steps(self, work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+        """Await `work`, and count how long each step of it held the loop."""
+        error: BaseException | None = None
+        while True:
+            began_ns = _native.now_ns()
+            try:
+                waits_for = work.send(None) if error is None else work.throw(error)
+            except StopIteration as end:
+                return cast(T, end.value)
+            finally:
+                self.held(_native.now_ns() - began_ns)
+            error = None
+            try:
+                yield waits_for
+            except GeneratorExit:
+                work.close()
+                raise
+            except BaseException as thrown:  # of the task, for the work: cancelled
+                error = thrown
 
 
 class CallCounts(Protocol):
@@ -137,17 +192,25 @@ class Counts:
             "files_refused_total": door.files_refused,
             "tls_cert_expires_s": door.tls_cert_expires_s,
             "token_keys": door.token_keys,
+            "loop_held_ns_last": self.loop.held_ns_last,
+            "loop_held_ns_max": self.loop.held_ns_max,
+            "loop_held_over_5_ms_total": self.loop.held_over_5_ms,
         }
 
-    def histograms(self) -> Iterator[tuple[str, list[int], int]]:
-        """Yield (topic class, counts per bucket, sum in ns) of the time on the node."""
-        yield from self.bus.hub.histograms()
+    def histograms(self) -> Iterator[list[tuple[str, list[int], int]]]:
+        """Yield slices of (topic class, counts per bucket, sum in ns) of the time on the node.
+
+        Classes may come in between.
+        """
+        walk = self.bus.hub.walk(_CLASSES)
+        while not walk.done:
+            yield walk.histograms(_CLASSES_A_STEP)
 
     async def prometheus(self) -> str:
         """Return the text that Prometheus reads, of this world and the process."""
         text = _Text(tenants=False)
         await text.add(self)
-        return text.written(self.of_process())
+        return await asyncio.to_thread(text.written, self.of_process())  # may be very many classes
 
 
 async def prometheus_of_all(worlds: Iterable[Counts]) -> str:
@@ -193,10 +256,12 @@ class _Text(Collector):
             self._refused[tenant, action, code] += count
         for reason, count in hub.dropped.items():
             self._dropped[tenant, reason] += count
-        for topic_class, found, sum_ns in counts.histograms():
-            before, sum_before = self._latency.get((tenant, topic_class), ([0] * len(found), 0))
-            added = [a + b for a, b in zip(before, found, strict=True)]
-            self._latency[tenant, topic_class] = added, sum_before + sum_ns
+        for histograms in counts.histograms():
+            for topic_class, found, sum_ns in histograms:
+                before, sum_before = self._latency.get((tenant, topic_class), ([0] * len(found), 0))
+                added = [a + b for a, b in zip(before, found, strict=True)]
+                self._latency[tenant, topic_class] = added, sum_before + sum_ns
+            await asyncio.sleep(0)
 
     def written(self, process: Mapping[str, float]) -> str:
         """Return the text, with the numbers of the process."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import grpc
 
@@ -147,6 +147,8 @@ class Node:
         # Time for the writers' last words; a client that does not read gets none.
         await self.links.all_ended(max(min(grace_s, _CONFIRM_S), _LAST_WORDS_S))
         await server.stop(0)
+        while any(world.bus.slices.running for world in self.worlds):  # noqa: ASYNC110  they go on at each turn
+            await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
         for world in self.worlds:
@@ -190,6 +192,9 @@ class Node:
         """Whether anybody subscribes to a fact, in any world."""
         return any(world.bus.events.is_heard(topic) for world in self.worlds)
 
+    def _soon(self, work: Callable[[], None]) -> None:
+        self._loop.call_soon(self.loop_lag.call, work)
+
     def _log_fact(self, kind: Kind, fields: Mapping[str, Field]) -> None:
         """Write a fact of `sira.>` into the log."""
         self.logs.write(kind.level, "bus", kind.topic, kind.summary, fields)
@@ -201,7 +206,7 @@ class Node:
             tenant=tenant,
             access=self.access,
             epoch=self._epoch,
-            soon=self._loop.call_soon,
+            soon=self._soon,
             log=self._log_fact,
             tell=None if tenant == SYSTEM else self._tell_operators,
         )
@@ -209,7 +214,7 @@ class Node:
             bus.set_limits(self.guard.limits)
         if self._draining:
             bus.drain()
-        return World.around(bus)
+        return World.around(bus, self.loop_lag)
 
     def _tell_operators(self, topic: str, fields: Mapping[str, Field]) -> None:
         """Say a fact of one tenant in the operators' world, too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from sira.kernel.subscriptions import Subscription
 from sira.kernel.topics import (
     NODE_PREFIX,
     REPLY_PREFIX,
+    Declaration,
     check_reply_topic,
     first_token,
     intersects,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from sira.kernel.streams import SubscribeStream
 
 _GROUP_CHARS_MAX = 255
+_DECLARED_A_SLICE = 200  # 1 µs each that does not match, some µs that does
 _WINDOW_MESSAGES_MAX = 1 << 20
 _WINDOW_BYTES_MAX = 1 << 40
 
@@ -42,21 +45,19 @@ class Wanted:
     overflow: int
     window_messages: int
     window_bytes: int
-    contract: _native.Contract | None
     replaced: list[Subscription]  # the same client's, on an older stream: it has come back
     readable: tuple[str, ...] = ()  # where the pattern was cut: what is left of it
     cut: tuple[str, ...] = ()  # and what was taken out of it
 
 
 def check_open(bus: Bus, stream: SubscribeStream, request: bus_pb2.Open) -> Wanted:
-    """Check one Open against the rules of the bus; nothing is changed.
+    """Check one Open against the rules of the bus, but for its contract; nothing is changed.
 
     Raises:
         BadTopic, BadRequest: not well formed.
         Unsupported: options of durable topics.
         Conflict: the number is taken in this stream.
         Denied: nothing of it may be read, or another client's private reply topic.
-        ContractMismatch: a topic that it matches declares other tensors.
         QuotaExceeded: subscriptions_per_client_max.
     """
     client, pattern, settings = stream.client, request.pattern, bus.settings
@@ -64,7 +65,7 @@ def check_open(bus: Bus, stream: SubscribeStream, request: bus_pb2.Open) -> Want
         raise BadRequest(
             "subscription 0 is none: number them from 1", details={"field": "subscription"}
         )
-    if request.subscription in stream.subscriptions:
+    if request.subscription in stream.subscriptions or request.subscription in stream.opening:
         raise Conflict(f"this stream has a subscription {request.subscription} already")
     if request.start or request.ack_wait_ms or request.max_deliver:
         raise Unsupported(
@@ -75,7 +76,8 @@ def check_open(bus: Bus, stream: SubscribeStream, request: bus_pb2.Open) -> Want
     _check_group(request.group)
     if request.overflow not in bus_pb2.Overflow.values():
         raise BadRequest(f"{request.overflow} is no overflow rule", details={"field": "overflow"})
-    if client.number and client.subscription_count >= settings.subscriptions_per_client_max:
+    asked = client.subscription_count + sum(len(each.opening) for each in client.subscribes)
+    if client.number and asked >= settings.subscriptions_per_client_max:
         limit = settings.subscriptions_per_client_max
         raise QuotaExceeded(
             f"subscriptions_per_client_max = {limit} is reached",
@@ -83,9 +85,6 @@ def check_open(bus: Bus, stream: SubscribeStream, request: bus_pb2.Open) -> Want
         )
     readable = _readable(bus, stream, pattern)
     replaced = _check_private(bus, stream, pattern)
-    contract = _native.Contract(dict(request.contract)) if request.contract else None
-    if contract is not None:
-        _check_contract(bus, pattern, contract)
     overflow = request.overflow or bus_pb2.OVERFLOW_BLOCK
     if first_token(pattern) == NODE_PREFIX and overflow == bus_pb2.OVERFLOW_BLOCK:
         overflow = bus_pb2.OVERFLOW_DROP  # the node never waits to say what it knows
@@ -95,7 +94,6 @@ def check_open(bus: Bus, stream: SubscribeStream, request: bus_pb2.Open) -> Want
             request.window_messages or settings.window_messages, _WINDOW_MESSAGES_MAX
         ),
         window_bytes=min(request.window_bytes or settings.window_bytes, _WINDOW_BYTES_MAX),
-        contract=contract,
         replaced=replaced,
         readable=readable.allowed if readable.allowed != (pattern,) else (),
         cut=readable.cut,
@@ -145,23 +143,50 @@ def _check_private(bus: Bus, stream: SubscribeStream, pattern: str) -> list[Subs
     return older
 
 
-def _check_contract(bus: Bus, pattern: str, contract: _native.Contract) -> None:
-    """Refuse a contract that a declared topic, or class, of the pattern contradicts."""
+def check_contract(
+    bus: Bus, stream: SubscribeStream, request: bus_pb2.Open
+) -> Generator[None, None, _native.Contract | None]:
+    """Check what an Open expects, once it is known to be allowed, and return that.
+
+    Raises:
+        BadRequest: the contract cannot be read.
+        ContractMismatch: a declared topic, or class, of the pattern contradicts it.
+        SiraError: see `check_open`.
+    """
+    if not request.contract:
+        return None
+    check_open(bus, stream, request)
+    contract = _native.Contract(dict(request.contract))
+    yield from _check_declared(bus, request.pattern, contract)
+    return contract
+
+
+def _check_declared(bus: Bus, pattern: str, contract: _native.Contract) -> Iterator[None]:
+    """Compare with all that is declared, in slices when that is very much.
+
+    What is declared between two slices is compared too: at the end all agree.
+    """
     declarations = bus.topics.declarations
-    if is_pattern(pattern):
-        declared = [
-            each
-            for kind in (declarations.topics(), declarations.classes())
-            for each in kind
-            if each.contract is not None and intersects(pattern, each.name)
-        ]
-    else:
-        declared = [declarations.effective(pattern)]
-    for each in declared:
-        difference = each.contract.unify(contract) if each.contract else None
-        if difference is not None:
-            raise ContractMismatch(
-                f"{each.name!r} declares other tensors than this subscription expects:\n"
-                f"{difference}",
-                details={"topic": each.name, "pattern": pattern},
-            )
+    if not is_pattern(pattern):
+        _agree(declarations.effective(pattern), pattern, contract)
+        return
+    with declarations.arrivals.gathered() as fresh:
+        names, index = declarations.names(), 0
+        while index < len(names) or fresh:
+            name = names[index] if index < len(names) else fresh.popleft()
+            declared = declarations.get(name)
+            if declared is not None and declared.contract is not None and intersects(pattern, name):
+                _agree(declared, pattern, contract)
+            index += 1
+            if index % _DECLARED_A_SLICE == 0:
+                yield
+
+
+def _agree(declared: Declaration, pattern: str, contract: _native.Contract) -> None:
+    difference = declared.contract.unify(contract) if declared.contract else None
+    if difference is not None:
+        raise ContractMismatch(
+            f"{declared.name!r} declares other tensors than this subscription expects:\n"
+            f"{difference}",
+            details={"topic": declared.name, "pattern": pattern},
+        )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from google.protobuf.message import DecodeError
 
 from sira import _native
+from sira.kernel import listening
 from sira.kernel.errors import (
     FrameCorrupt,
     NodeDraining,
@@ -17,6 +18,7 @@ from sira.kernel.errors import (
     SiraError,
     Unsupported,
 )
+from sira.kernel.opening import check_contract
 from sira.kernel.subscriptions import Subscription
 from sira.kernel.trust.credential import Credential
 from sira.v1 import bus_pb2
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
     from sira.kernel.clients import Client
 
 M = TypeVar("M", bus_pb2.Open, bus_pb2.Close, bus_pb2.Ack)
+_CLOSED_A_SLICE = 100  # 10 µs each
 # field numbers of the oneof in Item
-ACK, OPEN, OPENED, CLOSE, ENDED, ASIDE = 6, 8, 9, 10, 11, 16
+ACK, OPEN, CLOSE, ENDED, ASIDE = 6, 8, 10, 11, 16
 # Beside a larger frame nothing is put: it would have to be copied.
 _BESIDE_BYTES_MAX = 128 << 10
 
@@ -123,7 +126,10 @@ class PublishStream:
             self.carrier.wake()
 
     def _linked(self) -> SubscribeStream | None:
-        return next((s for s in self.client.subscribes if s.link == self._link != ""), None)
+        return next(
+            (s for s in self.client.subscribes if s.link == self._link != "" and not s.closing),
+            None,
+        )
 
     def _aside(self, frame: bytes, now_ns: int) -> None:
         """Take what rides up: totals of credits, which may come twice and in any order."""
@@ -166,7 +172,7 @@ class PublishStream:
         admit = self._admit_unknown if self._unknown_left else None
         if admit is not None:
             self._unknown_topics[topic] = None
-        return self._bus.resolve(self.client, self.credential, topic, admit)
+        return self._bus.routes.resolve(self.client, self.credential, topic, admit)
 
     def _admit_unknown(self, messages: int, bytes_: int) -> None:
         """Refuse a message that may have been taken by a node that nobody can ask any more."""
@@ -203,6 +209,9 @@ class SubscribeStream:
         self.written_out = False  # it ends after all it had to say: the client hears it whole
         self._answers_turn = False
         self.subscriptions: dict[int, Subscription] = {}
+        self.ending = False  # all that is open ends, and is told so: the stream goes after that
+        self.closing = False
+        self.opening: dict[int, bus_pb2.Open] = {}  # asked for, and checked in slices
         self._bus = bus
         self.egress = _native.Egress(bus.hub, client=client.number, wake=wake)
 
@@ -264,40 +273,93 @@ class SubscribeStream:
 
     def end(self, subscription: Subscription, error: SiraError, now_ns: int) -> None:
         """End one subscription and tell why."""
-        self._bus.close_subscription(subscription, now_ns, reason=error.code)
+        listening.close(self._bus, subscription, now_ns, reason=error.code)
         self._tell_ended(subscription.number, error)
 
     def end_all(self, error: SiraError, now_ns: int) -> None:
-        """End every subscription and tell why."""
-        for subscription in list(self.subscriptions.values()):
-            self.end(subscription, error, now_ns)
+        """End every subscription and tell why; very many in slices (`ending`)."""
+        for number in list(self.opening):
+            del self.opening[number]
+            self._tell_ended(number, error)
+        self._bus.slices.run(self._ending(error, now_ns))
+
+    def _ending(self, error: SiraError, now_ns: int) -> Iterator[None]:
+        self.ending = True
+        left = list(self.subscriptions.values())[::-1]  # let go of one by one: freeing takes long
+        while left and not self.closing:
+            listening.end(self._bus, left.pop(), error, now_ns)
+            if left and len(left) % _CLOSED_A_SLICE == 0:
+                yield
+                now_ns = self._bus.now_ns()
+        self.ending = False
+        if not self.closing:
+            self.wake()
 
     def close(self, now_ns: int, *, reason: str = "PEER_LOST") -> None:
-        """End the stream; what is unread is dropped with `reason`. May be called twice."""
-        for subscription in list(self.subscriptions.values()):
-            self._bus.close_subscription(subscription, now_ns, reason=reason)
-        self.egress.close(now_ns, reason=reason)
+        """End the stream; what is unread is dropped with `reason`. May be called twice.
+
+        Very many subscriptions go in slices; the client stays until the last one is gone.
+        """
+        self.opening.clear()
+        if not self.closing:  # whoever comes back has room for as many at once
+            self.closing = True
+            self.client.subscription_count -= len(self.subscriptions)
         if self.rider is not None and self.written_out:
             self.rider.part()
         elif self.rider is not None:
             self.rider.carrier_broke(now_ns)
+        self._bus.slices.run(self._closing(now_ns, reason))
+
+    def _closing(self, now_ns: int, reason: str) -> Iterator[None]:
+        left = list(self.subscriptions.values())[::-1]
+        while left:
+            subscription = left.pop()
+            if self.subscriptions.get(subscription.number) is subscription:
+                listening.close(self._bus, subscription, now_ns, reason=reason)
+            if left and len(left) % _CLOSED_A_SLICE == 0:
+                yield
+                now_ns = self._bus.now_ns()
+        self.egress.close(now_ns, reason=reason)
         self.client.subscribes.pop(self, None)
         self._bus.left(self.client, now_ns)
 
     def _open(self, body: bytes, now_ns: int) -> None:
-        request = _parse(bus_pb2.Open, body)
+        self._bus.slices.run(self._making_live(_parse(bus_pb2.Open, body), now_ns))
+
+    def _making_live(self, request: bus_pb2.Open, now_ns: int) -> Iterator[None]:
+        """Check and open; where the check takes long, whoever closes it meanwhile has ended it."""
+        number, waited = request.subscription, False
+        steps = check_contract(self._bus, self, request)
         try:
-            if self._bus.draining:
-                raise NodeDraining()
-            self._bus.open_subscription(self, request, now_ns)
+            while True:
+                if self._bus.draining:
+                    raise NodeDraining()
+                try:
+                    next(steps)
+                except StopIteration as checked:
+                    if waited:  # else the number may be another one's, which is refused to this one
+                        del self.opening[number]
+                    listening.make_live(self._bus, self, request, checked.value, now_ns)
+                    return
+                if not waited:
+                    self.opening[number], waited = request, True
+                yield
+                if self.opening.get(number) is not request:
+                    return
+                now_ns = self._bus.now_ns()
         except SiraError as error:
+            if waited:
+                self.opening.pop(number, None)
             self._bus.refused(self.client.principal, "subscribe", request.pattern, error)
-            self._tell_ended(request.subscription, error)
+            self._tell_ended(number, error)
 
     def _close(self, number: int, now_ns: int) -> None:
+        if self.opening.pop(number, None) is not None:
+            self._tell_ended(number, None)
+            return
         subscription = self.subscriptions.get(number)
         if subscription is not None:  # else it ended by itself, and the client was told
-            self._bus.close_subscription(subscription, now_ns, reason="UNSUBSCRIBED")
+            listening.close(self._bus, subscription, now_ns, reason="UNSUBSCRIBED")
             self._tell_ended(number, None)
 
     def _refuse_ack(self, number: int, now_ns: int) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from sira import _native
+from sira.kernel.slices import Arrivals
 from sira.kernel.topics import Trie, is_pattern
 
 if TYPE_CHECKING:
@@ -60,6 +62,15 @@ class QueueGroup:
 Listener = Subscription | QueueGroup
 
 
+def readers(listener: Listener) -> int:
+    """Return how many subscriptions this is."""
+    return len(listener.members) if isinstance(listener, QueueGroup) else 1
+
+
+def _members(listener: Listener) -> Iterable[Subscription]:
+    return listener.members if isinstance(listener, QueueGroup) else (listener,)
+
+
 class SubscriptionTable:
     """All open subscriptions of a node."""
 
@@ -68,6 +79,8 @@ class SubscriptionTable:
         self._groups: dict[tuple[str, str, str], QueueGroup] = {}
         self._all: dict[Subscription, None] = {}
         self._contracted: dict[Subscription, None] = {}
+        self._contracted_all: tuple[Subscription, ...] | None = None
+        self.arrivals: Arrivals[Subscription] = Arrivals()  # those with a contract
         self._exact: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -88,6 +101,8 @@ class SubscriptionTable:
         self._all[subscription] = None
         if subscription.contract is not None:
             self._contracted[subscription] = None
+            self._contracted_all = None
+            self.arrivals.note(subscription)
         if not is_pattern(subscription.pattern):
             self._exact[subscription.pattern] += 1
         group = subscription.group
@@ -102,7 +117,9 @@ class SubscriptionTable:
     def remove(self, subscription: Subscription) -> None:
         """Let it match no more."""
         del self._all[subscription]
-        self._contracted.pop(subscription, None)
+        if subscription.contract is not None:
+            del self._contracted[subscription]
+            self._contracted_all = None
         if not is_pattern(subscription.pattern):
             self._exact[subscription.pattern] -= 1
             if not self._exact[subscription.pattern]:
@@ -128,6 +145,12 @@ class SubscriptionTable:
             else:
                 yield listener
 
+    def match_first(self, name: str, count: int) -> tuple[list[Subscription], list[Listener]]:
+        """Return the first so many subscriptions that listen to a name, and all listeners."""
+        listeners = self._trie.match(name)
+        each = chain.from_iterable(map(_members, islice(listeners, count)))
+        return list(islice(each, count)), listeners
+
     def heard(self, name: str) -> bool:
         """Whether anybody listens to a name."""
         return bool(self._all) and bool(self._trie.match(name))
@@ -136,9 +159,11 @@ class SubscriptionTable:
         """Return the subscriptions that asked for exactly this name."""
         return [s for s in self.match_each(pattern) if s.pattern == pattern]
 
-    def contracted(self) -> Iterator[Subscription]:
-        """Yield the subscriptions that declared a contract."""
-        return iter(self._contracted)
+    def contracted(self) -> tuple[Subscription, ...]:
+        """Return the subscriptions that declared a contract; the same tuple until one moves."""
+        if self._contracted_all is None:
+            self._contracted_all = tuple(self._contracted)
+        return self._contracted_all
 
     def exact_names(self) -> list[str]:
         """Return the names that somebody listens to without a wildcard."""

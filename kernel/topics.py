@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 from sira import _native
 from sira.kernel.errors import BadRequest
+from sira.kernel.slices import Arrivals
 
 T = TypeVar("T")
 
@@ -212,6 +213,8 @@ class Declarations:
         self._classes: dict[str, Declaration] = {}
         self._class_trie: Trie[str] = Trie()
         self._owned: dict[int, dict[str, None]] = {}
+        self.arrivals: Arrivals[str] = Arrivals()  # names that are declared
+        self._names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         """Return how many topics and classes are declared."""
@@ -224,11 +227,13 @@ class Declarations:
     def add(self, declaration: Declaration) -> None:
         """Remember a declaration. Requires: none of this name is there."""
         assert self.get(declaration.name) is None, declaration.name
+        self._names = None
         if is_pattern(declaration.name):
             self._classes[declaration.name] = declaration
             self._class_trie.add(declaration.name, declaration.name)
         else:
             self._topics[declaration.name] = declaration
+        self.arrivals.note(declaration.name)
         if declaration.owner:
             self._owned.setdefault(declaration.owner, {})[declaration.name] = None
 
@@ -237,6 +242,7 @@ class Declarations:
         found = self._topics.pop(name, None) or self._classes.pop(name, None)
         if found is None:
             return None
+        self._names = None
         if is_pattern(name):
             self._class_trie.remove(name, name)
         if found.owner:
@@ -254,9 +260,15 @@ class Declarations:
         """Return how many these are."""
         return len(self._owned.get(owner, ()))
 
-    def names(self) -> list[str]:
-        """Return all names and patterns."""
-        return [*self._topics, *self._classes]
+    def names(self) -> tuple[str, ...]:
+        """Return all names and patterns; the same tuple to all who ask until one comes or goes."""
+        if self._names is None:
+            self._names = (*self._topics, *self._classes)
+        return self._names
+
+    def class_names(self) -> list[str]:
+        """Return the patterns of declared classes."""
+        return list(self._classes)
 
     def topics(self) -> Iterator[Declaration]:
         """Yield declared topics."""

@@ -355,89 +355,6 @@ static PyObject *hub_topics(PyObject *self, PyObject *unused)
     return PyDict_Values(((Hub *)self)->topics);
 }
 
-static int put_u64(PyObject *dict, const char *key, uint64_t value)
-{
-    PyObject *number = PyLong_FromUnsignedLongLong(value); /* owned */
-    const int rc = number ? PyDict_SetItemString(dict, key, number) : -1;
-    Py_XDECREF(number);
-    return rc;
-}
-
-static int put_reasons(const Hub *hub, PyObject *dict, const char *key, const struct reason_counts *counts)
-{
-    PyObject *inner = PyDict_New(); /* owned */
-    if (!inner) return -1;
-    int rc = 0;
-    for (uint16_t i = 0; i < counts->len && rc == 0; i++)
-        if (counts->at[i].n) rc = put_u64(inner, hub->reasons[counts->at[i].reason], counts->at[i].n);
-    if (rc == 0) rc = PyDict_SetItemString(dict, key, inner);
-    Py_DECREF(inner);
-    return rc;
-}
-
-static PyObject *row_dict(const Hub *hub, const struct row *row)
-{
-    PyObject *dict = Py_BuildValue("{s:s,s:O}", "topic", row->name, "class_row", row->is_class ? Py_True : Py_False); /* owned */
-    if (!dict) return NULL;
-    if (put_u64(dict, "published", row->published) < 0 || put_u64(dict, "owed", row->owed) < 0 ||
-        put_u64(dict, "delivered", row->delivered) < 0 || put_u64(dict, "pending", row->pending) < 0 ||
-        put_u64(dict, "retained", row->retained) < 0 || put_u64(dict, "superseded", row->superseded) < 0 ||
-        put_u64(dict, "expired", row->expired) < 0 || put_reasons(hub, dict, "dropped", &row->dropped) < 0 ||
-        put_reasons(hub, dict, "refused", &row->refused) < 0)
-        Py_CLEAR(dict);
-    return dict;
-}
-
-static PyObject *hub_ledger(PyObject *self, PyObject *args)
-{
-    const Hub *hub = (Hub *)self;
-    const char *pattern = NULL; /* borrowed, checked by the caller */
-    Py_ssize_t pattern_len = 0;
-    if (!PyArg_ParseTuple(args, "|s#:ledger", &pattern, &pattern_len)) return NULL;
-    PyObject *rows = PyList_New(0); /* owned */
-    for (const struct row *row = hub->rows; rows && row; row = row->next) {
-        if (row->folded_into) continue;
-        if (pattern_len && !row->is_class &&
-            !sira_topic_match((const uint8_t *)pattern, (size_t)pattern_len, (const uint8_t *)row->name, strlen(row->name)))
-            continue;
-        if (!row->published && !row->owed && !row->refused.len) continue;
-        PyObject *dict = row_dict(hub, row); /* owned */
-        if (!dict || PyList_Append(rows, dict) < 0) Py_CLEAR(rows);
-        Py_XDECREF(dict);
-    }
-    return rows;
-}
-
-/* The row of one topic, without a look at the others. */
-static PyObject *hub_row(PyObject *self, PyObject *name)
-{
-    const Hub *hub = (Hub *)self;
-    PyObject *topic = PyDict_GetItemWithError(hub->topics, name); /* borrowed */
-    if (topic) return row_dict(hub, row_live(((HubTopic *)topic)->row));
-    if (PyErr_Occurred()) return NULL;
-    Py_RETURN_NONE;
-}
-
-static PyObject *hub_histograms(PyObject *self, PyObject *unused)
-{
-    (void)unused;
-    const Hub *hub = (Hub *)self;
-    PyObject *result = PyList_New(0); /* owned */
-    for (const struct row *row = hub->rows; result && row; row = row->next) {
-        if (!row->is_class) continue;
-        PyObject *counts = PyList_New(HIST_BUCKETS); /* owned */
-        for (Py_ssize_t i = 0; counts && i < HIST_BUCKETS; i++) {
-            PyObject *n = PyLong_FromUnsignedLongLong(row->hist[i]); /* given to the list */
-            if (!n) Py_CLEAR(counts);
-            else PyList_SET_ITEM(counts, i, n);
-        }
-        PyObject *entry = counts ? Py_BuildValue("(sNK)", row->name, counts, (unsigned long long)row->hist_sum_ns) : NULL; /* owned */
-        if (!entry || PyList_Append(result, entry) < 0) Py_CLEAR(result);
-        Py_XDECREF(entry);
-    }
-    return result;
-}
-
 static PyObject *hub_stats(PyObject *self, void *unused)
 {
     (void)unused;
@@ -452,10 +369,10 @@ static PyObject *hub_stats(PyObject *self, void *unused)
         {"message_bytes_held", hub->blob_bytes}, {"chunk_bytes_held", hub->buffered_bytes},
         {"transfers", hub->xfers},               {"parked", hub->parked},
         {"waiting", hub->waiting},
-        {"topics", (uint64_t)PyDict_GET_SIZE(hub->topics)},
+        {"topics", (uint64_t)PyDict_GET_SIZE(hub->topics)}, {"topics_folded", hub->folded},
     };
     for (size_t i = 0; dict && i < sizeof values / sizeof *values; i++)
-        if (put_u64(dict, values[i].name, values[i].value) < 0) Py_CLEAR(dict);
+        if (hub_put_u64(dict, values[i].name, values[i].value) < 0) Py_CLEAR(dict);
     return dict;
 }
 
@@ -465,7 +382,7 @@ static PyObject *hub_dropped(PyObject *self, void *unused)
     const Hub *hub = (Hub *)self;
     PyObject *dict = PyDict_New(); /* owned */
     for (uint16_t i = 0; dict && i < hub->reason_count; i++)
-        if (hub->dropped[i] && put_u64(dict, hub->reasons[i], hub->dropped[i]) < 0) Py_CLEAR(dict);
+        if (hub->dropped[i] && hub_put_u64(dict, hub->reasons[i], hub->dropped[i]) < 0) Py_CLEAR(dict);
     return dict;
 }
 
@@ -478,14 +395,20 @@ static PyMethodDef hub_methods[] = {
     {"release", hub_release_py, METH_O, "What waits for a limit and has room now goes on."},
     {"topics", hub_topics, METH_NOARGS, "All topics."},
     {"row", hub_row, METH_O, "Ledger row of one topic; None: there is no such topic."},
-    {"ledger", hub_ledger, METH_VARARGS, "Ledger rows as dictionaries: of all, or of the topics of a pattern and all classes."},
-    {"histograms", hub_histograms, METH_NOARGS, "Time on the node per class: (class, counts, sum_ns)."},
+    {"walk", hub_walk, METH_VARARGS, "Walk over the ledger's rows in slices, from the start or where another one stood."},
     {"close", hub_close, METH_NOARGS, "Forget all topics: the node stops."},
     {NULL, NULL, 0, NULL},
 };
 
+static PyObject *hub_order(PyObject *self, void *unused)
+{
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(((Hub *)self)->serial);
+}
+
 static PyGetSetDef hub_getset[] = {
     {"due_ns", hub_due, NULL, "When release() may find room; 0: nothing waits for a limit.", NULL},
+    {"order", hub_order, NULL, "Grows with every message posted: what is posted from now on has a larger one.", NULL},
     {"stats", hub_stats, NULL, "Counters since the start and levels now.", NULL},
     {"dropped", hub_dropped, NULL, "Deliveries dropped since the start, by reason.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -513,7 +436,8 @@ int sira_add_hub(PyObject *module)
 {
     hub_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &hub_spec, NULL);
     if (!hub_type || PyModule_AddType(module, hub_type) < 0) return -1;
-    if (hub_add_limits(module) < 0 || hub_add_topics(module) < 0 || hub_add_queues(module) < 0 || hub_add_streams(module) < 0) return -1;
+    if (hub_add_limits(module) < 0 || hub_add_topics(module) < 0 || hub_add_queues(module) < 0 ||
+        hub_add_streams(module) < 0 || hub_add_walks(module) < 0) return -1;
     PyObject *bounds = PyTuple_New(HIST_BUCKETS - 1); /* owned */
     for (Py_ssize_t i = 0; bounds && i < HIST_BUCKETS - 1; i++) {
         PyObject *bound = PyLong_FromUnsignedLongLong(hub_hist_bounds_ns[i]); /* given to the tuple */

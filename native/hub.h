@@ -28,7 +28,7 @@ typedef struct Group Group;
 typedef struct History History;
 
 extern PyTypeObject *hub_type, *hub_topic_type, *route_type, *ingress_type, *egress_type, *sub_type, *group_type,
-    *history_type;
+    *history_type, *row_walk_type;
 
 /* ---- counts ------------------------------------------------------------------------------------------ */
 enum { REASONS_MAX = 64, REASON_BYTES = 32, HIST_BUCKETS = 26 };
@@ -52,8 +52,20 @@ struct row {
     uint32_t refs; /* topics and deliveries that still count here */
     uint64_t hist[HIST_BUCKETS], hist_sum_ns; /* used in class rows: time a delivery waited on the node */
     struct row *class_row;
-    struct row *prev, *next;
+    uint64_t serial; /* of two rows, the larger is the newer */
+    struct row *prev, *next; /* newest first: topics and classes in a list each */
 };
+
+/* A walk over the rows in slices: topics, then classes, newest first. What comes behind it is not seen, what goes
+ * meanwhile is passed over. Classes come last: a row that folds before it was reached is met in its class. */
+typedef struct RowWalk {
+    PyObject_HEAD
+    Hub *hub; /* owned */
+    struct row *next; /* borrowed: row_unref() moves it on */
+    uint64_t below; /* of its list, only rows with a smaller serial; 0: all */
+    bool classes, done;
+    struct RowWalk *hub_prev, *hub_next;
+} RowWalk;
 
 struct row *row_live(struct row *row); /* follows folding */
 void row_ref(struct row *row);
@@ -282,7 +294,9 @@ struct Hub {
     PyObject *topics; /* owned dict: name -> HubTopic */
     PyObject *classes; /* owned dict: class name -> capsule of its row (one reference of ours) */
     PyObject *encode_error; /* owned */
-    struct row *rows; /* list of all */
+    struct row *rows, *class_rows; /* lists of all */
+    uint64_t row_serial, folded; /* folded: rows, since the start */
+    RowWalk *walks; /* list of those alive */
     char reasons[REASONS_MAX][REASON_BYTES];
     uint16_t reason_count;
     uint32_t generation;
@@ -448,5 +462,9 @@ int hub_add_history(PyObject *module);
 int hub_add_queues(PyObject *module); /* sub, group types */
 int hub_add_topics(PyObject *module); /* topic, route */
 int hub_add_limits(PyObject *module);
+int hub_add_walks(PyObject *module);
+PyObject *hub_walk(PyObject *self, PyObject *args);
+PyObject *hub_row(PyObject *self, PyObject *name);
+int hub_put_u64(PyObject *dict, const char *key, uint64_t value);
 
 #endif

@@ -106,11 +106,11 @@ static PyObject *sub_deliver_retained(PyObject *self, PyObject *args)
 {
     Sub *sub = (Sub *)self;
     PyObject *topic_object; /* borrowed */
-    unsigned long long now_ns;
-    if (!PyArg_ParseTuple(args, "O!K:deliver_retained", hub_topic_type, &topic_object, &now_ns)) return NULL;
+    unsigned long long now_ns, order_max = UINT64_MAX;
+    if (!PyArg_ParseTuple(args, "O!K|K:deliver_retained", hub_topic_type, &topic_object, &now_ns, &order_max)) return NULL;
     HubTopic *topic = (HubTopic *)topic_object;
     struct blob *blob = topic->retained;
-    if (!blob || !sub->egress) Py_RETURN_NONE;
+    if (!blob || !sub->egress || blob->order > order_max) Py_RETURN_NONE;
     if (blob->deadline_ns && blob->deadline_ns <= now_ns) Py_RETURN_NONE;
     if (sub_enqueue(sub, blob, now_ns) < 0) return NULL;
     if (sub->egress) egress_wake(sub->egress);
@@ -136,7 +136,7 @@ static PyGetSetDef sub_getset[] = {
 };
 
 static PyMethodDef sub_methods[] = {
-    {"deliver_retained", sub_deliver_retained, METH_VARARGS, "Owe it the last message of a `latest` topic."},
+    {"deliver_retained", sub_deliver_retained, METH_VARARGS, "Owe it the last message of a `latest` topic, if that is no newer than `order_max`."},
     {NULL, NULL, 0, NULL},
 };
 

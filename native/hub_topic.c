@@ -69,7 +69,10 @@ void row_unref(Hub *hub, struct row *row)
 {
     assert(row->refs > 0);
     if (--row->refs > 0) return;
+    for (RowWalk *walk = hub->walks; walk; walk = walk->hub_next)
+        if (walk->next == row) walk->next = row->next;
     if (row->prev) row->prev->next = row->next;
+    else if (row->is_class) hub->class_rows = row->next;
     else hub->rows = row->next;
     if (row->next) row->next->prev = row->prev;
     if (row->folded_into) row_unref(hub, row->folded_into);
@@ -109,9 +112,11 @@ struct row *row_new(Hub *hub, const char *name, bool is_class, struct row *class
         row->class_row = class_row;
         row_ref(class_row);
     }
-    row->next = hub->rows;
-    if (hub->rows) hub->rows->prev = row;
-    hub->rows = row;
+    row->serial = ++hub->row_serial;
+    struct row **first = is_class ? &hub->class_rows : &hub->rows;
+    row->next = *first;
+    if (*first) (*first)->prev = row;
+    *first = row;
     return row;
 }
 
@@ -160,6 +165,7 @@ static int row_fold(Hub *hub, struct row *row)
     into->expired += row->expired;
     row->folded_into = into;
     row_ref(into);
+    hub->folded++;
     return 0;
 }
 

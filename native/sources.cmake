@@ -29,6 +29,7 @@ set(SIRA_PYTHON_SOURCES
   native/topic_py.c
   native/hub.c
   native/hub_topic.c
+  native/hub_walk.c
   native/hub_queue.c
   native/hub_sub.c
   native/hub_xfer.c

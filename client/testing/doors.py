@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from sira.kernel.bus import Bus as Kernel
 from sira.kernel.clients import Hello
 from sira.kernel.edge.bus_service import BusService
-from sira.kernel.edge.door import Call
+from sira.kernel.edge.door import Call, encoded
 from sira.kernel.edge.kernel_service import KernelService
 from sira.kernel.edge.link import Links
 from sira.kernel.edge.world import World
@@ -27,7 +27,8 @@ class Doors:
 
     def __init__(self, kernel: Kernel, settings: Settings) -> None:
         """Fill the table, as a node does."""
-        self._world = World.around(kernel)
+        loop = Loop()
+        self._world = World.around(kernel, loop)
         self._catalog = Catalog()
         for each in builtin_topic_classes():
             self._catalog.add_topic_class(each)
@@ -35,7 +36,7 @@ class Doors:
         self.calls_now = 0
         logs = Logs(node=settings.node_name, level="error")
         kernel_service = KernelService(
-            self._catalog, settings, lambda bus: Counts(bus, logs, Loop(), self)
+            self._catalog, settings, lambda bus: Counts(bus, logs, loop, self)
         )
         self._catalog.add_methods(*kernel_service.methods(), *BusService(Links()).methods())
         # Time passes by the local node's own clock.
@@ -61,7 +62,7 @@ class Doors:
             reply = await method.handler(call, request)
         finally:
             self.calls_now -= 1
-        return cast(bytes, reply.SerializeToString())
+        return encoded(reply)
 
 
 class _NoContext:

@@ -11,6 +11,7 @@ from sira import _native
 from sira.kernel.authorize import Allow
 from sira.kernel.edge.door import Call
 from sira.kernel.edge.link import Links
+from sira.kernel.edge.parts import taking_turns
 from sira.kernel.edge.publish import Publishing
 from sira.kernel.edge.subscribe import Subscribing
 from sira.kernel.errors import BadRequest, NodeDraining, NotFound, Unsupported
@@ -20,7 +21,7 @@ from sira.v1 import bus_pb2, message_pb2
 
 _PAGE_TOPICS, _PAGE_TOPICS_MAX = 1_000, 10_000
 _PAGE_BYTES = 1 << 20  # a page ends after so many, or a client's gRPC would not take it
-_NAMES_A_STEP, _TOPICS_A_STEP = 1_000, 100  # between two steps others have the loop
+_NAMES_A_STEP, _TOPICS_A_STEP = 400, 100  # between two steps others have the loop
 
 
 class BusService:
@@ -71,7 +72,7 @@ class BusService:
         return await call.world.requests.request(call, message)
 
     async def create_topic(self, call: Call, request: bus_pb2.CreateTopicRequest) -> bus_pb2.Topic:
-        """Declare a topic or a class. See `TopicTable.create`.
+        """Declare a topic or a class. See `TopicTable.creating`.
 
         Raises:
             BadRequest: an owned topic for a caller that has no stream to die with.
@@ -81,7 +82,7 @@ class BusService:
             raise NodeDraining(retry_after_ms=1_000)
         bus.may(call.credential, "create_topic", request.name)
         owner = _owner(call) if request.owned else 0
-        bus.topics.create(request, owner=owner, by=call.principal)
+        await taking_turns(bus.topics.creating(request, owner=owner, by=call.principal))
         return bus.topics.describe(request.name)
 
     async def list_topics(

@@ -193,14 +193,7 @@ class Door(grpc.GenericRpcHandler):
             await self._allow(call)
             with self._span(call):
                 ids = self._trace_ids()
-                message = None
-                if request is not None:
-                    self._check_size(request)
-                    message = _decode(method, request)
-                reply = await method.handler(call, message)
-                if method.administrative:
-                    self._audit(call, message)
-                return reply.SerializeToString() if reply is not None else None
+                return await call.world.loop.steps(self._run(call, request))
         except grpc.aio.AbortError:
             raise  # a library's handler has ended the call itself
         except SiraError as error:
@@ -215,6 +208,16 @@ class Door(grpc.GenericRpcHandler):
         finally:
             self.calls_now -= 1
         return None
+
+    async def _run(self, call: Call, request: bytes | None) -> bytes | None:
+        message = None
+        if request is not None:
+            self._check_size(request)
+            message = _decode(call.method, request)
+        reply = await call.method.handler(call, message)
+        if call.method.administrative:
+            self._audit(call, message)
+        return encoded(reply) if reply is not None else None
 
     def _identified(self, method: Method, context: Any) -> Call:
         """Say who calls and where that leads.
@@ -330,6 +333,11 @@ def intent(metadata: Mapping[str, str | bytes]) -> str:
     if not isinstance(value, str) or len(value) != _INTENT_CHARS:
         return ""
     return value if not set(value) - set("0123456789abcdef") else ""
+
+
+def encoded(reply: Message | bytes) -> bytes:
+    """Return an answer as it leaves; one that was made in parts is encoded already."""
+    return reply if isinstance(reply, bytes) else reply.SerializeToString()
 
 
 def _decode(method: Method, data: bytes) -> Message:

@@ -7,15 +7,16 @@ operators hear of all.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from sira import _native
 from sira.kernel.bus import Bus
-from sira.kernel.edge.kernel_service import add_clients
+from sira.kernel.edge.kernel_service import clients
+from sira.kernel.edge.parts import taking_turns
 from sira.kernel.edge.world import Worlds
 from sira.kernel.events import Row
 from sira.kernel.identity import SYSTEM
 from sira.kernel.load import Look, Rates, facts, topic_row
-from sira.v1 import kernel_pb2
 
 _TOPICS = ("sira.load.node", "sira.load.topics", "sira.load.clients", "sira.load.subscriptions")
 _EVERY_S = 1.0
@@ -38,7 +39,8 @@ async def tell(worlds: Worlds) -> None:
             bus = world.bus
             heard = _heard(bus)
             if not heard and not watched:
-                before.pop(world.tenant, None)
+                if (unheard := before.pop(world.tenant, None)) is not None:
+                    await taking_turns(unheard.forgotten())
                 continue
             then, now = before.get(world.tenant), await _look(bus)
             before[world.tenant] = now
@@ -47,14 +49,15 @@ async def tell(worlds: Worlds) -> None:
                 continue
             number += 1
             rates = Rates(then, now)
-            topics = await _rows(bus, rates)
-            uptime_ns = now.time_ns - started_ns
-            for name, fields in facts(number, bus.settings.node_name, uptime_ns, rates, topics):
+            uptime_ns, node = now.time_ns - started_ns, bus.settings.node_name
+            told = facts(number, node, uptime_ns, rates, partial(_row, bus))
+            for name, fields in await taking_turns(told):
                 fields["tenant"] = world.tenant
                 if heard:
                     bus.events.repeat(name, fields)
                 if operators is not None and watched and operators is not world:
                     operators.bus.events.repeat(name, fields)
+            await taking_turns(then.forgotten())
         wait_s = _FIRST_S if first else _EVERY_S if before else _IDLE_S
 
 
@@ -63,21 +66,20 @@ def _heard(bus: Bus) -> bool:
 
 
 async def _look(bus: Bus) -> Look:
-    stats = kernel_pb2.StatsResponse()
-    await add_clients(bus, stats)
-    published: dict[str, int] = {}
-    for index, topic in enumerate(bus.hub.topics(), 1):
-        published[topic.name] = topic.published
-        if index % _SLICE == 0:
-            await asyncio.sleep(0)
-    return Look(_native.now_ns(), stats, published)
+    look = Look()
+    for part in clients(bus):
+        look.add(part)
+        await asyncio.sleep(0)
+    topics = bus.hub.topics()
+    while topics:
+        for topic in topics[-_SLICE:]:
+            look.published[topic.name] = topic.published
+        del topics[-_SLICE:]  # freeing all at once takes long
+        await asyncio.sleep(0)
+    look.time_ns = _native.now_ns()
+    return look
 
 
-async def _rows(bus: Bus, rates: Rates) -> list[Row]:
-    rows: list[Row] = []
-    for name, rate in rates.busiest():
-        counts = bus.hub.row(name)
-        if counts is not None:  # not gone meanwhile
-            rows.append(topic_row(counts, rate))
-    await asyncio.sleep(0)
-    return rows
+def _row(bus: Bus, name: str, rate: float) -> Row | None:
+    counts = bus.hub.row(name)
+    return topic_row(counts, rate) if counts is not None else None  # gone meanwhile

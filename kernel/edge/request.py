@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sira import _native
-from sira.kernel import errors
+from sira.kernel import errors, listening
 from sira.kernel.bus import Bus
 from sira.kernel.clients import Client, Hello
 from sira.kernel.edge.ticker import Ticker
@@ -159,7 +159,7 @@ class Requests:
         opening = bus_pb2.Open(
             subscription=self._last_number, pattern=reply_topic, overflow=bus_pb2.OVERFLOW_BLOCK
         )
-        self._bus.open_subscription(self._stream, opening, _native.now_ns())
+        listening.open_now(self._bus, self._stream, opening, _native.now_ns())
         asked = self._asked[self._last_number] = _Asked(self._last_number, reply_topic)
         return asked
 
@@ -174,7 +174,7 @@ class Requests:
             credit = bus_pb2.Credit(subscription=asked.number, taken=asked.taken)
             frame = bus_pb2.Frame(items=[bus_pb2.Item(credit=credit)])
             self._stream.feed(frame.SerializeToString(), now_ns)
-        self._bus.close_subscription(subscription, now_ns, reason="UNSUBSCRIBED")
+        listening.close(self._bus, subscription, now_ns, reason="UNSUBSCRIBED")
 
     async def _read(self) -> None:
         """Hand replies to those who wait for them."""

@@ -33,7 +33,8 @@ class Subscribing:
         link.on_end = lambda error: stream.end_all(error, _native.now_ns())
         try:
             with self._links.holding(link):
-                reader = asyncio.ensure_future(self._read(call.context, stream, link, ticker))
+                work = self._read(call.context, stream, link, ticker)
+                reader = asyncio.ensure_future(call.world.loop.steps(work))
                 try:
                     await link.written(self._write, call.context, stream)
                 finally:
@@ -72,12 +73,15 @@ class Subscribing:
                 await context.write(frame)
                 continue
             if link.error is not None:
+                if stream.ending:
+                    await resting
+                    continue
                 if stream.rider is not None and stream.rider.ending:
                     await resting  # its last answers leave by this stream
                     continue
                 stream.written_out = not link.broken
                 return
-            if link.finished and not stream.subscriptions:
+            if link.finished and not stream.subscriptions and not stream.opening:
                 stream.written_out = not link.broken
                 return
             await resting

@@ -6,6 +6,7 @@ import asyncio
 
 from sira import _native
 from sira.kernel.bus import Bus
+from sira.kernel.metrics import Loop
 
 # What waits for room or runs out of time is looked at so often: the precision of `wait_ms`, of
 # expiry and of stalls.
@@ -20,8 +21,8 @@ _RELEASE_S_MIN = 0.001
 class Ticker:
     """One timer on the loop, armed only while there is something to wait for."""
 
-    def __init__(self, bus: Bus) -> None:
-        self._bus = bus
+    def __init__(self, bus: Bus, loop: Loop) -> None:
+        self._bus, self._held = bus, loop
         self._timer: asyncio.TimerHandle | None = None
         self._slow = False  # the timer is armed for later than _BUSY_S
         self._release: asyncio.TimerHandle | None = None
@@ -59,7 +60,9 @@ class Ticker:
 
     def _do_release(self) -> None:
         self._release = None
-        self._bus.hub.release(_native.now_ns())
+        began_ns = _native.now_ns()
+        self._bus.hub.release(began_ns)
+        self._held.held(_native.now_ns() - began_ns)
         self._release_in_time()
 
     def _arm(self, delay_s: float) -> None:
@@ -72,7 +75,9 @@ class Ticker:
     def _tick(self) -> None:
         self._timer = None
         bus = self._bus
-        more = bus.tick(_native.now_ns())
+        began_ns = _native.now_ns()
+        more = bus.tick(began_ns)
+        self._held.held(_native.now_ns() - began_ns)
         self._release_in_time()
         if more:
             self._arm(_MORE_S)

@@ -10,6 +10,7 @@ from sira.kernel.edge.request import Requests
 from sira.kernel.edge.ticker import Ticker
 from sira.kernel.errors import QuotaExceeded
 from sira.kernel.identity import SYSTEM
+from sira.kernel.metrics import Loop
 
 DEFAULT = "default"
 
@@ -22,12 +23,16 @@ class World:
     bus: Bus
     ticker: Ticker
     requests: Requests
+    loop: Loop
 
     @classmethod
-    def around(cls, bus: Bus) -> World:
-        """Give a bus its time and its unary requests. Belongs to the running loop."""
-        ticker = Ticker(bus)
-        return cls(bus.tenant, bus, ticker, Requests(bus, ticker))
+    def around(cls, bus: Bus, loop: Loop) -> World:
+        """Give a bus its time and its unary requests. Belongs to the running loop.
+
+        `loop` counts how long what is done for it holds the loop.
+        """
+        ticker = Ticker(bus, loop)
+        return cls(bus.tenant, bus, ticker, Requests(bus, ticker), loop)
 
 
 class Worlds:

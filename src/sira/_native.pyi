@@ -429,18 +429,34 @@ class Hub:
     def release(self, now_ns: int) -> None: ...
     due_ns: int  # when release() may find room; 0: nothing waits for a limit
     def topics(self) -> list[HubTopic]: ...
-    # rows: fields of LedgerRow; folded class rows too
-    # A (checked) pattern leaves out rows of topics that it does not match, never those of classes.
-    def ledger(self, pattern: str = "") -> list[dict[str, Any]]: ...
     def row(self, topic: str) -> dict[str, Any] | None: ...  # the row of one topic
-    # (class, counts per bucket, sum_ns); bounds: HISTOGRAM_BOUNDS_NS
-    def histograms(self) -> list[tuple[str, list[int], int]]: ...
+    # from the start, or from the `position` of another walk; 1: only the classes
+    def walk(self, position: int = 0) -> RowWalk: ...
     def close(self) -> None: ...  # forget all topics: the node stops
+    order: int  # grows with each message posted
     # at least: topics, subscriptions, pending, pending_bytes, in_flight, parked, transfers
     dropped: dict[str, int]  # deliveries dropped since the start, by reason
     stats: dict[str, int]
 
 HISTOGRAM_BOUNDS_NS: tuple[int, ...]
+
+@final
+class RowWalk:
+    """A walk over the ledger's rows in slices, while rows come, fold and go: topics, then classes.
+
+    A row that is there from the start to the end is met once, one that comes later may be left out.
+    A row that folds before it is met counts in its class's, which comes later; one that folds
+    afterwards is there as well (`Hub.stats["topics_folded"]` has moved then). Each slice takes at
+    most `count` entries and looks at most at 32 times as many rows.
+    """
+
+    # fields of LedgerRow; a (checked) pattern leaves out topics that it does not match, no class
+    def rows(self, count: int, pattern: str = "") -> list[dict[str, Any]]: ...
+    def topics(self, count: int) -> list[str]: ...  # names
+    # of classes: (class, counts per bucket, sum_ns); bounds: HISTOGRAM_BOUNDS_NS
+    def histograms(self, count: int) -> list[tuple[str, list[int], int]]: ...
+    done: Final[bool]
+    position: Final[int]  # for `Hub.walk`; 0: done
 
 @final
 class HubTopic:
@@ -597,7 +613,8 @@ class Sub:
     delivered: int
     dropped: int
     stalled: bool
-    def deliver_retained(self, topic: HubTopic, now_ns: int) -> None: ...
+    def deliver_retained(self, topic: HubTopic, now_ns: int, order_max: int = 2**64 - 1) -> None:
+        """Owe it the last message of a `latest` topic, if its order is at most `order_max`."""
 
 @final
 class Group:

@@ -135,7 +135,7 @@ class Verb(_message.Message):
     def __init__(self, name: _Optional[str] = ..., summary: _Optional[str] = ...) -> None: ...
 
 class IntrospectResponse(_message.Message):
-    __slots__ = ("services", "settings", "topic_classes", "verbs", "event_schemas")
+    __slots__ = ("services", "settings", "topic_classes", "verbs", "event_schemas", "topic_classes_left_out")
     class EventSchemasEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -148,12 +148,14 @@ class IntrospectResponse(_message.Message):
     TOPIC_CLASSES_FIELD_NUMBER: _ClassVar[int]
     VERBS_FIELD_NUMBER: _ClassVar[int]
     EVENT_SCHEMAS_FIELD_NUMBER: _ClassVar[int]
+    TOPIC_CLASSES_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     services: _containers.RepeatedCompositeFieldContainer[Service]
     settings: _containers.RepeatedCompositeFieldContainer[Setting]
     topic_classes: _containers.RepeatedCompositeFieldContainer[TopicClass]
     verbs: _containers.RepeatedCompositeFieldContainer[Verb]
     event_schemas: _containers.ScalarMap[str, str]
-    def __init__(self, services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., topic_classes: _Optional[_Iterable[_Union[TopicClass, _Mapping]]] = ..., verbs: _Optional[_Iterable[_Union[Verb, _Mapping]]] = ..., event_schemas: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    topic_classes_left_out: int
+    def __init__(self, services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ..., settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ..., topic_classes: _Optional[_Iterable[_Union[TopicClass, _Mapping]]] = ..., verbs: _Optional[_Iterable[_Union[Verb, _Mapping]]] = ..., event_schemas: _Optional[_Mapping[str, str]] = ..., topic_classes_left_out: _Optional[int] = ...) -> None: ...
 
 class StatsRequest(_message.Message):
     __slots__ = ("prometheus",)
@@ -248,10 +250,14 @@ class SubscriptionStats(_message.Message):
     def __init__(self, client: _Optional[str] = ..., pattern: _Optional[str] = ..., group: _Optional[str] = ..., overflow: _Optional[str] = ..., pending: _Optional[int] = ..., in_flight: _Optional[int] = ..., delivered: _Optional[int] = ..., dropped: _Optional[int] = ..., stalled: _Optional[bool] = ...) -> None: ...
 
 class LedgerRequest(_message.Message):
-    __slots__ = ("pattern",)
+    __slots__ = ("pattern", "page_rows", "page_token")
     PATTERN_FIELD_NUMBER: _ClassVar[int]
+    PAGE_ROWS_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     pattern: str
-    def __init__(self, pattern: _Optional[str] = ...) -> None: ...
+    page_rows: int
+    page_token: bytes
+    def __init__(self, pattern: _Optional[str] = ..., page_rows: _Optional[int] = ..., page_token: _Optional[bytes] = ...) -> None: ...
 
 class LedgerRow(_message.Message):
     __slots__ = ("topic", "node", "published", "owed", "received", "delivered", "forwarded", "pending", "retained", "superseded", "expired", "dropped", "dead_lettered", "unknown", "redelivered", "refused", "class_row")
@@ -313,14 +319,18 @@ class LedgerRow(_message.Message):
     def __init__(self, topic: _Optional[str] = ..., node: _Optional[str] = ..., published: _Optional[int] = ..., owed: _Optional[int] = ..., received: _Optional[int] = ..., delivered: _Optional[int] = ..., forwarded: _Optional[int] = ..., pending: _Optional[int] = ..., retained: _Optional[int] = ..., superseded: _Optional[int] = ..., expired: _Optional[int] = ..., dropped: _Optional[_Mapping[str, int]] = ..., dead_lettered: _Optional[int] = ..., unknown: _Optional[_Mapping[str, int]] = ..., redelivered: _Optional[int] = ..., refused: _Optional[_Mapping[str, int]] = ..., class_row: _Optional[bool] = ...) -> None: ...
 
 class LedgerResponse(_message.Message):
-    __slots__ = ("rows", "balanced", "epoch")
+    __slots__ = ("rows", "balanced", "epoch", "next", "moved")
     ROWS_FIELD_NUMBER: _ClassVar[int]
     BALANCED_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    MOVED_FIELD_NUMBER: _ClassVar[int]
     rows: _containers.RepeatedCompositeFieldContainer[LedgerRow]
     balanced: bool
     epoch: bytes
-    def __init__(self, rows: _Optional[_Iterable[_Union[LedgerRow, _Mapping]]] = ..., balanced: _Optional[bool] = ..., epoch: _Optional[bytes] = ...) -> None: ...
+    next: bytes
+    moved: int
+    def __init__(self, rows: _Optional[_Iterable[_Union[LedgerRow, _Mapping]]] = ..., balanced: _Optional[bool] = ..., epoch: _Optional[bytes] = ..., next: _Optional[bytes] = ..., moved: _Optional[int] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
     __slots__ = ("topic", "principal", "action")
@@ -333,7 +343,7 @@ class ExplainRequest(_message.Message):
     def __init__(self, topic: _Optional[str] = ..., principal: _Optional[str] = ..., action: _Optional[str] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("decision", "reasons", "matches", "kind", "contract", "rule", "readable", "cut", "obligations")
+    __slots__ = ("decision", "reasons", "matches", "kind", "contract", "rule", "readable", "cut", "obligations", "matches_left_out")
     class ContractEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -350,6 +360,7 @@ class ExplainResponse(_message.Message):
     READABLE_FIELD_NUMBER: _ClassVar[int]
     CUT_FIELD_NUMBER: _ClassVar[int]
     OBLIGATIONS_FIELD_NUMBER: _ClassVar[int]
+    MATCHES_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     decision: str
     reasons: _containers.RepeatedScalarFieldContainer[str]
     matches: _containers.RepeatedCompositeFieldContainer[ExplainMatch]
@@ -359,7 +370,8 @@ class ExplainResponse(_message.Message):
     readable: _containers.RepeatedScalarFieldContainer[str]
     cut: _containers.RepeatedScalarFieldContainer[str]
     obligations: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, decision: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., matches: _Optional[_Iterable[_Union[ExplainMatch, _Mapping]]] = ..., kind: _Optional[str] = ..., contract: _Optional[_Mapping[str, str]] = ..., rule: _Optional[str] = ..., readable: _Optional[_Iterable[str]] = ..., cut: _Optional[_Iterable[str]] = ..., obligations: _Optional[_Iterable[str]] = ...) -> None: ...
+    matches_left_out: int
+    def __init__(self, decision: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., matches: _Optional[_Iterable[_Union[ExplainMatch, _Mapping]]] = ..., kind: _Optional[str] = ..., contract: _Optional[_Mapping[str, str]] = ..., rule: _Optional[str] = ..., readable: _Optional[_Iterable[str]] = ..., cut: _Optional[_Iterable[str]] = ..., obligations: _Optional[_Iterable[str]] = ..., matches_left_out: _Optional[int] = ...) -> None: ...
 
 class ExplainMatch(_message.Message):
     __slots__ = ("client", "pattern", "group", "lane", "lane_reason", "pending", "state")

@@ -46,7 +46,8 @@ def url(node: Node) -> str:
 
 
 def refusals(node: Node, topic: str) -> int:
-    (row,) = [row for row in node.bus.hub.ledger(topic) if row["topic"] == topic]
+    row = node.bus.hub.row(topic)
+    assert row is not None
     return int(row["refused"].get("RATE_LIMITED", 0))
 
 

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from sira.kernel.node import Node
+from sira.kernel.slices import at_once
 from sira.kernel.streams import PublishStream
 from sira.v1 import bus_pb2
 
@@ -146,7 +147,9 @@ def test_a_drain_gives_up_on_a_subscriber_that_takes_nothing_and_counts_it() -> 
             await pub.publish(*(message("d.a") for _ in range(5)))
             hub = node.bus.hub
             await within(node.stop(0.2))
-            (row,) = [r for r in hub.ledger() if r["topic"] == ">"]  # folded when the hub closed
+            (row,) = [
+                r for r in hub.walk().rows(100) if r["topic"] == ">"
+            ]  # folded when the hub closed
             assert (row["owed"], row["pending"]) == (5, 0)
             assert row["dropped"] == {"NODE_DRAINING": 5}
 
@@ -169,7 +172,7 @@ def test_owned_topics_made_and_dropped_leave_memory_flat() -> None:
                 assert client is not None
                 for i in range(count):
                     request = bus_pb2.CreateTopicRequest(name=f"o.{number}.{i}", owned=True)
-                    topics.create(request, owner=client.number, by=client.principal)
+                    at_once(topics.creating(request, owner=client.number, by=client.principal))
                     if i % 500 == 0:
                         await asyncio.sleep(0)
                 await owner.publishing().publish(message(f"o.{number}.0"))

@@ -9,6 +9,7 @@ import jsonschema
 
 from sira.kernel.events import KINDS
 from sira.kernel.load import ROWS_MAX, Look, Rates, facts, topic_row
+from sira.kernel.slices import at_once
 from sira.v1 import kernel_pb2
 
 SECOND = 1_000_000_000
@@ -17,8 +18,10 @@ SECOND = 1_000_000_000
 def look(at_s: float, delivered: int = 0, **published: int) -> Look:
     sub = kernel_pb2.SubscriptionStats(client="c", pattern=">", delivered=delivered)
     client = kernel_pb2.ClientStats(id="c", published=delivered)
-    stats = kernel_pb2.StatsResponse(node="n", clients=[client], subscriptions=[sub, sub])
-    return Look(int(at_s * SECOND), stats, published)
+    found = Look(int(at_s * SECOND), published=published)
+    found.add(kernel_pb2.StatsResponse(clients=[client], subscriptions=[sub]))
+    found.add(kernel_pb2.StatsResponse(subscriptions=[sub]))  # its twin, in another part
+    return found
 
 
 def counts(topic: str, **changes: Any) -> dict[str, Any]:
@@ -31,16 +34,17 @@ def counts(topic: str, **changes: Any) -> dict[str, Any]:
 
 def test_rates_are_the_difference_of_two_looks() -> None:
     rates = Rates(look(1.0, 50, slow=10, fast=100), look(3.0, 60, slow=12, fast=300, new=4))
-    assert rates.busiest() == [("fast", 100.0), ("new", 2.0), ("slow", 1.0)]
-    assert [row["rate"] for row in rates.subscriptions()] == [5.0, 5.0]
-    assert rates.clients()[0]["publish_rate"] == 5.0
-    assert (rates.seconds, rates.total) == (2.0, 103.0)
+    busiest = [("fast", 100.0), ("new", 2.0), ("slow", 1.0)]
+    assert at_once(rates.topics()) == (103.0, busiest)
+    assert [row["rate"] for row in at_once(rates.subscriptions())] == [5.0, 5.0]
+    assert at_once(rates.clients())[0]["publish_rate"] == 5.0
+    assert rates.seconds == 2.0
 
 
 def test_a_node_that_began_again_has_no_negative_rates() -> None:
     rates = Rates(look(1.0, 9, a=100), look(2.0, 1, a=3))
-    assert rates.busiest() == [("a", 0.0)]
-    assert rates.subscriptions()[0]["rate"] == 0
+    assert at_once(rates.topics()) == (0.0, [("a", 0.0)])
+    assert at_once(rates.subscriptions())[0]["rate"] == 0
 
 
 def test_what_is_lost_counts_every_reason() -> None:
@@ -50,12 +54,12 @@ def test_what_is_lost_counts_every_reason() -> None:
 
 
 def test_a_snapshot_is_bounded_says_what_it_left_out_and_keeps_to_its_schemas() -> None:
-    many = {f"t{n}": n for n in range(ROWS_MAX + 50)}
+    many = {f"t{n}": n for n in range(ROWS_MAX * 10)}  # more than a slice has
     rates = Rates(look(1.0), look(2.0, **many))
-    busiest = rates.busiest()
-    assert len(busiest) == ROWS_MAX and busiest[0] == (f"t{ROWS_MAX + 49}", ROWS_MAX + 49)
-    told = dict(facts(7, "n", 5, rates, [topic_row(counts(n), r) for n, r in busiest]))
-    assert told["sira.load.topics"]["left_out"] == 50
+    _, busiest = at_once(rates.topics())
+    assert [name for name, _ in busiest] == [f"t{n}" for n in reversed(range(1_800, 2_000))]
+    told = dict(at_once(facts(7, "n", 5, rates, lambda n, r: topic_row(counts(n), r))))
+    assert told["sira.load.topics"]["left_out"] == ROWS_MAX * 9
     for topic, fields in told.items():
         body = json.loads(json.dumps({**fields, "tenant": "default"}))
         jsonschema.validate(body, json.loads(KINDS[topic].json_schema()))

@@ -108,11 +108,11 @@ class Bench:
         return self.hub.tick(self.now_ns)
 
     def row(self, topic: str) -> dict[str, Any]:
-        (row,) = [row for row in self.hub.ledger() if row["topic"] == topic]
+        (row,) = [row for row in rows(self.hub) if row["topic"] == topic]
         return row
 
     def assert_balanced(self) -> None:
-        for row in self.hub.ledger():
+        for row in rows(self.hub):
             settled = sum(
                 row[k] for k in ("delivered", "pending", "retained", "superseded", "expired")
             )
@@ -120,6 +120,14 @@ class Bench:
         stats = self.hub.stats
         if not stats["messages_held"] and not stats["transfers"]:
             assert [bucket.held_bytes for bucket in self.buckets] == [0] * len(self.buckets)
+
+
+def rows(hub: _native.Hub) -> list[dict[str, Any]]:
+    """All rows of the ledger."""
+    walk, found = hub.walk(), []
+    while not walk.done:
+        found += walk.rows(7)
+    return found
 
 
 class Publisher:

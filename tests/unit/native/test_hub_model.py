@@ -14,7 +14,7 @@ from sira import _native
 from sira.kernel.errors import Denied, RateLimited, SiraError
 from sira.v1 import bus_pb2, message_pb2
 
-from .hub_harness import Bench, Publisher, Subscriber, chunks, head, item, message
+from .hub_harness import Bench, Publisher, Subscriber, chunks, head, item, message, rows
 from .hub_reader import Reader, Sent
 
 SEEDS = [int(s) for s in os.environ.get("SIRA_SEED", "").split(",") if s] or [
@@ -291,7 +291,7 @@ class Walk:
             assert sent.publisher not in alive or sent.quiet or len(sent.answers) == 1, sent
             assert not (sent.delivered and any(sent.answers)), "refused and delivered"
         self.bench.assert_balanced()
-        assert sum(row["pending"] for row in self.bench.hub.ledger()) == 0
+        assert sum(row["pending"] for row in rows(self.bench.hub)) == 0
         assert all(p.stream.parked == 0 and p.stream.unanswered == 0 for p in self.publishers)
         stats = self.bench.hub.stats
         retained = sum(1 for topic in self.bench.hub.topics() if topic.has_retained)

@@ -1,0 +1,108 @@
+"""Subscriptions made live and ended: what changes for the node when somebody listens, or stops."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sira import _native
+from sira.kernel import retained
+from sira.kernel.errors import Revoked, SiraError
+from sira.kernel.opening import check_contract, check_open
+from sira.kernel.slices import at_once
+from sira.kernel.subscriptions import OVERFLOW_NAMES, Subscription
+from sira.kernel.topics import REPLY_PREFIX, first_token
+from sira.v1 import bus_pb2
+
+if TYPE_CHECKING:
+    from sira.kernel.bus import Bus
+    from sira.kernel.streams import SubscribeStream
+
+OPENED = 9  # field number of the oneof in Item
+
+
+def open_now(bus: Bus, stream: SubscribeStream, request: bus_pb2.Open, now_ns: int) -> Subscription:
+    """Make a subscription live: every message taken after this call matches it.
+
+    Raises:
+        SiraError: the refusal; nothing was opened.
+    """
+    contract = at_once(check_contract(bus, stream, request))
+    return make_live(bus, stream, request, contract, now_ns)
+
+
+def make_live(
+    bus: Bus,
+    stream: SubscribeStream,
+    request: bus_pb2.Open,
+    contract: _native.Contract | None,
+    now_ns: int,
+) -> Subscription:
+    """Open a subscription whose contract was checked. See `open_now`."""
+    client, pattern = stream.client, request.pattern
+    wanted = check_open(bus, stream, request)
+    group = (
+        bus.subscriptions.group(request.group, pattern, client.principal.tenant)
+        if request.group
+        else None
+    )
+    first_of_group = group is None or not group.members
+    sub = stream.egress.open(
+        request.subscription,
+        pattern=pattern,
+        group=group.native if group else None,
+        overflow=wanted.overflow,
+        window_messages=wanted.window_messages,
+        window_bytes=wanted.window_bytes,
+    )
+    subscription = Subscription(
+        request.subscription, pattern, client, stream, wanted.overflow, sub, group,
+        contract,
+    )  # fmt: skip
+    for older in wanted.replaced:
+        older.stream.end(older, Revoked("the client subscribed again"), now_ns)
+    stream.subscriptions[subscription.number] = subscription
+    client.subscription_count += 1
+    bus.subscriptions.add(subscription)
+    bus.routes.touch(pattern)
+    opened = bus_pb2.Opened(
+        subscription=subscription.number, cut=wanted.cut, readable=wanted.readable
+    )
+    stream.egress.control(OPENED, opened.SerializeToString())
+    if first_of_group:
+        bus.slices.run(retained.deliver(bus, subscription, now_ns))
+    if client is not bus.node:
+        bus.events.emit(
+            "sira.subscription.opened",
+            client=client.id,
+            pattern=pattern,
+            group=subscription.group_name,
+            overflow=OVERFLOW_NAMES[wanted.overflow],
+        )
+    return subscription
+
+
+def close(bus: Bus, subscription: Subscription, now_ns: int, *, reason: str) -> None:
+    """Let a subscription match no more; what is unread is dropped with `reason`."""
+    stream, client = subscription.stream, subscription.client
+    del stream.subscriptions[subscription.number]
+    client.subscription_count -= not stream.closing
+    client.delivered_before += subscription.sub.delivered
+    bus.subscriptions.remove(subscription)
+    bus.routes.touch(subscription.pattern)
+    stream.egress.close_sub(subscription.sub, now_ns, reason=reason)
+    if first_token(subscription.pattern) == REPLY_PREFIX:
+        bus.topics.forget_reply(subscription.pattern)
+    if client is not bus.node:
+        bus.events.emit(
+            "sira.subscription.ended",
+            client=client.id,
+            pattern=subscription.pattern,
+            group=subscription.group_name,
+            reason=reason,
+        )
+
+
+def end(bus: Bus, subscription: Subscription, error: SiraError, now_ns: int) -> None:
+    """End a subscription and tell why, unless it has ended meanwhile."""
+    if subscription.stream.subscriptions.get(subscription.number) is subscription:
+        subscription.stream.end(subscription, error, now_ns)
