@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,16 +82,30 @@ class Handshakes:
     def credentials(self, *, client_certificates: bool) -> grpc.ServerCredentials:
         """Return what a port is opened with; with `client_certificates` clients must show one."""
 
-        def now() -> grpc.ServerCertificateConfiguration:
-            pair = self._pair
-            return grpc.ssl_server_certificate_configuration(
-                [(pair.key, pair.certificates)],
-                root_certificates=pair.client_ca if client_certificates else None,
-            )
+        given, lock = self._pair, threading.Lock()
+
+        def changed() -> grpc.ServerCertificateConfiguration | None:
+            nonlocal given
+            with lock:
+                if given is self._pair:
+                    # Another one at each handshake ends the process: gRPC takes the one before
+                    # apart while handshakes in other threads still use it.
+                    return None
+                given = self._pair
+                return _configuration(given, client_certificates)
 
         return grpc.dynamic_ssl_server_credentials(
-            now(), now, require_client_authentication=client_certificates
+            _configuration(given, client_certificates),
+            changed,  # type: ignore[arg-type]  # None is "as before", says grpcio
+            require_client_authentication=client_certificates,
         )
+
+
+def _configuration(pair: Pair, client_certificates: bool) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(pair.key, pair.certificates)],
+        root_certificates=pair.client_ca if client_certificates else None,
+    )
 
 
 def _read(settings: Settings, name: str) -> bytes:

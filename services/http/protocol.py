@@ -82,10 +82,11 @@ class _Said(logging.Handler):
 
 
 def tell(logs: Logs) -> None:
-    """Have what uvicorn says stand in our log, instead of on stderr in its own words."""
-    logger = logging.getLogger("uvicorn.error")
-    logger.handlers[:] = [_Said(logs)]
-    logger.propagate = False
+    """Have what uvicorn and asyncio say stand in our log, instead of on stderr in its own words."""
+    for name in ("uvicorn.error", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [_Said(logs)]
+        logger.propagate = False
 
 
 def config(app: Any, settings: Settings) -> Config:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import pytest
 
 from sira.kernel.node import Node
+from sira.testing import Node as ProcessNode
 from tests.soak import http2
 
 from .keys import Keys, running, until
@@ -76,3 +78,22 @@ def test_a_node_whose_grpc_server_ends_by_itself_knows_it(tmp_path: Path) -> Non
             await until(node.died.is_set)
 
     session(work)
+
+
+def test_handshakes_at_once_do_not_end_the_node(tmp_path: Path) -> None:
+    """A new configuration at each handshake crashed gRPC within some hundreds of connections."""
+    keys = Keys.new(tmp_path)
+    flags = {k: v for k, v in keys.flags().items() if k not in ("listen", "data_dir")}
+    context = http2.trusting(tmp_path / "ca.pem")
+    with ProcessNode(settings=flags) as node:
+        pid = node.pid
+        address = ("127.0.0.1", int(node.url.rpartition(":")[2]))
+
+        def shake_hands(_: int) -> None:
+            with http2.Wire(address, context) as wire:
+                wire.agreed()
+
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(shake_hands, range(2_000)))
+        assert node.pid == pid
+        shake_hands(0)
