@@ -21,6 +21,8 @@ TICK_NS = 10_000_000
 BURSTS_MAX = 64
 """Bursts of one connection without an answer; past it the schedule waits, and that is told."""
 PATIENCE_S = 60.0
+HASTY = sira.Retry(limited=False)
+"""What a limit has no room for is refused; else it would wait on the node until there is room."""
 
 
 async def asker_on_schedule(link: Link) -> None:
@@ -72,7 +74,8 @@ async def greedy(link: Link) -> None:
     body = b"\0" * 16 + tail(params["message_bytes"])
     async with AsyncExitStack() as stack:
         buses = [
-            await stack.enter_async_context(connect(link)) for _ in range(params["connections"])
+            await stack.enter_async_context(connect(link, retry=HASTY))
+            for _ in range(params["connections"])
         ]
         messages = await stack.enter_async_context(buses[0].subscribe(topic))
 
@@ -164,7 +167,7 @@ async def probe(link: Link) -> None:
         Lost: they are not, or they are where there should be none.
     """
     rules, limited = link.params["rules"] > 0, link.params["limited"]
-    async with connect(link) as bus:
+    async with connect(link, retry=HASTY) as bus:
         denied = await _is_refused(bus, DENIED_TOPIC, Denied, lambda text: DENYING_RULE in text)
         narrowed = await _is_refused(bus, LIMITED_TOPIC, RateLimited, lambda _text: True)
     if (denied, narrowed) != (rules, limited):

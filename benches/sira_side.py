@@ -24,12 +24,12 @@ MANY = 64
 """Messages of one `publish_many`."""
 
 
-def connect(link: Link) -> sira.Bus:
+def connect(link: Link, *, retry: sira.Retry | None = None) -> sira.Bus:
     """Connect to the node of this measurement, by TLS and with a token where it has these."""
     ca, token_file = link.params.get("tls_ca", ""), link.params.get("token_file", "")
     scheme = "siras" if ca else "sira"
     security = sira.Security(tls_ca=ca, token_file=token_file)
-    return sira.connect(f"{scheme}://{link.params['url']}", security=security)
+    return sira.connect(f"{scheme}://{link.params['url']}", security=security, retry=retry)
 
 
 async def echo_server(link: Link) -> None:
