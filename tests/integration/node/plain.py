@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any, Self, TypeVar
 
 import grpc
@@ -19,6 +20,10 @@ from sira.kernel.settings import load
 from sira.v1 import bus_pb2, bus_pb2_grpc, kernel_pb2, kernel_pb2_grpc, message_pb2, tensor_pb2
 
 WATCHDOG_S = 30.0
+# Where set, nodes of this module listen with TLS and clients show a token: (settings, CA, token).
+OVER_TLS: ContextVar[tuple[dict[str, object], bytes, str] | None] = ContextVar(
+    "OVER_TLS", default=None
+)
 T = TypeVar("T")
 CHUNK_BYTES = 1 << 20
 
@@ -186,9 +191,16 @@ class Plain:
     """A connection with the generated stubs."""
 
     def __init__(self, address: str, *, client: str = "") -> None:
-        self.channel = grpc.aio.insecure_channel(
-            address, options=[("grpc.use_local_subchannel_pool", 1)]
-        )
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        over_tls = OVER_TLS.get()
+        if over_tls is None:
+            self.channel = grpc.aio.insecure_channel(address, options=options)
+        else:
+            _, ca, token = over_tls
+            shown = grpc.composite_channel_credentials(
+                grpc.ssl_channel_credentials(ca), grpc.access_token_call_credentials(token)
+            )
+            self.channel = grpc.aio.secure_channel(address, shown, options=options)
         self.id = client
         self.metadata = (("sira-client", client),) if client else ()
         self.kernel = kernel_pb2_grpc.KernelStub(self.channel)
@@ -233,7 +245,13 @@ async def in_force(
 async def running(**flags: object) -> AsyncIterator[Node]:
     """A node in this process, on a free port of loopback."""
     settings = load(
-        environ={}, flags={"listen": "127.0.0.1:0", "data_dir": "/nonexistent", **flags}
+        environ={},
+        flags={
+            "listen": "127.0.0.1:0",
+            "data_dir": "/nonexistent",
+            **(over_tls[0] if (over_tls := OVER_TLS.get()) else {}),
+            **flags,
+        },
     )
     node = Node(settings, logs=Logs(node="test", level="error"))
     await node.start()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -12,10 +13,38 @@ import pytest
 from sira.kernel import rpc
 from sira.kernel.node import Node
 from sira.v1 import bus_pb2, kernel_pb2, message_pb2, tensor_pb2
+from tests.integration.door.keys import Keys, principal
 
-from .plain import Plain, code_of, data_of, frame, message, running, session, until, within
+from .plain import (
+    OVER_TLS,
+    Plain,
+    code_of,
+    data_of,
+    frame,
+    message,
+    running,
+    session,
+    until,
+    within,
+)
 
 pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(autouse=True, params=["plain", "tls"])
+def transport(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
+    """Each of these tests on a plain listener, and on one with TLS and tokens."""
+    over_tls = None
+    if request.param == "tls":
+        keys = Keys.new(tmp_path)
+        flags = {k: v for k, v in keys.flags().items() if k not in ("listen", "data_dir")}
+        ca = (tmp_path / "ca.pem").read_bytes()
+        over_tls = flags, ca, keys.token(principal("anonymous"))
+    was = OVER_TLS.set(over_tls)
+    yield
+    OVER_TLS.reset(was)
+
+
 Attack = Callable[[Node, Plain], Awaitable[None]]
 
 
