@@ -17,6 +17,7 @@ Field = str | int | float | bool | Sequence[Row] | None
 _LEVELS = {
     "sira.stalled": "warning",
     "sira.limit": "warning",
+    "sira.connection.closed": "warning",
     "sira.service.attached": "info",
     "sira.service.gone": "info",
     "sira.child.ended": "warning",
@@ -90,6 +91,9 @@ KINDS: dict[str, Kind] = dict(
               client=_CLIENT, principal=_PRINCIPAL, peer=("string", "address")),
         _kind("sira.client.gone", "the last stream of a client ended",
               client=_CLIENT, principal=_PRINCIPAL, reason=_REASON),
+        _kind("sira.connection.closed", "a connection passed a limit, and the node closed it",
+              peer=("string", "address"), setting=("string", "name of the limit"),
+              limit=("number", "where it stands")),
         _kind("sira.topic.created", "a topic or a class was declared",
               topic=_TOPIC, kind=("string", "volatile or latest"),
               owned=("boolean", "dies with its client"), principal=_PRINCIPAL),

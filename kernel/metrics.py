@@ -117,10 +117,18 @@ class Loop:
 
 
 class CallCounts(Protocol):
-    """Calls of all methods: since the start, and under way."""
+    """Calls of all methods: since the start, under way, and what callers did not wait for."""
 
     calls: int
     calls_now: int
+
+    @property
+    def calls_taken_back(self) -> int:
+        """Calls that ended before their answer because their caller wanted it so."""
+
+    @property
+    def connections_closed(self) -> int:
+        """Connections that the node ended because they passed a limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +192,8 @@ class Counts:
             "calls_total": self.calls.calls,
             "calls_now": self.calls.calls_now,
             "calls_unidentified_total": door.calls_unidentified,
+            "calls_taken_back_total": self.calls.calls_taken_back,
+            "connections_closed_total": self.calls.connections_closed,
             "log_lines_total": self.logs.written,
             "log_lines_lost_total": self.logs.dropped,
             "loop_lag_ns_last": self.loop.lag_ns_last,

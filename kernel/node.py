@@ -16,6 +16,7 @@ from sira.kernel.bus import Bus
 from sira.kernel.edge import load
 from sira.kernel.edge.attach import Attaching
 from sira.kernel.edge.bus_service import BusService
+from sira.kernel.edge.connections import Connections
 from sira.kernel.edge.door import Door
 from sira.kernel.edge.health import HealthService
 from sira.kernel.edge.kernel_service import KernelService
@@ -95,17 +96,25 @@ class Node:
         self._loop, self._epoch = loop, os.urandom(_EPOCH_BYTES)
         self.worlds = Worlds(self._make_world, tenants_max=settings.tenants_max)
         self.telemetry = telemetry.configured(settings)
+        self.connections = Connections(
+            resets_per_s_max=settings.resets_per_connection_s_max,
+            hold_s=settings.reset_hold_s,
+            closed=self._connection_closed,
+        )
         self.door = Door(
             self.catalog,
             self.worlds,
             identify=self.guard.identify,
             logs=self.logs,
             telemetry=self.telemetry,
+            connections=self.connections,
             unary_bytes_max=settings.unary_bytes_max,
+            metadata_bytes_max=settings.metadata_bytes_max,
         )
         listening = listen(settings, self.door, self.guard.handshakes)
         self._server, self.port = listening.server, listening.port
         self.mtls_port = listening.mtls_port
+        self.connections.serve(self.port, self.mtls_port)
         self.links = Links()
         self.attaching = Attaching(self.catalog, self.links, settings)
         self.health = HealthService(self.catalog)
@@ -146,6 +155,7 @@ class Node:
         self.links.end_all(error)
         # Time for the writers' last words; a client that does not read gets none.
         await self.links.all_ended(max(min(grace_s, _CONFIRM_S), _LAST_WORDS_S))
+        await self.connections.stop()
         await server.stop(0)
         while any(world.bus.slices.running for world in self.worlds):  # noqa: ASYNC110  they go on at each turn
             await asyncio.sleep(0)
@@ -180,6 +190,18 @@ class Node:
                 "sira.config.refused", setting=name,
                 reason=str(error) if world.tenant == SYSTEM else error.code,
             )  # fmt: skip
+
+    def _connection_closed(self, peer: str, setting: str, tenant: str | None) -> None:
+        """Say that a connection has passed a limit; a stranger's is the operators' business."""
+        world = self.worlds.get(SYSTEM if tenant is None else tenant)
+        limit = float(getattr(self.settings, setting))
+        if world is not None:
+            world.bus.events.emit("sira.connection.closed", peer=peer, setting=setting, limit=limit)
+            return
+        self.logs.warning(
+            "edge", "connection.closed", f"{peer} is past {setting} = {limit:g}",
+            peer=peer, setting=setting,
+        )  # fmt: skip
 
     def say(self, topic: str, **fields: Field) -> None:
         """Say a fact of the node's own, known to somebody else, in all worlds; log it once."""

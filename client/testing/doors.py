@@ -34,6 +34,7 @@ class Doors:
             self._catalog.add_topic_class(each)
         self.calls = 0
         self.calls_now = 0
+        self.calls_taken_back = self.connections_closed = 0  # there are no connections
         logs = Logs(node=settings.node_name, level="error")
         kernel_service = KernelService(
             self._catalog, settings, lambda bus: Counts(bus, logs, loop, self)

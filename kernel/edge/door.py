@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, Message
 
 from sira.kernel import rpc
 from sira.kernel.clients import Hello
+from sira.kernel.edge.connections import Connections
 from sira.kernel.edge.world import World, Worlds
 from sira.kernel.errors import (
     BadRequest,
@@ -37,6 +38,8 @@ NOBODY = "nobody"  # kind of the credential of a caller that has shown none
 INTENT_KEY = "sira-intent"
 _INTENT_CHARS = 32
 _ASK_AGAIN_S = 0.01  # a stream that waits to be let in asks for room no more often
+_HEADER_FIELD_BYTES = 32  # of each, by the reckoning of HTTP/2 (RFC 9113, 6.5.2)
+_BOMB = 4  # times metadata_bytes_max: no mistake any more
 RpcHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
@@ -92,7 +95,9 @@ class Door(grpc.GenericRpcHandler):
         identify: Callable[[Any, Mapping[str, str | bytes]], Credential | None],
         logs: Logs,
         telemetry: Telemetry | None,
+        connections: Connections,
         unary_bytes_max: int,
+        metadata_bytes_max: int,
     ) -> None:
         """Guard the methods of `catalog`.
 
@@ -102,11 +107,15 @@ class Door(grpc.GenericRpcHandler):
             identify: says what a gRPC context and its metadata prove; None: nothing was shown.
                 Raises Unauthenticated where what was shown proves nothing.
             logs, telemetry: where refusals and spans go.
+            connections: told of calls that their callers took back.
             unary_bytes_max: longest request of a unary call.
+            metadata_bytes_max: headers of a call. gRPC keeps to it by itself, but not for who has
+                never confirmed it: a call of 16 MiB costs 10 ms before it is here.
         """
         self._catalog, self._worlds = catalog, worlds
         self._identify, self._logs, self._telemetry = identify, logs, telemetry
-        self._unary_bytes_max = unary_bytes_max
+        self._metadata_bytes_max = metadata_bytes_max
+        self._connections, self._unary_bytes_max = connections, unary_bytes_max
         self._nobody = Credential(
             Principal(worlds.default.bus.settings.cluster_name, "default", "user", "nobody"), NOBODY
         )
@@ -115,8 +124,20 @@ class Door(grpc.GenericRpcHandler):
         self.calls_now = 0
         self.unidentified = 0  # calls refused before anybody was known to have made them
 
+    @property
+    def calls_taken_back(self) -> int:
+        """Calls that their callers did not wait for."""
+        return self._connections.resets
+
+    @property
+    def connections_closed(self) -> int:
+        """Connections ended because they passed a limit."""
+        return self._connections.closed_count
+
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> RpcHandler:
         """Return the handler of a call; called by grpcio for each one."""
+        if self._has_long_headers(handler_call_details):
+            return grpc.stream_stream_rpc_method_handler(self._refuse_headers)
         name = str(handler_call_details.method)
         method = self._catalog.get(name)
         if method is None:
@@ -126,25 +147,43 @@ class Door(grpc.GenericRpcHandler):
             kept = self._handlers[name] = method, self._wrap(method)
         return kept[1]
 
+    def _has_long_headers(self, details: grpc.HandlerCallDetails) -> bool:
+        fields, limit = details.invocation_metadata or (), _BOMB * self._metadata_bytes_max
+        return len(fields) * _HEADER_FIELD_BYTES > limit or limit < sum(
+            len(key) + len(value) + _HEADER_FIELD_BYTES for key, value in fields
+        )
+
+    async def _refuse_headers(self, _: Any, context: Any) -> None:
+        """End the connection of a call whose headers no honest client would send."""
+        self.unidentified += 1
+        self._connections.end(context.peer(), "metadata_bytes_max", None)
+        limit = self._metadata_bytes_max
+        await rpc.abort(
+            context,
+            MessageTooLarge(
+                f"the headers of a call are at most {limit} bytes",
+                details={"setting": "metadata_bytes_max", "limit_bytes": str(limit)},
+            ),
+        )
+
     def _wrap(self, method: Method) -> RpcHandler:
-        if not method.request_stream and not method.response_stream:
+        """Return what serves a method of the table.
 
-            async def unary(request: bytes, context: Any) -> bytes:
-                return cast("bytes", await self._pass(method, context, request))
+        gRPC is told that every request is a stream. It is the same on the wire, and so the call is
+        ours before its request has come: one that never does is counted, too.
+        """
+        if not method.response_stream:
+            assert not method.request_stream, f"{method.name}: streams in, one answer: not used"
 
-            return grpc.unary_unary_rpc_method_handler(unary)
-        if method.request_stream and method.response_stream:
+            async def unary(_: Any, context: Any) -> bytes:
+                return cast("bytes", await self._pass(method, context))
 
-            async def both(_: Any, context: Any) -> None:
-                await self._pass(method, context, None)
+            return grpc.stream_unary_rpc_method_handler(unary)
 
-            return grpc.stream_stream_rpc_method_handler(both)
-        assert method.response_stream, f"{method.name}: a stream in and one answer is not used"
+        async def both(_: Any, context: Any) -> None:
+            await self._pass(method, context)
 
-        async def out(request: bytes, context: Any) -> None:
-            await self._pass(method, context, request)
-
-        return grpc.unary_stream_rpc_method_handler(out)
+        return grpc.stream_stream_rpc_method_handler(both)
 
     def _brought(self, name: str) -> RpcHandler:
         """Return what answers a name that is not the node's own.
@@ -159,7 +198,7 @@ class Door(grpc.GenericRpcHandler):
                        request_stream=True, response_stream=True)  # fmt: skip
 
         async def both(_: Any, context: Any) -> None:
-            await self._pass(asked, context, None)
+            await self._pass(asked, context)
 
         return grpc.stream_stream_rpc_method_handler(both)
 
@@ -176,13 +215,24 @@ class Door(grpc.GenericRpcHandler):
         if call.world.bus.draining:
             raise NodeDraining(retry_after_ms=1_000)
         call.method = method
+        await method.handler(call, await self._request_bytes(call))
+
+    async def _request(self, call: Call) -> Message:
+        """Return the one request of a call.
+
+        Raises:
+            BadRequest, MessageTooLarge, FrameCorrupt: what is wrong with it.
+        """
+        return _decode(call.method, await self._request_bytes(call))
+
+    async def _request_bytes(self, call: Call) -> bytes:
         request = await call.context.read()
         if request is EOF:
-            raise BadRequest("the call has no request", details={"method": method.name})
+            raise BadRequest("the call has no request", details={"method": call.method.name})
         self._check_size(request)
-        await method.handler(call, request)
+        return cast("bytes", request)
 
-    async def _pass(self, method: Method, context: Any, request: bytes | None) -> bytes | None:
+    async def _pass(self, method: Method, context: Any) -> bytes | None:
         """Let one call through: identify, authorise, run, translate what it raises."""
         self.calls += 1
         self.calls_now += 1
@@ -193,14 +243,16 @@ class Door(grpc.GenericRpcHandler):
             await self._allow(call)
             with self._span(call):
                 ids = self._trace_ids()
-                return await call.world.loop.steps(self._run(call, request))
+                return await call.world.loop.steps(self._run(call))
         except grpc.aio.AbortError:
             raise  # a library's handler has ended the call itself
         except SiraError as error:
             await self._refuse(method, context, call, error, ids)
         except grpc.aio.BaseError:
             return None  # the peer is gone: there is nobody to tell
-        except asyncio.CancelledError:
+        except asyncio.CancelledError:  # by the caller, or the node stops
+            tenant = call.principal.tenant if call is not None and call.proved else None
+            self._connections.taken_back(context.peer(), tenant)
             raise
         except Exception as error:
             self._log_fault(method, call, error, ids)
@@ -209,11 +261,8 @@ class Door(grpc.GenericRpcHandler):
             self.calls_now -= 1
         return None
 
-    async def _run(self, call: Call, request: bytes | None) -> bytes | None:
-        message = None
-        if request is not None:
-            self._check_size(request)
-            message = _decode(call.method, request)
+    async def _run(self, call: Call) -> bytes | None:
+        message = None if call.method.request_stream else await self._request(call)
         reply = await call.method.handler(call, message)
         if call.method.administrative:
             self._audit(call, message)

@@ -25,6 +25,10 @@ def options(settings: Settings) -> list[tuple[str, int | str]]:
     BDP probing is off: it would grow the window until small messages wait behind megabytes of
     large ones on the same connection. The window is a setting instead. SO_REUSEPORT is off, or a
     second node on the same port would get half of the connections instead of an error.
+
+    A call counts against its connection until nothing is left of it here, also when its caller has
+    taken it back: so the calls that wait for this process's attention are bounded, too. As many
+    again may be on their way out, or a client that makes all it may at once would be refused.
     """
     return [
         ("grpc.max_receive_message_length", settings.grpc_message_bytes_max),
@@ -32,6 +36,7 @@ def options(settings: Settings) -> list[tuple[str, int | str]]:
         ("grpc.max_metadata_size", settings.metadata_bytes_max),
         ("grpc.absolute_max_metadata_size", settings.metadata_bytes_max),
         ("grpc.max_concurrent_streams", settings.streams_per_connection_max),
+        ("grpc.http2.max_deallocating_streams", settings.streams_per_connection_max),
         ("grpc.server_handshake_timeout_ms", round(settings.handshake_s * 1e3)),
         ("grpc.keepalive_time_ms", round(settings.keepalive_s * 1e3)),
         ("grpc.keepalive_timeout_ms", round(settings.keepalive_timeout_s * 1e3)),

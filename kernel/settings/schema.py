@@ -270,9 +270,18 @@ class Settings:
         minimum=64 << 10, maximum=64 * _MIB,
     )  # fmt: skip
     streams_per_connection_max: int = _s(
-        4_096, "calls", "calls at once on one connection; more wait at the client",
-        "too small: calls wait without a word; too large: one connection takes all memory",
+        100, "calls", "calls at once on one connection; more wait at the client",
+        "too small: calls wait without a word; too large: one connection keeps others waiting",
         minimum=1,
+    )  # fmt: skip
+    resets_per_connection_s_max: float = _s(
+        100.0, "calls/s", "calls that one connection takes back before their answer, after twice "
+        "as many at once; one that goes on is closed; 0: unlimited",
+        "too small: who cancels much is cut off; too large: one connection keeps others waiting",
+    )  # fmt: skip
+    reset_hold_s: float = _s(
+        10.0, "s", "a connection past that limit is held still, then closed; 0: closed at once",
+        "too short: it comes back as fast as it can; too long: descriptors, 256 at most",
     )  # fmt: skip
     handshake_s: float = _s(
         10.0, "s", "a connection that has not spoken HTTP/2 by then is closed",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import socket
 import ssl
 import struct
+import termios
 import threading
 from pathlib import Path
 from typing import Self
@@ -75,12 +77,53 @@ def trusting(ca: Path) -> ssl.SSLContext:
     return context
 
 
+class _Tls:
+    """TLS of a connection that one thread reads while another writes: OpenSSL itself forbids it."""
+
+    def __init__(self, raw: socket.socket, context: ssl.SSLContext) -> None:
+        """Shake hands. Raises OSError: that failed."""
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._object = context.wrap_bio(self._in, self._out, server_hostname="localhost")
+        self._lock = threading.Lock()
+        while True:
+            try:
+                self._object.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                raw.sendall(self._out.read())
+                self._in.write(_some(raw))
+        raw.sendall(self._out.read())
+
+    def wrap(self, data: bytes) -> bytes:
+        """Return what says `data` on the wire."""
+        with self._lock:
+            self._object.write(data)
+            return self._out.read()
+
+    def unwrap(self, data: bytes) -> bytes:
+        """Return what has been said with this and what came before; empty: not enough of it yet."""
+        said = []
+        with self._lock, contextlib.suppress(ssl.SSLWantReadError):
+            self._in.write(data)
+            while part := self._object.read(1 << 16):
+                said.append(part)
+        return b"".join(said)
+
+
+def _some(raw: socket.socket) -> bytes:
+    data = raw.recv(1 << 16)
+    if not data:
+        raise ConnectionResetError("hung up on in the handshake")
+    return data
+
+
 class Wire:
     """One connection that an attacker holds. What comes back is read by a thread and counted.
 
     Attributes:
         answered: bytes that came back.
         ended: the peer has hung up.
+        address: ours, as the peer sees it.
     """
 
     def __init__(self, address: Address, tls: ssl.SSLContext | None, *, reads: bool = True) -> None:
@@ -89,10 +132,11 @@ class Wire:
         Raises:
             OSError: nobody takes the connection.
         """
-        raw = socket.create_connection(address, timeout=10)
-        self._socket = tls.wrap_socket(raw, server_hostname="localhost") if tls else raw
-        self._socket.settimeout(10)
+        self._socket = socket.create_connection(address, timeout=10)
+        self.address: Address = self._socket.getsockname()
+        self._tls = _Tls(self._socket, tls) if tls else None
         self.answered, self.ended = 0, False
+        self._pongs: list[bytes] = []
         self._spoken, self._sending = threading.Event(), threading.Lock()
         self._ponged = threading.Event()
         self.send(PREFACE + frame(SETTINGS, 0, 0))
@@ -115,7 +159,13 @@ class Wire:
     def send(self, data: bytes) -> None:
         """Send all of it. Raises OSError: the peer has hung up, or takes nothing for 10 s."""
         with self._sending:
-            self._socket.sendall(data)
+            data = b"".join(self._pongs) + data
+            self._pongs.clear()
+            self._socket.sendall(self._tls.wrap(data) if self._tls else data)
+
+    def unconfirmed_bytes(self) -> int:
+        """Return what was sent and the peer's TCP has not taken (SIOCOUTQ). Linux."""
+        return int(struct.unpack("i", fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)))[0])
 
     def agreed(self) -> None:
         """Wait for the peer's settings and confirm them. Raises OSError: none came in 10 s."""
@@ -137,13 +187,17 @@ class Wire:
     def _read(self) -> None:
         try:
             while data := self._socket.recv(1 << 16):
+                data = self._tls.unwrap(data) if self._tls else data
                 self.answered += len(data)
-                self._spoken.set()
+                if data:
+                    self._spoken.set()
                 if _PONG in data:
                     self._ponged.set()
                 for at in _all(data, _PING_HEADER):  # who never answers is hung up on
                     payload = data[at + HEADER_BYTES : at + HEADER_BYTES + 8]
-                    self.send(frame(PING, ACK, 0, payload.ljust(8, b"\0")))
+                    self._pongs.append(frame(PING, ACK, 0, payload.ljust(8, b"\0")))
+                if self._pongs and not self._sending.locked():  # else they go with what is next
+                    self.send(b"")
         except (OSError, ValueError):
             pass  # hung up, by them or by us
         self._spoken.set()

@@ -340,7 +340,7 @@ def test_a_thousand_silent_streams_leave_the_others_undisturbed() -> None:
             each.call.cancel()
         await until(lambda: len(node.bus.clients) == 0)
 
-    session(work)
+    session(work, streams_per_connection_max=1_000, resets_per_connection_s_max=1_000)
 
 
 def test_an_answer_that_is_a_timeout_is_the_answer_also_without_a_deadline() -> None:

@@ -1,0 +1,263 @@
+"""Ends connections that pass a limit: calls taken back (CVE-2023-44487), headers past all bounds.
+
+gRPC gives no handle to a connection, so it is found by its peer among the open files of this
+process. It is held still first: a filter drops what arrives, so that its peer waits for an answer
+of TCP; then it is shut down, and gRPC sees an end as if the peer had left. Closing at once would
+help the attacker: what it has sent still waits its turn, and a new connection brings as much again.
+`Resets` decides and is pure; `Connections` holds the clock, the sockets and the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import ipaddress
+import os
+import socket
+import stat
+import struct
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+Peer = tuple[str, int]  # address, as `ipaddress` writes it, and port
+
+_SAVED_S = 2.0  # an allowance grows for so long: an application may cancel all it does at once
+_PEERS_MAX = 4_096  # connections whose allowance is known not to be full
+_OPEN_FILES = "/proc/self/fd"
+_SLICE = 100  # open files looked at in one turn of the loop: about half a millisecond
+_REST = 4.0  # between two walks, in times of the last one: they take a fifth of a core at most
+_REST_S = 0.01
+_HELD_MAX = 256  # connections held still at once, a descriptor each; more are closed at once
+_ATTACH_FILTER, _DETACH_FILTER = 26, 27  # SO_... of asm-generic/socket.h; Python has no names
+_TAKE_NOTHING = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0), 8)  # BPF_RET 0
+
+
+@dataclass(slots=True)
+class _Allowance:
+    calls: float
+    at_s: float
+
+
+class Resets:
+    """What each connection has taken back: a token bucket each, forgotten when it is full again."""
+
+    def __init__(self, *, per_s_max: float) -> None:
+        """Allow `per_s_max` calls a second, and what was not used of the last two; 0: all."""
+        self._per_s_max = per_s_max
+        self._most = per_s_max * _SAVED_S
+        self._allowances: OrderedDict[str, _Allowance] = OrderedDict()  # longest unused first
+
+    def __len__(self) -> int:
+        """Return how many connections are remembered."""
+        return len(self._allowances)
+
+    def note(self, peer: str, now_s: float) -> bool:
+        """Count a call that `peer` took back; return whether that is one too many.
+
+        Args:
+            peer: names one connection.
+            now_s: monotonic clock, seconds; not before that of the last call.
+        """
+        if not self._per_s_max:
+            return False
+        known = self._allowances.get(peer)
+        if known is None:
+            self._forget_old(now_s)
+            known = self._allowances[peer] = _Allowance(self._most, now_s)
+        known.calls = min(self._most, known.calls + (now_s - known.at_s) * self._per_s_max)
+        known.at_s = now_s
+        self._allowances.move_to_end(peer)
+        if known.calls < 1:
+            return True
+        known.calls -= 1
+        return False
+
+    def forget(self, peer: str) -> None:
+        """Begin anew: the connection is no more, and another may get its port."""
+        self._allowances.pop(peer, None)
+
+    def _forget_old(self, now_s: float) -> None:
+        while self._allowances:
+            oldest = next(iter(self._allowances.values()))
+            if len(self._allowances) < _PEERS_MAX and now_s - oldest.at_s < _SAVED_S:
+                return
+            self._allowances.popitem(last=False)
+
+
+def parse(peer: str) -> Peer | None:
+    """Return what gRPC's name of a peer stands for; None: no TCP connection.
+
+    gRPC writes `ipv4:127.0.0.1:8080`, `ipv6:%5B::1%5D:8080`, `unix:PATH`.
+    """
+    kind, _, text = unquote(peer).partition(":")
+    host, _, port = text.rpartition(":")
+    if kind not in ("ipv4", "ipv6") or not port.isdecimal():
+        return None
+    try:
+        return _normal(host.strip("[]")), int(port)
+    except ValueError:
+        return None
+
+
+def _normal(host: str) -> str:
+    address = ipaddress.ip_address(host)
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address)
+
+
+def _open_files() -> Iterator[int]:
+    """Yield the descriptors of this process; empty where the system does not tell."""
+    with contextlib.suppress(OSError):
+        yield from (int(name) for name in os.listdir(_OPEN_FILES))
+
+
+def _copy_of(
+    descriptor: int, peers: dict[Peer, str], ports: frozenset[int]
+) -> tuple[str, socket.socket] | None:
+    """Return which of `peers` a descriptor is connected to, from one of our ports; None: to none.
+
+    With it comes a copy that is the caller's to close. The copy is what is looked at: gRPC may
+    close its own meanwhile, and the system give that number to another file.
+    """
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            return None
+        copy = socket.socket(fileno=os.dup(descriptor))
+    except OSError:
+        return None  # closed since it was listed
+    found = None
+    with contextlib.suppress(OSError):  # listens, or has ended by itself
+        if copy.family in (socket.AF_INET, socket.AF_INET6):
+            host, port = copy.getpeername()[:2]
+            if copy.getsockname()[1] in ports:
+                found = peers.get((_normal(host), port))
+    if found is None:
+        copy.close()
+        return None
+    return found, copy
+
+
+def _hold_still(connection: socket.socket) -> bool:
+    """Let nothing of the peer through any more, not even that it has got ours; False: cannot."""
+    program = struct.pack("HP", 1, ctypes.addressof(_TAKE_NOTHING))
+    try:
+        connection.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, program)
+    except OSError:  # not Linux, or a sandbox forbids it
+        return False
+    return True
+
+
+def _shut(connection: socket.socket) -> None:
+    """End a connection for gRPC and for its peer."""
+    with connection, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)  # or no end is agreed on
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+class Connections:
+    """The connections of one node. Belongs to its loop."""
+
+    def __init__(
+        self,
+        *,
+        resets_per_s_max: float,
+        hold_s: float,
+        closed: Callable[[str, str, str | None], None],
+    ) -> None:
+        """Prepare; nothing is closed before `serve`.
+
+        Args:
+            resets_per_s_max: calls that one connection may take back in a second; 0: any.
+            hold_s: how long a connection that is past a limit is held still before it is closed.
+            closed: told each connection that is ended so: gRPC's name of its peer, the setting that
+                it passed, and the tenant that it had spoken for; None: for none.
+        """
+        self._resets = Resets(per_s_max=resets_per_s_max)
+        self._hold_s, self._closed = hold_s, closed
+        self._ports: frozenset[int] = frozenset()
+        self._condemned: dict[str, tuple[str, str | None]] = {}  # peer: setting, tenant
+        self._held: dict[str, tuple[socket.socket, asyncio.TimerHandle]] = {}
+        self._closing: asyncio.Task[None] | None = None
+        self.resets = 0
+        self.closed_count = 0
+
+    def serve(self, *ports: int) -> None:
+        """Look after connections to these ports of ours."""
+        self._ports = frozenset(ports) - {0}
+
+    def taken_back(self, peer: str, tenant: str | None) -> None:
+        """Note that `peer` took a call back before its answer; close it if it does so too often.
+
+        Args:
+            peer: gRPC's name of it.
+            tenant: that the call was for; None: nobody was known to make it.
+        """
+        self.resets += 1
+        if parse(peer) is not None and self._resets.note(peer, time.monotonic()):
+            self.end(peer, "resets_per_connection_s_max", tenant)
+
+    def end(self, peer: str, setting: str, tenant: str | None) -> None:
+        """End a connection that has passed the limit `setting`; the HTTP listener's never."""
+        if peer in self._condemned or peer in self._held or not self._ports:
+            return  # what it has sent before still comes
+        if parse(peer) is None:
+            return
+        self._condemned[peer] = setting, tenant
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(
+                self._close_condemned(), name="sira-close"
+            )
+
+    async def stop(self) -> None:
+        """Close nothing more."""
+        self._ports = frozenset()
+        if self._closing is not None:
+            self._closing.cancel()
+            await asyncio.wait([self._closing])
+        for peer, (_, timer) in list(self._held.items()):
+            timer.cancel()
+            self._release(peer)
+
+    async def _close_condemned(self) -> None:
+        try:
+            while self._condemned:
+                begun_s = time.monotonic()
+                condemned, peers = dict(self._condemned), {}
+                for peer in condemned:
+                    if (parsed := parse(peer)) is not None:
+                        peers[parsed] = peer
+                await self._walk(peers)
+                for peer in condemned:  # closed, or gone by itself
+                    self._resets.forget(peer)
+                    del self._condemned[peer]
+                await asyncio.sleep(max(_REST_S, _REST * (time.monotonic() - begun_s)))
+        finally:
+            self._closing = None
+
+    async def _walk(self, peers: dict[Peer, str]) -> None:
+        for count, descriptor in enumerate(_open_files(), 1):
+            found = _copy_of(descriptor, peers, self._ports)
+            if found is not None:
+                peer, connection = found
+                peers = {key: name for key, name in peers.items() if name != peer}  # a copy is next
+                self.closed_count += 1
+                self._closed(peer, *self._condemned[peer])
+                self._end(peer, connection)
+            if count % _SLICE == 0:
+                await asyncio.sleep(0)
+
+    def _end(self, peer: str, connection: socket.socket) -> None:
+        if self._hold_s and len(self._held) < _HELD_MAX and _hold_still(connection):
+            timer = asyncio.get_running_loop().call_later(self._hold_s, self._release, peer)
+            self._held[peer] = connection, timer
+        else:
+            _shut(connection)
+
+    def _release(self, peer: str) -> None:
+        connection, _ = self._held.pop(peer)
+        _shut(connection)
