@@ -13,7 +13,7 @@ from sira import _native
 from sira.kernel.errors import QuotaExceeded, RateLimited
 from sira.v1 import bus_pb2
 
-from .hub_harness import SECOND_NS, Bench, chunks, frame, head, item, message
+from .hub_harness import SECOND_NS, Bench, chunks, frame, head, item, message, rows
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -153,7 +153,7 @@ def test_messages_of_one_frame_are_answered_as_if_each_had_come_alone(
             (r.error.code, r.error.message, r.error.retry_after_ms, dict(r.error.details))
             for r in pub.receipts()
         ]
-        refused = {row["topic"]: row["refused"] for row in bench.hub.ledger()}
+        refused = {row["topic"]: row["refused"] for row in rows(bench.hub)}
         answers.append((told, refused, bytes_.refused, count.refused))
     assert len(answers[0][0]) == len(flow)
     assert answers[0] == answers[1]
