@@ -39,7 +39,7 @@ class Access:
         Args:
             policy: who may do what.
             revoked: ids of credentials that prove nothing any more.
-            grounds: what is believed of those that have a ground.
+            grounds: what is believed of those that stand on something.
         """
         self.policy = policy or self.policy
         self.revoked = self.revoked if revoked is None else revoked
@@ -112,9 +112,9 @@ class Access:
             return Unauthenticated("the credential has expired", details={"reason": "expired"})
         if self.revoked and who.revoked_by(self.revoked) is not None:
             return Revoked("the credential was revoked", details={"reason": "revoked"})
-        if who.ground and who.ground not in self.grounds:
+        if not self.grounds.issuperset(who.grounds):
             return Revoked(
-                "the key or issuer of the credential is believed no more",
+                "the key, issuer or authority of the credential is believed no more",
                 details={"reason": "revoked"},
             )
         return None

@@ -24,6 +24,7 @@ from sira.kernel.settings import Settings
 from sira.kernel.toml_table import read_text
 from sira.kernel.trust import jwt, revocations, tokens
 from sira.kernel.trust.authenticate import CERTIFICATE, Authenticator, Transport
+from sira.kernel.trust.authorities import Authorities
 from sira.kernel.trust.credential import Credential
 from sira.kernel.trust.jwt import JwtVerifier
 from sira.kernel.trust.tokens import TokenVerifier
@@ -100,6 +101,7 @@ class Guard:
 
         async def change(pair: Pair) -> None:
             handshakes.change(pair)
+            self._believe()
             await self._changed("tls_cert", f"ends {pair.expires_s:.0f} s after 1970")
 
         handshakes = Handshakes(
@@ -186,9 +188,13 @@ class Guard:
         """Public keys whose tokens are believed."""
         return len(self._tokens.grounds) if self._tokens is not None else 0
 
+    @property
+    def _authorities(self) -> Authorities:
+        return self.handshakes.pair.authorities if self.handshakes else Authorities(())
+
     def _believe(self) -> None:
-        """Put keys and issuers in force, also for what is open."""
-        verifiers = (self._tokens, self._jwts)
+        """Put keys, issuers and authorities in force, also for what is open."""
+        verifiers = (self._tokens, self._jwts, self._authorities)
         grounds = (verifier.grounds for verifier in verifiers if verifier is not None)
         self._access.change(grounds=frozenset[str]().union(*grounds))
         self._authenticator = self._new_authenticator()
@@ -198,6 +204,7 @@ class Guard:
             cluster=self._settings.cluster_name,
             tokens=self._tokens,
             jwts=self._jwts,
+            authorities=self._authorities,
             revoked=self._access.revoked,
             anonymous=self._anonymous,
             clock_s=time.time,

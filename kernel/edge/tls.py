@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from sira.kernel.errors import BadSetting
 from sira.kernel.settings import Settings
+from sira.kernel.trust.authorities import Authorities
 from sira.kernel.trust.secrets import read_secret
 
 
@@ -24,12 +25,14 @@ class Pair:
         certificates: the node's certificate and what signed it, leaf first.
         key: of that certificate.
         client_ca: authorities of client certificates; empty: none are taken.
+        authorities: the same, read.
         expires_s: wall clock, seconds since 1970; when the leaf ends.
     """
 
     certificates: bytes
     key: bytes
     client_ca: bytes
+    authorities: Authorities
     expires_s: float
 
 
@@ -55,12 +58,11 @@ def read_pair(settings: Settings) -> Pair:
         raise _bad(settings, "tls_key", "is neither ECDSA nor RSA: gRPC takes no other")
     if private.public_key() != leaf.public_key():
         raise _bad(settings, "tls_key", "is not the key of the certificate in tls_cert")
-    if client_ca:
-        try:
-            x509.load_pem_x509_certificates(client_ca)
-        except ValueError as error:
-            raise _bad(settings, "tls_client_ca", f"holds no certificate: {error}") from None
-    return Pair(certificates, key, client_ca, leaf.not_valid_after_utc.timestamp())
+    try:
+        authorities = Authorities.from_pem(client_ca)
+    except ValueError as error:
+        raise _bad(settings, "tls_client_ca", f"holds no certificate: {error}") from None
+    return Pair(certificates, key, client_ca, authorities, leaf.not_valid_after_utc.timestamp())
 
 
 class Handshakes:

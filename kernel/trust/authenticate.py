@@ -10,6 +10,7 @@ from typing import Literal
 
 from sira.kernel.errors import Unauthenticated
 from sira.kernel.identity import Principal
+from sira.kernel.trust.authorities import Authorities
 from sira.kernel.trust.blocks import TOKEN_CHARS_MAX
 from sira.kernel.trust.certificates import principal_of_certificate
 from sira.kernel.trust.credential import Credential
@@ -21,13 +22,15 @@ Transport = Literal["plain", "tls", "mtls"]
 CACHE_ENTRIES_MAX = 4_096
 CACHE_BYTES_MAX = 16 << 20  # of tokens and certificates; any holder can make many long tokens
 CERTIFICATE = "x509_pem_cert"  # gRPC's name for what the peer has shown
+CHAIN = "x509_pem_cert_chain"  # and for all that came with it, unverified
 _SCHEME = "bearer "
 
 
 class Authenticator:
     """Tells who a call speaks for. Pure but for the clock and a bounded cache; any thread may ask.
 
-    When keys, issuers or revocations change, make a new one: nothing is forgotten otherwise.
+    When keys, issuers, authorities or revocations change, make a new one: nothing is forgotten
+    otherwise.
 
     - A token is believed on any transport and decides who acts. A certificate beside it must be
       good too, and the credential ends with the first of both; either can be revoked.
@@ -41,6 +44,7 @@ class Authenticator:
         cluster: str,
         tokens: TokenVerifier | None,
         jwts: JwtVerifier | None,
+        authorities: Authorities,
         revoked: frozenset[str],
         anonymous: Principal | None,
         clock_s: Callable[[], float],
@@ -50,11 +54,13 @@ class Authenticator:
         Args:
             cluster: the node's own; certificates must name it.
             tokens, jwts: who verifies; None: tokens of that kind are refused.
+            authorities: who vouches for certificates.
             revoked: ids that prove nothing any more.
             anonymous: who a call without anything speaks for, on a plain listener.
             clock_s: wall clock, s since 1970.
         """
         self._cluster, self._tokens, self._jwts = cluster, tokens, jwts
+        self._authorities = authorities
         self._revoked, self._anonymous, self._clock_s = revoked, anonymous, clock_s
         self._anonymous_credential = (
             None if anonymous is None else Credential(anonymous, "anonymous")
@@ -93,19 +99,26 @@ class Authenticator:
             if found is not None:
                 self._known.move_to_end(key)
         if found is None or now_s >= found.expires_s:
-            found = self._looked_at(certificate, authorization, transport, now_s)
+            chain = b"".join(auth_context.get(CHAIN, ()))
+            found = self._looked_at(certificate, chain, authorization, transport, now_s)
             self._keep(key, found)
         return found
 
     def _looked_at(
-        self, certificate: bytes, authorization: str | None, transport: Transport, now_s: float
+        self,
+        certificate: bytes,
+        chain: bytes,
+        authorization: str | None,
+        transport: Transport,
+        now_s: float,
     ) -> Credential:
         if transport == "mtls" and not certificate:
             raise Unauthenticated(_NOTHING["mtls"])
         by_certificate = by_token = None
         if certificate:
-            by_certificate = principal_of_certificate(
-                certificate, cluster=self._cluster, now_s=now_s
+            by_certificate = replace(
+                principal_of_certificate(certificate, cluster=self._cluster, now_s=now_s),
+                grounds=(self._authorities.ground_of(certificate, chain),),
             )
         if authorization is not None:
             by_token = self._by_token(authorization, now_s)
@@ -115,6 +128,7 @@ class Authenticator:
             found = replace(
                 by_token,
                 ids=by_token.ids + by_certificate.ids,
+                grounds=by_token.grounds + by_certificate.grounds,
                 expires_s=min(by_token.expires_s, by_certificate.expires_s),
             )
         withdrawn = found.revoked_by(self._revoked)

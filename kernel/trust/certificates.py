@@ -153,7 +153,7 @@ def read(data: bytes) -> Certificate:
     Raises:
         Unauthenticated: too long, or no certificate.
     """
-    return _read(_parsed(data))
+    return _read(parsed(data))
 
 
 def principal_of_certificate(data: bytes, *, cluster: str, now_s: float) -> Credential:
@@ -265,7 +265,12 @@ def _authority(ca: Pair) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     return certificate, key
 
 
-def _parsed(data: bytes) -> x509.Certificate:
+def parsed(data: bytes) -> x509.Certificate:
+    """Return the certificate in PEM or DER; of a PEM chain, its first.
+
+    Raises:
+        Unauthenticated: too long, or none.
+    """
     if len(data) > CERTIFICATE_BYTES_MAX:
         raise Unauthenticated(f"the certificate is longer than {CERTIFICATE_BYTES_MAX} bytes")
     try:
@@ -285,7 +290,7 @@ def _read(certificate: x509.Certificate) -> Certificate:
             _common_name(certificate.subject),
             certificate.not_valid_before_utc.timestamp(),
             certificate.not_valid_after_utc.timestamp(),
-            _is_authority(certificate),
+            is_authority(certificate),
         )
     except Exception:  # an extension that is twice there, or is not what its number says
         raise Unauthenticated("the certificate has parts that cannot be read") from None
@@ -305,7 +310,8 @@ def _alternative_names(
     )
 
 
-def _is_authority(certificate: x509.Certificate) -> bool:
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Return whether a certificate may sign others."""
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except x509.ExtensionNotFound:

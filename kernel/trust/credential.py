@@ -43,9 +43,8 @@ class Credential:
             each block, `jwt:<jti>`, `jwt:sha256-<hex>` (of what a JWT's issuer signed).
         expires_s: wall clock, s since 1970, from which on it proves nothing.
         scope: what narrows it; None: nothing.
-        ground: what the node believed to believe this, a key, or an issuer with its key (`grounds`
-            of the verifiers); when it is believed no more, this proves nothing. "": nothing
-            that can go.
+        grounds: what the node believed to believe this: a key, an issuer with its key, an authority
+            (`grounds` of the verifiers). When one is believed no more, this proves nothing.
     """
 
     principal: Principal
@@ -53,7 +52,7 @@ class Credential:
     ids: tuple[str, ...] = ()
     expires_s: float = math.inf
     scope: Scope | None = None
-    ground: str = ""
+    grounds: tuple[str, ...] = ()
 
     def revoked_by(self, revoked: Collection[str]) -> str | None:
         """Return the first of `ids` that is in `revoked` (a set); None: it stands."""

@@ -261,8 +261,8 @@ class JwtVerifier:
         if "jti" in claims:
             ids.insert(0, f"jwt:{_text(claims, 'jti')}")
         principal = self._principal(claims, issuer)
-        ground = _ground(issuer, key)
-        return Credential(principal, "jwt", tuple(ids), expires_s, ground=ground)
+        grounds = (_ground(issuer, key),)
+        return Credential(principal, "jwt", tuple(ids), expires_s, grounds=grounds)
 
     def _check_signature(
         self, text: str, algorithm: str, issuer: Issuer, header: Mapping[str, Any]

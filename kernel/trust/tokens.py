@@ -379,7 +379,7 @@ class TokenVerifier:
             expires_s = min(expires_s, now_s + UNREAD_TIME_S)
         every = tuple(right for block in reading.rights for right in block)
         scope = TokenScope(opened, every, bool(unread))
-        return Credential(principal, "token", reading.ids, expires_s, scope, ground)
+        return Credential(principal, "token", reading.ids, expires_s, scope, (ground,))
 
 
 def _opened(data: bytes, keys: Sequence[biscuit.PublicKey]) -> biscuit.Biscuit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ import sira
 from sira.kernel.authorize import deny_all
 from sira.kernel.errors import BadSetting, Denied, Revoked, Unauthenticated
 from sira.kernel.node import Node
-from sira.kernel.trust import revocations, tokens
+from sira.kernel.trust import certificates, revocations, tokens
 from sira.kernel.trust.checks import Right
 
-from .keys import Keys, principal, running, until
+from .keys import CLUSTER, Keys, principal, running, until
 
 WATCHDOG_S = 30.0
 X = np.arange(5, dtype=np.float32)
@@ -157,6 +158,53 @@ def test_a_token_key_that_is_taken_away_ends_what_it_had_opened(tmp_path: Path) 
                 await goes_on.next(timeout_s=10)
                 with pytest.raises((Revoked, Unauthenticated, sira.Unreachable)):
                     await one.publish("lab.x", {"x": X}, timeout_s=5)
+
+    session(work)
+
+
+def test_an_authority_that_is_taken_away_ends_what_it_had_vouched_for(tmp_path: Path) -> None:
+    keys, others = Keys.new(tmp_path), Keys.new(tmp_path / "others")
+    both = keys.ca.certificate + others.ca.certificate
+    (tmp_path / "ca.pem").write_bytes(both)
+    shown = {
+        name: keys.security(
+            **dict(
+                zip(("tls_cert", "tls_key"), whose.certificate(name, principal(name)), strict=True)
+            ),
+            **({"token": keys.token(principal("ann"))} if name == "both" else {}),
+        )
+        for name, whose in {"stays": keys, "goes": others, "both": others}.items()
+    }
+
+    async def work() -> None:
+        async with running(keys.flags(listen_mtls="127.0.0.1:0")) as node, AsyncExitStack() as all_:
+            open_, seen = {}, {}
+            for name, security in shown.items():
+                bus = await all_.enter_async_context(
+                    sira.connect(
+                        url(node, mtls=True), security=security, retry=sira.Retry(connects=False)
+                    )
+                )
+                open_[name] = bus
+                seen[name] = await all_.enter_async_context(bus.subscribe("lab.x"))
+                await bus.publish("lab.y", {"x": X})
+            (tmp_path / "ca.pem").write_bytes(keys.ca.certificate)
+            for name in ("goes", "both"):
+                with pytest.raises((Revoked, Unauthenticated)):
+                    await seen[name].next(timeout_s=10)
+                with pytest.raises((Revoked, Unauthenticated, sira.Unreachable)):
+                    await open_[name].publish("lab.y", {"x": X})
+            await open_["stays"].publish("lab.x", {"x": X})
+            np.testing.assert_array_equal((await seen["stays"].next(timeout_s=10))["x"], X)
+            renewed = certificates.make_ca(CLUSTER, now_s=time.time())
+            assert renewed.certificate != keys.ca.certificate
+            (tmp_path / "ca.pem").write_bytes(both + renewed.certificate)
+            handshakes = node.guard.handshakes
+            assert handshakes is not None
+            await until(lambda: others.ca.certificate in handshakes.pair.client_ca)
+            await open_["stays"].publish("lab.x", {"x": X})
+            async with sira.connect(url(node, mtls=True), security=shown["goes"]) as again:
+                await exchange(again)
 
     session(work)
 

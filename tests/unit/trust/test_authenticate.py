@@ -8,6 +8,7 @@ from sira.kernel.errors import Unauthenticated
 from sira.kernel.identity import Principal
 from sira.kernel.trust import authenticate, tokens
 from sira.kernel.trust.authenticate import CERTIFICATE, Authenticator, Transport
+from sira.kernel.trust.authorities import Authorities
 from sira.kernel.trust.certificates import issue, make_ca
 
 NOW_S = 1_800_000_000.0
@@ -15,6 +16,7 @@ NOBODY = Principal("local", "default", "user", "anonymous")
 AGENT = Principal("local", "lab", "agent", "a1")
 USER = Principal("local", "lab", "user", "u1")
 CA = make_ca("local", now_s=NOW_S)
+VOUCHES = Authorities.from_pem(CA.certificate)
 SHOWN = {CERTIFICATE: [issue(CA, AGENT, now_s=NOW_S, valid_s=100).certificate]}
 ROOT = tokens.new_root_key()
 TOKEN = tokens.mint(ROOT, USER, expires_s=NOW_S + 60)
@@ -32,7 +34,13 @@ def authenticator(
     *, revoked: frozenset[str] = frozenset(), anonymous: Principal | None = NOBODY, **more: object
 ) -> Authenticator:
     verifier = tokens.TokenVerifier([tokens.public_key(ROOT)], cluster="local")
-    words: dict[str, object] = {"tokens": verifier, "jwts": None, "clock_s": Clock(), **more}
+    words: dict[str, object] = {
+        "tokens": verifier,
+        "jwts": None,
+        "authorities": VOUCHES,
+        "clock_s": Clock(),
+        **more,
+    }
     return Authenticator(
         cluster="local",
         revoked=revoked,
