@@ -76,6 +76,16 @@ def test_a_certificate_counts_only_where_the_listener_has_verified_it() -> None:
         authenticator().authenticate({}, BEARER, transport="mtls")
 
 
+def test_a_certificate_stands_on_an_authority_of_now_also_beside_a_token() -> None:
+    alone = authenticator().authenticate(SHOWN, None, transport="mtls")
+    both = authenticator().authenticate(SHOWN, BEARER, transport="mtls")
+    assert alone.grounds and set(both.grounds) > set(alone.grounds)
+    other = Authorities.from_pem(make_ca("local", now_s=NOW_S).certificate)
+    for authorization in (None, BEARER):
+        with pytest.raises(Unauthenticated, match="vouches"):
+            authenticator(authorities=other).authenticate(SHOWN, authorization, transport="mtls")
+
+
 def test_a_wrong_token_is_never_anonymous() -> None:
     for text in ("", "Bearer", "Bearer ", "Basic abc", "Bearer x", "Bearer a.b.c", TOKEN):
         with pytest.raises(Unauthenticated) as caught:
