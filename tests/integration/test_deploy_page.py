@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs_blocks import DOCS
-from tests.integration.http.calls import free_port
+from tests.integration.ports import free_port
 from tests.integration.test_quickstart import Shell, blocks, commands, pattern
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]

@@ -31,8 +31,9 @@ from sira.kernel.trust.certificates import Pair, make_ca, principal_of_certifica
 from sira.testing import Node
 from tests.integration.door.keys import CLUSTER, Keys, principal
 from tests.integration.door.test_jwt_issuers import ISSUERS
-from tests.integration.http.calls import Http, free_port, listening, until
+from tests.integration.http.calls import Http, listening, until
 from tests.integration.http.test_door import over_tls
+from tests.integration.ports import free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 STATS = "/sira.v1.Kernel/Stats"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import select
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from .ports import free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -72,16 +73,18 @@ class Shell:
             start_new_session=True,
         )
         self._unread = ""
+        self._has_jobs = False
 
     def run(self, command: str, wanted: str) -> str:
         """Type `command`; return what came until it ended and `wanted` matches.
 
-        A command in the background may print after it has ended: so reading goes on until the
-        expected text is there, under a watchdog.
+        What runs in the background may print after the command has ended: so, once there is some,
+        reading goes on until the expected text is there, under a watchdog.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(f"{command}\necho '{END}'\n".encode())
         self._process.stdin.flush()
+        self._has_jobs |= command.rstrip().endswith("&")
         deadline_s = time.monotonic() + COMMAND_TIMEOUT_S
         while True:
             shown = self._unread.replace(f"{END}\n", "")
@@ -89,12 +92,14 @@ class Shell:
                 self._unread = ""
                 return shown
             ended = f"{END}\n" in self._unread
-            if ended and not command.rstrip().endswith("&"):
+            if ended and (not self._has_jobs or time.monotonic() > deadline_s):
                 self._unread = ""
                 return shown
             fd = self._process.stdout.fileno()
             ready, _, _ = select.select([fd], [], [], max(deadline_s - time.monotonic(), 0))
             data = os.read(fd, 1 << 16) if ready else b""
+            if ended and not ready:
+                continue  # it is late: what has come is told
             if not data:
                 raise AssertionError(f"$ {command}\nhangs, or the shell ended, after:\n{shown}")
             self._unread += data.decode()
@@ -111,9 +116,7 @@ class Shell:
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[tuple[Shell, str]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SIRA_")}
     environment |= {
         "PATH": f"{Path(sys.executable).parent}:{environment['PATH']}",

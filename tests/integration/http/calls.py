@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sira.testing import Node
+from tests.integration.ports import free_port
 
 WATCHDOG_S = 30.0
 
@@ -117,12 +118,6 @@ class Events:
         event = self.next()
         assert event["event"] == "message", event
         return json.loads(event["data"])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -12,9 +12,8 @@ import pytest
 
 from sira.services.http.problems import STATUS
 from tests.docs_blocks import DOCS, table
+from tests.integration.ports import free_port
 from tests.integration.test_quickstart import Shell, blocks, commands, pattern
-
-from .calls import free_port
 
 DOC = DOCS / "http.md"
 

@@ -99,7 +99,7 @@ def test_a_revoked_token_ends_its_streams_and_opens_nothing(tmp_path: Path) -> N
 def test_what_the_policy_forbids_is_403() -> None:
     with listening(policy="deny_all") as (_, http):
         for answer in (
-            http.post("/v1/publish/lab.x", "x"), http.post("/v1/request/lab.x?timeout_s=0.5", "x"),
+            http.post("/v1/publish/lab.x", "x"), http.post("/v1/request/lab.x", "x"),
             http.get("/v1/subscribe/lab.x"), http.get("/metrics"),
         ):  # fmt: skip
             answer.problem(403, "DENIED")

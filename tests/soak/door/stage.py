@@ -27,7 +27,7 @@ from sira.kernel.identity import Principal
 from sira.kernel.trust import tokens
 from sira.testing import Node
 from tests.integration.door.keys import CLUSTER, Keys
-from tests.integration.http.calls import free_port
+from tests.integration.ports import free_port
 
 from .plans import Known
 
