@@ -280,6 +280,8 @@ static int tick_event(PyObject *events, const char *what, Sub *sub)
     return rc;
 }
 
+enum { EXPIRE_NS = 2000000 }; /* of one tick, for what waited in vain: others want the loop */
+
 static PyObject *hub_tick(PyObject *self, PyObject *now)
 {
     Hub *hub = (Hub *)self;
@@ -310,10 +312,11 @@ static PyObject *hub_tick(PyObject *self, PyObject *now)
         if (!kept || !kept->deadline_ns || kept->deadline_ns > now_ns) continue;
         topic_expire_retained(topic);
     }
+    const uint64_t until_ns = sira_now_mono_ns() + EXPIRE_NS;
     struct cursor cursor;
     walk_start(hub, &cursor);
     for (Ingress *in; (in = walk_next(&cursor));) {
-        const int rc = in->parked ? ingress_expire(in, now_ns) : 0;
+        const int rc = in->parked ? ingress_expire(in, now_ns, until_ns) : 0;
         for (struct xfer *xfer = in->xfers; xfer; xfer = xfer->next) /* its window may be smaller than our step */
             if (!xfer->buffered && xfer->credit_due) ingress_credit(in, xfer);
         Py_DECREF(in);
@@ -346,7 +349,7 @@ static PyObject *hub_due(PyObject *self, void *unused)
 {
     (void)unused;
     const Hub *hub = (Hub *)self;
-    return PyLong_FromUnsignedLongLong(!hub->line_first ? 0 : hub->due_ns ? hub->due_ns : 1);
+    return PyLong_FromUnsignedLongLong(!hub->line_first ? 0 : hub->due_ns && !hub->line_left ? hub->due_ns : 1);
 }
 
 static PyObject *hub_topics(PyObject *self, PyObject *unused)

@@ -309,7 +309,9 @@ struct Hub {
     bool retry; /* room was made where somebody waits */
     bool retrying;
     struct route_entry *line_first, *line_last; /* whose first message waits for a limit (hub_wait.c) */
-    struct route_entry *line_next; /* of the walk under way; it may leave meanwhile */
+    struct route_entry *line_next; /* where the walk under way goes on; it may leave meanwhile */
+    uint32_t line_left; /* lines that this walk has not seen; 0: none is under way */
+    bool line_moved; /* something went on in this walk */
     uint32_t line_count, waiting; /* lines; messages in them */
     uint64_t due_ns; /* when the first of them may have room; only with lines */
     uint64_t pass; /* number of the last walk over them: a bucket remembers when it refused one */
@@ -369,7 +371,7 @@ struct route_entry {
     uint64_t hash;
     Route *route; /* owned; NULL: empty */
     struct parked *first, *last;
-    struct route_entry *parked_next; /* entries with parked messages */
+    struct route_entry *parked_prev, *parked_next; /* entries with parked messages */
     bool listed;
     bool in_line;
     Ingress *in; /* borrowed: it frees us */
@@ -431,8 +433,11 @@ void ingress_due(Ingress *in); /* hub_tell() is to look at it */
 void ingress_unfull(Ingress *in);
 void ingress_close(Ingress *in, uint64_t now_ns);
 int ingress_retry(Ingress *in, uint64_t now_ns);
-int ingress_expire(Ingress *in, uint64_t now_ns);
-void hub_release(Hub *hub, uint64_t now_ns); /* what waits for a limit and has room now goes on */
+/* Refuse what has waited long enough: until until_ns (CLOCK_MONOTONIC, as it is), and some in any case. What is left
+ * is for the next time. */
+int ingress_expire(Ingress *in, uint64_t now_ns, uint64_t until_ns);
+/* What waits for a limit and has room now goes on, for about a millisecond; hub->line_left: there is more to look at. */
+void hub_release(Hub *hub, uint64_t now_ns);
 
 struct Egress {
     PyObject_HEAD

@@ -132,7 +132,9 @@ int park(Ingress *in, struct route_entry *entry, struct blob *blob, uint64_t slo
     entry->last = parked;
     if (!entry->listed) {
         entry->listed = true;
+        entry->parked_prev = NULL;
         entry->parked_next = in->parked;
+        if (in->parked) in->parked->parked_prev = entry;
         in->parked = entry;
     }
     in->parked_count++;
@@ -188,18 +190,22 @@ static int refuse_parked(Ingress *in, struct route_entry *entry, struct parked *
     return rc;
 }
 
+void entry_update(Ingress *in, struct route_entry *entry)
+{
+    line_update(in, entry);
+    if (entry->first || !entry->listed) return;
+    if (entry->parked_prev) entry->parked_prev->parked_next = entry->parked_next;
+    else in->parked = entry->parked_next;
+    if (entry->parked_next) entry->parked_next->parked_prev = entry->parked_prev;
+    entry->parked_prev = entry->parked_next = NULL;
+    entry->listed = false;
+}
+
 void parked_sweep(Ingress *in)
 {
-    struct route_entry **link = &in->parked;
-    while (*link) {
-        struct route_entry *entry = *link;
-        line_update(in, entry);
-        if (entry->first) {
-            link = &entry->parked_next;
-            continue;
-        }
-        *link = entry->parked_next;
-        entry->listed = false;
+    for (struct route_entry *entry = in->parked, *next; entry; entry = next) {
+        next = entry->parked_next;
+        entry_update(in, entry);
     }
     ingress_unfull(in);
 }
@@ -244,15 +250,19 @@ int ingress_retry(Ingress *in, uint64_t now_ns)
     return rc;
 }
 
-/* Refuse what has waited long enough; a later message of a topic may wait for less than the first. */
-int ingress_expire(Ingress *in, uint64_t now_ns)
+enum { EXPIRED_A_LOOK = 16 }; /* refused between two looks at the clock: 4 us each, and more */
+
+/* A later message of a topic may wait for less than the first. */
+int ingress_expire(Ingress *in, uint64_t now_ns, uint64_t until_ns)
 {
     if (in->busy) return 0;
     in->busy = true;
     int rc = 0;
-    for (struct route_entry *entry = in->parked; entry; entry = entry->parked_next) {
+    unsigned refused = 0;
+    bool late = false;
+    for (struct route_entry *entry = in->parked; entry && !late; entry = entry->parked_next) {
         struct parked *before = NULL;
-        while (rc == 0 && (before ? before->next : entry->first)) {
+        while (rc == 0 && !late && (before ? before->next : entry->first)) {
             struct parked *parked = before ? before->next : entry->first;
             if (parked->deadline_ns > now_ns) {
                 before = parked;
@@ -269,6 +279,7 @@ int ingress_expire(Ingress *in, uint64_t now_ns)
             }
             rc = refuse_parked(in, entry, parked, code);
             if (!before) in->hub->retry = true; /* what comes next may fit */
+            late = ++refused % EXPIRED_A_LOOK == 0 && sira_now_mono_ns() >= until_ns;
         }
     }
     parked_sweep(in);
@@ -296,12 +307,13 @@ uint64_t unpark_xfer(Ingress *in, const struct xfer *xfer)
 /* The stream is gone: what is parked was never accepted. */
 void parked_drop_all(Ingress *in)
 {
-    for (struct route_entry *entry = in->parked; entry; entry = entry->parked_next)
+    for (struct route_entry *entry = in->parked; entry; entry = entry->parked_next) {
+        line_leave(in->hub, entry); /* also where its last message has just been refused */
         while (entry->first) {
-            line_leave(in->hub, entry);
             struct parked *parked = unpark(in, entry, NULL);
             if (parked->blob->xfer) xfer_refuse(in->hub, parked->blob->xfer);
             parked_free(in->hub, parked);
         }
+    }
     in->parked = NULL;
 }

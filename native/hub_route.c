@@ -40,12 +40,22 @@ static void routes_insert(struct route_entry **at, uint32_t cap, struct route_en
     at[i] = entry;
 }
 
-/* Room for one more; past ROUTES_MAX everything that nobody waits at is forgotten. */
+static uint32_t routes_waited_at(const Ingress *in)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < in->route_cap; i++) count += in->routes[i] && in->routes[i]->listed;
+    return count;
+}
+
+/* Room for one more; past ROUTES_MAX everything that nobody waits at is forgotten. What messages wait at stays, and a
+ * frame may bring more such topics than that: the table grows, too, unless so few stay that it is long until the next
+ * time. */
 static int routes_reserve(Ingress *in)
 {
     if ((in->route_len + 1) * 2 <= in->route_cap) return 0;
     const bool forget = in->route_len >= ROUTES_MAX;
-    const uint32_t cap = in->route_cap ? in->route_cap * (forget ? 1 : 2) : 16;
+    const bool grow = !forget || routes_waited_at(in) > in->route_cap / 4;
+    const uint32_t cap = in->route_cap ? in->route_cap * (grow ? 2 : 1) : 16;
     struct route_entry **at = PyMem_Calloc(cap, sizeof *at);
     if (!at) {
         PyErr_NoMemory();

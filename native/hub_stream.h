@@ -19,6 +19,7 @@ int refuse_first(Ingress *in, struct route_entry *entry, const char *code); /* w
 uint64_t unpark_xfer(Ingress *in, const struct xfer *xfer); /* its slot; SLOT_NONE: it was not parked */
 void parked_drop_all(Ingress *in);
 void parked_sweep(Ingress *in);
+void entry_update(Ingress *in, struct route_entry *entry); /* as parked_sweep(), of one entry */
 void note_full(Ingress *in);
 
 /* hub_wait.c */

@@ -12,6 +12,8 @@
 enum {
     LINE_TURN = 16,  /* messages of a line before it is the next one's turn */
     ROUNDS_MAX = 64, /* walks of one release */
+    LINES_A_LOOK = 16, /* at which nothing moved, between two looks at the clock */
+    RELEASE_NS = 1000000, /* of one release: a line is a topic, and there may be very many */
 };
 
 /* ---- the list of lines --------------------------------------------------------------------------------------- */
@@ -151,16 +153,21 @@ static int line_turn(Ingress *in, struct route_entry *entry, uint64_t now_ns)
     return moved;
 }
 
-/* One walk over the lines. Returns whether anything went on. */
-static bool walk_lines(Hub *hub, uint64_t now_ns)
+/* One walk over the lines, or what is left of it; until the clock says until_ns. Returns whether another one is worth
+ * while: something went on, and there is time. A walk that is interrupted leaves hub->line_left. */
+static bool walk_lines(Hub *hub, uint64_t now_ns, uint64_t until_ns)
 {
-    bool any = false;
-    hub->pass++;
-    hub->due_ns = UINT64_MAX;
-    hub->line_next = hub->line_first;
-    for (uint32_t n = hub->line_count; n && hub->line_next; n--) {
+    if (!hub->line_left || !hub->line_next) {
+        hub->pass++;
+        hub->due_ns = UINT64_MAX;
+        hub->line_next = hub->line_first;
+        hub->line_left = hub->line_count;
+        hub->line_moved = false;
+    }
+    for (unsigned looks = 1; hub->line_left && hub->line_next; looks++) {
         struct route_entry *entry = hub->line_next;
         hub->line_next = entry->line_next;
+        hub->line_left--;
         Ingress *in = (Ingress *)Py_NewRef(entry->in); /* owned: Python runs inside */
         if (in->busy) { /* it is at work and called us: later */
             hub->due_ns = 0;
@@ -172,22 +179,26 @@ static bool walk_lines(Hub *hub, uint64_t now_ns)
         if (moved < 0) PyErr_WriteUnraisable((PyObject *)in);
         if (moved && !in->closed) {
             line_leave(hub, entry); /* to the end, if it still waits */
-            parked_sweep(in);
+            entry_update(in, entry);
+            ingress_unfull(in);
         }
-        any |= moved != 0;
+        hub->line_moved |= moved != 0;
         ingress_leave(in, now_ns);
         Py_DECREF(in);
+        if ((moved || looks % LINES_A_LOOK == 0) && hub->line_left && sira_now_mono_ns() >= until_ns) return false;
     }
+    hub->line_left = 0;
     hub->line_next = NULL;
-    return any;
+    return hub->line_moved && sira_now_mono_ns() < until_ns;
 }
 
 void hub_release(Hub *hub, uint64_t now_ns)
 {
-    if (hub->releasing || !hub->line_first || hub->due_ns > now_ns) return;
+    if (hub->releasing || !hub->line_first || (hub->due_ns > now_ns && !hub->line_left)) return;
     hub->releasing = true;
     hub->now_ns = now_ns;
+    const uint64_t until_ns = sira_now_mono_ns() + RELEASE_NS;
     for (int round = 0; hub->line_first && round < ROUNDS_MAX; round++)
-        if (!walk_lines(hub, now_ns)) break;
+        if (!walk_lines(hub, now_ns, until_ns)) break;
     hub->releasing = false;
 }

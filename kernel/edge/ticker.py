@@ -16,6 +16,8 @@ _MORE_S = 0.002  # there is more to do at once, and others want the loop in betw
 # What waits for a limit goes on when there is room, and not more often than this: others want the
 # loop, too. A burst that is shorter than this is not used up.
 _RELEASE_S_MIN = 0.001
+# Nor does it take more than a fifth of the loop's time, however many topics it waits at.
+_REST = 4.0
 
 
 class Ticker:
@@ -46,12 +48,12 @@ class Ticker:
             self._release.cancel()
             self._release = None
 
-    def _release_in_time(self) -> None:
-        """See to it that what waits for a limit goes on as soon as there is room."""
+    def _release_in_time(self, rest_s: float = _RELEASE_S_MIN) -> None:
+        """See to it that what waits for a limit goes on when there is room, not before `rest_s`."""
         due_ns = self._bus.hub.due_ns
         if not due_ns or self.closed:
             return
-        in_s = max(_RELEASE_S_MIN, (due_ns - _native.now_ns()) / 1e9)
+        in_s = max(rest_s, (due_ns - _native.now_ns()) / 1e9)
         if self._release is not None:
             if self._release.when() <= self._loop.time() + in_s:
                 return
@@ -62,8 +64,9 @@ class Ticker:
         self._release = None
         began_ns = _native.now_ns()
         self._bus.hub.release(began_ns)
-        self._held.held(_native.now_ns() - began_ns)
-        self._release_in_time()
+        took_ns = _native.now_ns() - began_ns
+        self._held.held(took_ns)
+        self._release_in_time(max(_RELEASE_S_MIN, _REST * took_ns / 1e9))
 
     def _arm(self, delay_s: float) -> None:
         if self._timer is not None:

@@ -227,3 +227,28 @@ def test_a_large_message_given_up_while_it_is_parked_and_whole_is_let_go() -> No
         if sub.in_flight:
             subscriber.take(sub, 1)
     assert_empty(bench)
+
+
+def test_a_stream_closed_while_the_last_message_that_waits_for_a_limit_is_refused() -> None:
+    bench = Bench()
+    bench.buckets = (_native.Bucket("slow", "p", messages_per_s=10, burst_s=0.1),)
+    publisher, other = bench.publisher(waits=True), bench.publisher(waits=True)
+    publisher.send(item(message("a")), item(message("a")))
+    other.publish("b")
+    assert bench.hub.stats["waiting"] == 2
+
+    def refuse(topic: str) -> Exception | None:
+        if topic == "b":
+            return None
+        publisher.close()
+        return Denied("no")
+
+    bench.refuse = refuse
+    bench.hub.touch()
+    for _ in range(3):  # what is left in the queue is gone over more than once
+        bench.now_ns += 100_000_000
+        bench.hub.release(bench.now_ns)
+    assert bench.hub.stats["waiting"] == 0
+    assert bench.hub.due_ns == 0, "nothing of the closed stream is left in the queue"
+    other.close()
+    assert_empty(bench)

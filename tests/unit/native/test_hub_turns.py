@@ -7,7 +7,7 @@ import pytest
 from sira import _native
 from sira.v1 import bus_pb2
 
-from .hub_harness import Bench, frame, item, message
+from .hub_harness import Bench, frame, item, message, rows
 
 
 def _in_turns(bench: Bench, stream: _native.Ingress, whole: bytes) -> list[int]:
@@ -49,7 +49,7 @@ def test_without_a_limit_a_frame_is_taken_at_once() -> None:
     stream = bench.publisher().stream
     whole = frame(*(item(message(f"a.{number}")) for number in range(100)))
     assert stream.feed(whole, bench.now_ns) == 0
-    assert len(bench.hub.ledger()) == 100
+    assert len(rows(bench.hub)) == 100
 
 
 def test_a_stream_that_is_closed_between_two_turns_takes_nothing_more() -> None:
@@ -61,7 +61,7 @@ def test_a_stream_that_is_closed_between_two_turns_takes_nothing_more() -> None:
     stream.close(bench.now_ns)
     with pytest.raises(Exception, match="closed"):
         stream.feed(whole, bench.now_ns, at, 1)
-    assert len(bench.hub.ledger()) == 1
+    assert len(rows(bench.hub)) == 1
 
 
 def test_a_frame_that_breaks_off_later_is_refused_when_its_turn_comes() -> None:
@@ -72,7 +72,7 @@ def test_a_frame_that_breaks_off_later_is_refused_when_its_turn_comes() -> None:
     with pytest.raises(Exception, match="past the end"):
         while at:
             at = stream.feed(whole[:-1], bench.now_ns, at, 1)
-    assert len(bench.hub.ledger()) == 2
+    assert len(rows(bench.hub)) == 2
 
 
 @pytest.mark.parametrize("at", [-1, 10_000, "x"])

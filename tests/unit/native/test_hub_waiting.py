@@ -12,7 +12,7 @@ import sira.kernel.errors
 from sira import _native
 from sira.v1 import bus_pb2, message_pb2
 
-from .hub_harness import SECOND_NS, Bench, Publisher, chunks, head, item, message
+from .hub_harness import SECOND_NS, Bench, Publisher, chunks, head, item, message, rows
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -331,4 +331,50 @@ def test_whatever_happens_order_holds_and_nobody_is_lost_or_doubled(seed: int) -
     for bucket in rates:
         assert bucket.held_bytes == 0
     bench.buckets = ()
+    bench.assert_balanced()
+
+
+def test_more_topics_than_a_stream_remembers_wait_and_go_on_in_parts_each_once() -> None:
+    topics = 40_000  # of one frame; a stream remembers 16,384 that nothing waits at
+    bench = Bench()
+    bench.buckets = (_native.Bucket("slow", "p", messages_per_s=20_000),)
+    sub = bench.subscriber()
+    sub.open("a.*", overflow=2)
+    pub = bench.publisher(waits=True)
+    pub.send(*[item(message("a.first")) for _ in range(20_000)])
+    pub.send(*[item(message(f"a.{n}")) for n in range(topics)])
+    assert bench.hub.stats["waiting"] == topics and pub.stream.full
+    bench.hub.touch()  # each is asked for anew: some us of Python each, and a release has 1 ms
+    bench.resolves = 0
+    bench.now_ns += SECOND_NS
+    bench.hub.release(bench.now_ns)
+    assert 0 < bench.resolves < topics // 4, "others have the loop before all is looked at"
+    assert bench.hub.due_ns == 1, "there is more to do at once"
+    for _ in range(200):  # as a timer would, every 10 ms
+        while 0 < bench.hub.due_ns <= bench.now_ns:
+            bench.hub.release(bench.now_ns)
+        bench.now_ns += SECOND_NS // 100
+    assert bench.hub.stats["waiting"] == 0
+    assert [r.error.code for r in pub.receipts()] == [""] * (20_000 + topics)
+    assert not pub.stream.full
+    published = {row["topic"]: row["published"] for row in rows(bench.hub)}
+    assert [published[f"a.{n}"] for n in range(topics)] == [1] * topics
+
+
+def test_what_waits_in_vain_at_very_many_topics_is_refused_in_parts_and_each_once() -> None:
+    topics = 5_000
+    bench = Bench()
+    bench.buckets = (_native.Bucket("slow", "p", messages_per_s=1),)
+    pub = bench.publisher(waits=True)
+    pub.publish("a.first")
+    # Room comes within the time of each alone, but not of all.
+    pub.send(*[item(message(f"a.{n}"), wait_ms=1_500) for n in range(topics)])
+    assert bench.hub.stats["waiting"] == topics
+    bench.tick(1.6)
+    assert 0 < bench.hub.stats["waiting"] < topics, "others have the loop in between"
+    while bench.hub.stats["waiting"]:
+        bench.tick(0.05)
+    codes = [r.error.code for r in pub.receipts()]
+    assert len(codes) == topics + 1 and set(codes) == {"", "RATE_LIMITED"}
+    assert not pub.stream.full
     bench.assert_balanced()
