@@ -26,6 +26,7 @@ from sira import __version__
 from sira.cli.link import Stop, connected, security_of, url_of
 from sira.cli.output import EXIT_UNACCOUNTED, Output, Result, bytes_text
 from sira.cli.up import settings_of
+from sira.client.address import url_of as to_url
 from sira.kernel.admission import limits
 from sira.kernel.edge.tls import read_pair
 from sira.kernel.errors import SiraError
@@ -258,11 +259,16 @@ async def _reach(args: Namespace) -> Check:
         async with connected(args, timeout_s=_REACH_TIMEOUT_S) as bus:
             took_ms = (time.monotonic_ns() - start_ns) / 1e6
             hello = bus.node
+            url = to_url(bus.connection.address, tls=url.startswith("siras:"))
     except SiraError as error:
         named = bool(args.url or os.environ.get("SIRA_URL"))
         help_text = "start it with `sira up`, or name another with --url"
         return Check("node", "failed" if named else "warning", f"{url}: {error}", why, help_text)
-    found = f"{hello.node} {hello.version} at {url} in {took_ms:.0f} ms, as {hello.principal}"
+    way = ", ".join(hello.lanes)
+    found = (
+        f"{hello.node} {hello.version} at {url} (lane {way}) in {took_ms:.0f} ms, "
+        f"as {hello.principal}"
+    )
     if hello.version.split(".")[:2] != __version__.split(".")[:2]:
         return Check(
             "node", "warning", found, why, f"this command is {__version__}: upgrade the older"

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import uvloop
 
 from sira.cli.output import EXIT_INTERRUPTED, CliError, Output, Result
-from sira.client.address import URL_DEFAULT
+from sira.client.address import local_addresses
+from sira.client.address import url_of as to_url
 
 if TYPE_CHECKING:
     from sira.client.bus import Bus
@@ -107,8 +108,9 @@ def run_async(handler: Handler, args: Namespace, out: Output, *, endless: bool) 
 
 
 def url_of(args: Namespace) -> str:
-    """--url, else SIRA_URL, else the default address."""
-    return str(args.url or os.environ.get("SIRA_URL") or URL_DEFAULT)
+    """--url, else SIRA_URL, else where the node of this host may be, in order."""
+    named = args.url or os.environ.get("SIRA_URL")
+    return str(named or ",".join(to_url(each) for each in local_addresses(os.environ)))
 
 
 def shown_environ(args: Namespace) -> dict[str, str]:
@@ -142,6 +144,6 @@ async def connected(args: Namespace, *, timeout_s: float = _CONNECT_S) -> AsyncI
     from sira.client.bus import connect
 
     async with connect(
-        url_of(args), name="sira-cli", timeout_s=timeout_s, security=security_of(args)
+        args.url, name="sira-cli", timeout_s=timeout_s, security=security_of(args)
     ) as bus:
         yield bus

@@ -6,8 +6,9 @@ import sys
 from argparse import Namespace
 
 from sira.cli.ledger import ledger_row, unexplained
-from sira.cli.link import Stop, connected, url_of
+from sira.cli.link import Stop, connected
 from sira.cli.output import EXIT_UNACCOUNTED, Output, Result, bytes_text, duration_text
+from sira.client.address import url_of as to_url
 
 _SHOWN_MAX = 40
 
@@ -18,12 +19,13 @@ async def status(args: Namespace, out: Output, stop: Stop) -> Result:
         stats = await bus.stats(prometheus=args.prometheus)
         found = await bus.ledger()
         hello = bus.node
+        url = to_url(bus.connection.address, tls=bus.url.startswith("siras:"))
     rows = [ledger_row(row) for row in found.rows]
     missing = sum(unexplained(row) for row in rows)
     balanced = bool(found.balanced) and all(row["balanced"] for row in rows)
     values = dict(stats.values)
     data = {
-        "url": url_of(args),
+        "url": url,
         "node": hello.node,
         "version": hello.version,
         "uptime_ns": stats.uptime_ns,
@@ -42,8 +44,8 @@ async def status(args: Namespace, out: Output, stop: Stop) -> Result:
         if not out.as_json:
             sys.stdout.write(stats.prometheus)
             return Result(data)
-    out.text(f"{hello.node} at {url_of(args)}: up {duration_text(stats.uptime_ns)}")
-    out.text(f"  version {hello.version}, lanes {', '.join(hello.lanes)}")
+    out.text(f"{hello.node} at {url}: up {duration_text(stats.uptime_ns)}")
+    out.text(f"  version {hello.version}, lane {', '.join(hello.lanes)}")
     out.text(f"  you are {hello.principal}")
     out.text(f"  {len(stats.clients)} clients, {len(stats.subscriptions)} subscriptions")
     delivered = sum(row["delivered"] for row in rows)

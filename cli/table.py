@@ -13,7 +13,6 @@ from sira.cli.output import (
     EXIT_UNREACHABLE,
     EXIT_USAGE,
 )
-from sira.client.address import URL_DEFAULT
 
 Kind = Literal["string", "integer", "number", "boolean", "path"]
 Effects = Literal["read", "idempotent", "once"]
@@ -79,7 +78,7 @@ JSON = Argument(
 URL = Argument(
     name="--url",
     metavar="URL",
-    help=f"the node; several are joined by commas (default: SIRA_URL, else {URL_DEFAULT})",
+    help="the node; several are joined by commas (default: SIRA_URL, else that of this host)",
 )
 SHOWN = (
     Argument(

@@ -12,18 +12,19 @@ from functools import partial
 from typing import Any, Self, Unpack
 
 from sira import _native
-from sira.client.address import addresses
+from sira.client.address import addresses, is_local, url_of
 from sira.client.answers import Answers
 from sira.client.connection import Connection
 from sira.client.deadline import Deadline
 from sira.client.envelope import Envelope, envelope
 from sira.client.lineage import lineage
+from sira.client.local.transport import SocketTransport
 from sira.client.looking import Looking
 from sira.client.message import Body, Message
 from sira.client.publisher import Batch, Publisher
 from sira.client.requests import ReplyStream, Requests
 from sira.client.retry import Retry
-from sira.client.security import Security, with_token
+from sira.client.security import Security, Settled, with_token
 from sira.client.subscription import Subscription
 from sira.client.topics import Topics
 from sira.client.transport import GrpcTransport, Transport
@@ -56,8 +57,9 @@ def connect(
     """Return the bus; `await` it or enter it with `async with` to connect.
 
     Args:
-        url: "sira://host:7700", "siras://host:7700" (TLS), several joined by commas; None:
-            `SIRA_URL`, else the local node.
+        url: "sira://host:7700", "siras://host:7700" (TLS), "unix:/path/sira.sock" (a node of this
+            host), several joined by commas; None: `SIRA_URL`, else the node of this host: by the
+            descriptor in `SIRA_FD`, the socket in its data folder, or 127.0.0.1:7700.
         name: `source` of what is published; for people, not for rights.
         retry: what is tried again; None: connects, publishes by id, idempotent requests.
         timeout_s: how long the first connection may take.
@@ -69,6 +71,11 @@ def connect(
     """
     security = with_token(security, token)
     return Bus(url, name=name, retry=retry, timeout_s=timeout_s, security=security)
+
+
+def _dial(address: str, security: Settled) -> Transport:
+    kind = SocketTransport if is_local(address) else GrpcTransport
+    return kind(address, security)
 
 
 class Bus(Looking):
@@ -93,15 +100,15 @@ class Bus(Looking):
         """Prepare; see `connect`.
 
         Args:
-            dial: makes the way to an address; None: gRPC with `security`.
+            dial: makes the way to an address; None: the socket of a node of this host, else gRPC,
+                with `security`.
             message_type: of replies; the synchronous twin has its own.
         """
         self._nodes, tls = addresses(url)
-        scheme = "siras" if tls else "sira"
-        self.url = url or ",".join(f"{scheme}://{node}" for node in self._nodes)
+        self.url = url or ",".join(url_of(node, tls=tls) for node in self._nodes)
         if dial is None:
             settled = (security or Security()).settled(tls=tls)
-            dial = partial(GrpcTransport, security=settled)
+            dial = partial(_dial, security=settled)
         self.topics = Topics(lambda: self.connection)
         self._name = name
         self._retry = retry or Retry()

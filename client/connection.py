@@ -163,7 +163,7 @@ class Connection:
                 client=f"sira-python/{__version__}",
                 protocol_min=PROTOCOL,
                 protocol_max=PROTOCOL,
-                lanes=["grpc"],
+                lanes=[transport.lane],
             )
             try:
                 answer = await transport.unary(
@@ -234,6 +234,11 @@ class Connection:
 
     def _stream_metadata(self) -> list[tuple[str, str]]:
         return [*self.metadata(), ("sira-link", self._link)] if self._link else self.metadata()
+
+    @property
+    def address(self) -> str:
+        """Where the node is, or was last: `host:port`, `unix:/path` or `fd:/N`."""
+        return self._nodes[0]
 
     @property
     def is_up(self) -> bool:

@@ -166,7 +166,7 @@ def _check_token(token: str) -> None:
 def _is_local(address: str) -> bool:
     """Whether what is sent there stays on this machine."""
     host = address.rpartition(":")[0]
-    return not host or is_loopback(host) or address.startswith("unix:")
+    return not host or is_loopback(host) or address.startswith(("unix:/", "fd:/"))
 
 
 def _read(path: str) -> bytes:

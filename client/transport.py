@@ -52,7 +52,7 @@ _WINDOW_BYTES = 256 << 10
 _WINDOW_BYTES_MIN, _WINDOW_BYTES_MAX = 64 << 10, 64 << 20
 
 
-def _window_bytes() -> int:
+def stream_window_bytes() -> int:
     """Return the receive window of a stream, in bytes. Raises BadRequest."""
     asked = os.environ.get(_WINDOW_VARIABLE, "")
     if not asked:
@@ -84,7 +84,9 @@ class Stream(Protocol):
 
 
 class Transport(Protocol):
-    """The way to one node."""
+    """The way to one node. `lane` is what Negotiate and receipts call it."""
+
+    lane: str
 
     async def unary(
         self, method: str, request: bytes, *, metadata: Metadata, timeout_s: float
@@ -103,6 +105,8 @@ class Transport(Protocol):
 
 class GrpcTransport:
     """One HTTP/2 connection to a node."""
+
+    lane = "grpc"
 
     _forks_at_first_use: ClassVar[int | None] = None
 
@@ -126,7 +130,7 @@ class GrpcTransport:
                 details={"address": address},
             )
         self._address = address
-        options = [*_CHANNEL_OPTIONS, ("grpc.http2.lookahead_bytes", _window_bytes())]
+        options = [*_CHANNEL_OPTIONS, ("grpc.http2.lookahead_bytes", stream_window_bytes())]
         self._security = security
         self._proof = security.proof()
         self._shown = security.authorization()

@@ -63,7 +63,7 @@ def main(control_fd: int) -> int:
 
 async def _serve(settings: Settings, control: Control, verbs: list[Verb]) -> int:
     logs = Logs(node=settings.node_name, level=settings.log_level, queue_max=settings.log_queue_max)
-    node = Node(settings, logs=logs)
+    node = Node(settings, logs=logs, holds_folder=True)
     for verb in verbs:
         node.catalog.add_verb(verb)
     signals = Signals()

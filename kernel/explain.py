@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sira import _native
+from sira.kernel import lanes
 from sira.kernel.authorize import ACTIONS, ALLOW, Allow
 from sira.kernel.bus import Bus
 from sira.kernel.errors import BadRequest
@@ -136,8 +137,8 @@ def _match(bus: Bus, subscription: Subscription, topic: str) -> kernel_pb2.Expla
         client=subscription.client.id,
         pattern=subscription.pattern,
         group=subscription.group_name,
-        lane="grpc",
-        lane_reason="the node offers no other lane",
+        lane=lanes.NAMES[subscription.stream.lane],
+        lane_reason=lanes.REASONS[subscription.stream.lane],
         pending=sub.pending,
         state=state,
     )

@@ -6,6 +6,7 @@ looks. Everything takes hold at the start or the node does not start.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from sira.kernel.authorize import Policy
 from sira.kernel.edge.tls import Handshakes, Pair, read_pair
 from sira.kernel.errors import SiraError
 from sira.kernel.identity import Principal
+from sira.kernel.local.peer import Peer
 from sira.kernel.policy import load as policy_file
 from sira.kernel.reload import Reloader
 from sira.kernel.settings import Settings
@@ -82,6 +84,9 @@ class Guard:
         """
         shown = metadata.get(AUTHORIZATION_KEY)
         authorization = shown if isinstance(shown, str) else None
+        peer: Peer | None = getattr(context, "local_peer", None)
+        if peer is not None and authorization is None:
+            return self._of_peer(peer)
         connection: Mapping[str, Sequence[bytes]] = context.auth_context()
         transport: Transport = "plain"
         if _TLS in connection.get(_SECURITY, ()):
@@ -90,6 +95,19 @@ class Guard:
         if alone and (transport == "tls" or self._anonymous is None):
             return None
         return self._authenticator.authenticate(connection, authorization, transport=transport)
+
+    def _of_peer(self, peer: Peer) -> Credential | None:
+        """Return what the other end of the Unix socket is without a token.
+
+        The node's own user and root are nobody in particular, as on plain loopback; another user is
+        the one that the kernel says.
+        """
+        if peer.handed is not None:
+            return peer.handed
+        if peer.uid not in (0, os.geteuid()):
+            who = Principal(self._settings.cluster_name, "default", "user", f"uid-{peer.uid}")
+            return Credential(who, "uid")
+        return None if self._anonymous is None else Credential(self._anonymous)
 
     # ---- files -----------------------------------------------------------------------------------
 

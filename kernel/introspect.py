@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from sira import __version__
+from sira.kernel import lanes
 from sira.kernel.bus import Bus
 from sira.kernel.errors import Unsupported
 from sira.kernel.events import KINDS
@@ -15,7 +16,6 @@ from sira.kernel.trust.credential import Credential
 from sira.v1 import kernel_pb2
 
 PROTOCOL = 1
-LANES = ("grpc",)
 # Named, so that a client can ask for what it needs; a version grows when the meaning does.
 FEATURES: dict[str, int] = {
     "publish": 1, "subscribe": 1, "request": 1, "queue_groups": 1, "latest_topics": 1,
@@ -40,9 +40,11 @@ def builtin_topic_classes() -> list[TopicClass]:
 
 
 def negotiate(
-    request: kernel_pb2.NegotiateRequest, bus: Bus, who: Credential | None
+    request: kernel_pb2.NegotiateRequest, bus: Bus, who: Credential | None, lane: int
 ) -> kernel_pb2.NegotiateResponse:
     """Agree on a protocol version and lanes; one who has proved nothing is told no name.
+
+    A connection has the lane that it was made on: `lane`.
 
     Raises:
         Unsupported: no version, or no lane, that both know.
@@ -53,18 +55,16 @@ def negotiate(
             f"the client speaks protocol {low} to {high}, this node {PROTOCOL}",
             details={"feature": "protocol", "node_protocol": str(PROTOCOL)},
         )
-    lanes = [lane for lane in LANES if not request.lanes or lane in request.lanes]
-    if not lanes:
-        raise Unsupported(
-            f"this node has the lanes {', '.join(LANES)}", details={"feature": "lanes"}
-        )
+    name = lanes.NAMES[lane]
+    if request.lanes and name not in request.lanes:
+        raise Unsupported(f"this connection has the lane {name}", details={"feature": "lanes"})
     return kernel_pb2.NegotiateResponse(
         protocol=PROTOCOL,
         node=bus.settings.node_name,
         version=__version__,
         epoch=bus.epoch,
         features=[kernel_pb2.Feature(name=n, version=v) for n, v in FEATURES.items()],
-        lanes=lanes,
+        lanes=[name],
         limits=bus.settings.limits(),
         principal=str(who.principal) if who else "",
         tenant=who.principal.tenant if who else "",

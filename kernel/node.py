@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 
 import grpc
@@ -24,11 +25,12 @@ from sira.kernel.edge.link import Links
 from sira.kernel.edge.reflection import ReflectionService
 from sira.kernel.edge.server import check_exposure, listen
 from sira.kernel.edge.world import World, Worlds
-from sira.kernel.errors import NodeDraining, SiraError
+from sira.kernel.errors import BadSetting, NodeDraining, SiraError
 from sira.kernel.events import Field, Kind
 from sira.kernel.guard import Guard
 from sira.kernel.identity import SYSTEM
 from sira.kernel.introspect import builtin_topic_classes
+from sira.kernel.local.listener import Listener, socket_path
 from sira.kernel.logs import Logs
 from sira.kernel.loopback import is_loopback
 from sira.kernel.methods import Catalog
@@ -49,8 +51,14 @@ _LAST_WORDS_S = 0.1
 class Node:
     """A node in this process. Belongs to the loop that `start` runs on."""
 
-    def __init__(self, settings: Settings, *, logs: Logs | None = None) -> None:
-        """Take the settings; nothing is opened before `start`."""
+    def __init__(
+        self, settings: Settings, *, logs: Logs | None = None, holds_folder: bool = False
+    ) -> None:
+        """Take the settings; nothing is opened before `start`.
+
+        Args:
+            holds_folder: the data folder's lock is held for this node: it has `sira.sock` there.
+        """
         self.settings = settings
         self.logs = logs or Logs(
             node=settings.node_name, level=settings.log_level, queue_max=settings.log_queue_max
@@ -62,6 +70,7 @@ class Node:
         self.died = asyncio.Event()
         self._draining = False
         self.files_refused = 0
+        self._holds_folder = holds_folder
         self._server: grpc.aio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -121,6 +130,9 @@ class Node:
         self._fill_catalog()
         await self._server.start()
         self._tasks.append(loop.create_task(self._watch(self._server), name="sira-watch"))
+        self.local = Listener(settings, self.door, self.logs)
+        if self._holds_folder and settings.socket_mode != "none" and sys.platform == "linux":
+            self._listen_locally()
         self._tasks.append(loop.create_task(self._measure_lag(), name="sira-lag"))
         self._tasks.append(loop.create_task(self.guard.reloader.run(), name="sira-reload"))
         self._tasks.append(loop.create_task(load.tell(self.worlds), name="sira-load"))
@@ -156,6 +168,7 @@ class Node:
         # Time for the writers' last words; a client that does not read gets none.
         await self.links.all_ended(max(min(grace_s, _CONFIRM_S), _LAST_WORDS_S))
         await self.connections.stop()
+        await self.local.close()
         await server.stop(0)
         while any(world.bus.slices.running for world in self.worlds):  # noqa: ASYNC110  they go on at each turn
             await asyncio.sleep(0)
@@ -180,6 +193,19 @@ class Node:
         if self._server is server:
             self.logs.error("node", "died", f"the gRPC server ended by itself: {reason}")
             self.died.set()
+
+    def _listen_locally(self) -> None:
+        """Open `sira.sock`; a folder whose path is too long has none.
+
+        Raises:
+            AddressInUse, DataDirUnusable: see `Listener.listen`.
+        """
+        try:
+            path = socket_path(self.settings)
+        except BadSetting as error:
+            self.logs.warning("node", "no_socket", f"{error}: local clients come by {self.address}")
+            return
+        self.local.listen(path)
 
     def _file_refused(self, name: str, error: SiraError) -> None:
         """Say loudly that what a file has become is not in force."""

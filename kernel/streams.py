@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from google.protobuf.message import DecodeError
 
 from sira import _native
-from sira.kernel import listening
+from sira.kernel import lanes, listening
 from sira.kernel.errors import (
     FrameCorrupt,
     NodeDraining,
@@ -205,6 +205,7 @@ class SubscribeStream:
         self.client, self.credential = client, who
         self.wake = wake
         self.link = link
+        self.lane = lanes.GRPC  # the way its frames go
         self.rider: PublishStream | None = None  # its answers leave by this stream
         self.written_out = False  # it ends after all it had to say: the client hears it whole
         self._answers_turn = False

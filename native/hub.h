@@ -390,6 +390,8 @@ struct History {
 void history_add(History *history, const uint8_t *id, uint32_t matched, uint64_t bytes, uint64_t now_ns);
 const struct past *history_find(History *history, const uint8_t *id, uint64_t now_ns);
 
+enum { LANE_GRPC = 1, LANE_NUMBER_MAX = 3 }; /* of sira.v1.Lane */
+
 struct Ingress {
     PyObject_HEAD
     Hub *hub; /* owned */
@@ -397,6 +399,7 @@ struct Ingress {
     History *history; /* owned or NULL */
     Ingress *hub_prev, *hub_next;
     uint64_t client, serial;
+    uint8_t lane; /* what receipts tell: the way its frames came */
     bool closed, idle, full;
     bool busy;    /* its lists are being walked: Python runs inside, but may not change them */
     bool closing; /* closed while busy: taken apart afterwards */

@@ -151,8 +151,9 @@ static size_t receipt_size(const struct receipt_slot *slot)
     return size;
 }
 
-/* Grade accepted, lane grpc, one copy: the client's own, into its frame. The node makes none that it need not. */
-static uint8_t *receipt_write(uint8_t *p, const struct receipt_slot *slot)
+/* Grade accepted, the stream's lane, one copy: the client's own, into its frame. The node makes none that it need
+ * not. */
+static uint8_t *receipt_write(uint8_t *p, const struct receipt_slot *slot, uint8_t lane)
 {
     p = pb_put_bytes(p, 1, slot->id, SIRA_ID_BYTES);
     if (slot->state == 2) {
@@ -160,7 +161,6 @@ static uint8_t *receipt_write(uint8_t *p, const struct receipt_slot *slot)
     }
     if (slot->matched) p = pb_put_uint(p, 2, slot->matched);
     p = pb_put_uint(p, 3, 1);
-    const uint8_t lane = 1;
     p = pb_put_bytes(p, 5, &lane, 1);
     p = pb_put_uint(p, 6, 1);
     if (slot->bytes) p = pb_put_uint(p, 7, slot->bytes);
@@ -175,7 +175,7 @@ void ingress_answer(Ingress *in, const struct receipt_slot *slot)
     if (bytes) {
         uint8_t *p = pb_put_varint(pb_put_key((uint8_t *)PyBytes_AS_STRING(bytes), 1, PB_LEN), item);
         p = pb_put_varint(pb_put_key(p, SIRA_ITEM_RECEIPT, PB_LEN), size);
-        (void)receipt_write(p, slot);
+        (void)receipt_write(p, slot, in->lane);
         if (!in->closed && PyList_Append(in->credits, bytes) == 0) ingress_wake(in);
         Py_DECREF(bytes);
     }
@@ -226,7 +226,7 @@ PyObject *ingress_next_frame(Ingress *in, uint64_t now_ns)
             const size_t size = receipt_size(slot);
             p = pb_put_varint(pb_put_key(p, 1, PB_LEN), pb_bytes_size(SIRA_ITEM_RECEIPT, size));
             p = pb_put_varint(pb_put_key(p, SIRA_ITEM_RECEIPT, PB_LEN), size);
-            p = receipt_write(p, slot);
+            p = receipt_write(p, slot, in->lane);
         }
         Py_CLEAR(slot->error);
         in->slot_base++;

@@ -28,6 +28,7 @@ static PyObject *ingress_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     Ingress *in = (Ingress *)type->tp_alloc(type, 0);
     if (!in) return NULL;
     in->closed = true; /* until it is in the hub's list */
+    in->lane = LANE_GRPC;
     in->credits = PyList_New(0);
     if (!in->credits) {
         Py_DECREF(in);
@@ -160,10 +161,30 @@ static int ingress_set_aside(PyObject *self, PyObject *value, void *unused)
     return 0;
 }
 
+static PyObject *ingress_get_lane(PyObject *self, void *unused)
+{
+    (void)unused;
+    return PyLong_FromLong(((Ingress *)self)->lane);
+}
+
+static int ingress_set_lane(PyObject *self, PyObject *value, void *unused)
+{
+    (void)unused;
+    const long lane = value ? PyLong_AsLong(value) : 0;
+    if (lane == -1 && PyErr_Occurred()) return -1;
+    if (lane < 1 || lane > LANE_NUMBER_MAX) {
+        PyErr_SetString(PyExc_ValueError, "a lane is a number of sira.v1.Lane");
+        return -1;
+    }
+    ((Ingress *)self)->lane = (uint8_t)lane;
+    return 0;
+}
+
 static PyGetSetDef ingress_getset[] = {
     {"full", ingress_get, NULL, "Stop reading this stream until `drained` is called.", (void *)0},
     {"drained", ingress_get, ingress_set_drained, "Called when `full` ends.", (void *)1},
     {"aside", ingress_get_aside, ingress_set_aside, "Called with (frame, now_ns) of an aside.", NULL},
+    {"lane", ingress_get_lane, ingress_set_lane, "Number of sira.v1.Lane that its receipts tell.", NULL},
     {"published", ingress_get, NULL, "Messages accepted.", (void *)2},
     {"bytes", ingress_get, NULL, "Payload bytes accepted.", (void *)3},
     {"limited_until_ns", ingress_get, NULL, "When all rates that refused messages of the last frame have room; 0: none did.", (void *)7},

@@ -244,6 +244,7 @@ static int native_exec(PyObject *module)
     if (sira_add_message(module) < 0 || sira_add_topic(module) < 0) return -1;
     if (sira_add_client(module) < 0 || sira_add_hub(module) < 0) return -1;
     if (sira_add_stepper(module) < 0) return -1;
+    if (sira_add_record(module) < 0) return -1;
     return 0;
 }
 

@@ -25,6 +25,7 @@ int sira_add_topic(PyObject *module);
 int sira_add_client(PyObject *module);  /* N3: outbox.c inbox.c mailbox.c pool.c */
 int sira_add_hub(PyObject *module);     /* LEAD: hub*.c */
 int sira_add_stepper(PyObject *module); /* stepper.c */
+int sira_add_record(PyObject *module);  /* record_py.c */
 /* PyType_Ready, then add under the last part of tp_name. */
 int sira_add_type(PyObject *module, PyTypeObject *type);
 /* Functions to add to a module (PyModule_AddFunctions by its plain name). */

@@ -15,7 +15,7 @@ struct receipt_object {
 
 /* Names by number of sira.v1.Grade and sira.v1.Lane. An unset grade means accepted. */
 static const char *const grade_names[] = {"accepted", "accepted", "disk", "replicated", "consumed"};
-static const char *const lane_names[] = {NULL, "grpc", "shm"};
+static const char *const lane_names[] = {NULL, "grpc", "shm", "socket"};
 enum { GRADES = sizeof grade_names / sizeof grade_names[0], LANES = sizeof lane_names / sizeof lane_names[0] };
 
 PyObject *sira_receipt_new(const struct sira_receipt *receipt)

@@ -11,6 +11,7 @@ set(SIRA_PURE_SOURCES
   native/contract.c
   native/contract_unify.c
   native/ids.c
+  native/record.c
 )
 
 # With Python.h: the extension only.
@@ -44,6 +45,7 @@ set(SIRA_PYTHON_SOURCES
   native/hub_stream.c
   native/client.c
   native/stepper.c
+  native/record_py.c
   native/pool.c
   native/mailbox.c
   native/inbox.c

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from sira.kernel.errors import Timeout, Unreachable
+from sira.kernel.local.record import SOCKET_NAME
 from sira.kernel.supervisor.folder import LOCK_NAME, holder
 
 READY_S = 20.0
@@ -56,6 +57,11 @@ class Node:
     def supervisor_pid(self) -> int:
         """Process id of `sira up`, which starts the node again; 0 when it does not run."""
         return self._process.pid if self._process is not None else 0
+
+    @property
+    def socket_url(self) -> str:
+        """Where it is reached by its Unix socket."""
+        return f"unix:{self._folder / SOCKET_NAME}"
 
     @property
     def _folder(self) -> Path:

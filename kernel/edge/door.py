@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, cast
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from sira.kernel import rpc
+from sira.kernel import lanes, rpc
 from sira.kernel.clients import Hello
 from sira.kernel.edge.connections import Connections
 from sira.kernel.edge.world import World, Worlds
@@ -32,6 +32,7 @@ from sira.kernel.logs import Logs
 from sira.kernel.methods import Catalog, Method
 from sira.kernel.telemetry import Telemetry
 from sira.kernel.trust.credential import Credential
+from sira.v1 import bus_pb2
 
 EOF = grpc.aio.EOF
 NOBODY = "nobody"  # kind of the credential of a caller that has shown none
@@ -59,6 +60,12 @@ class Call:
     def principal(self) -> Principal:
         """Who asks."""
         return self.credential.principal
+
+    @property
+    def lane(self) -> bus_pb2.Lane:
+        """The way the call came, a number of `sira.v1.Lane`."""
+        lane: bus_pb2.Lane = getattr(self.context, "lane", lanes.GRPC)
+        return lane
 
     @property
     def proved(self) -> Credential | None:

@@ -72,7 +72,7 @@ class KernelService:
         self, call: Call, request: kernel_pb2.NegotiateRequest
     ) -> kernel_pb2.NegotiateResponse:
         """Agree on protocol and lanes. See `introspect.negotiate`."""
-        return introspect.negotiate(request, call.world.bus, call.proved)
+        return introspect.negotiate(request, call.world.bus, call.proved, call.lane)
 
     async def introspect(self, call: Call, request: kernel_pb2.IntrospectRequest) -> bytes:
         """Describe the node."""

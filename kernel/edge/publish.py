@@ -33,6 +33,7 @@ class Publishing:
         client = bus.join(call.hello, who.principal, call.peer, now_ns)
         link = StreamLink(who, call.method.name, self._links.round)
         stream = bus.open_publish(client, who, wake=link.wake, hello=call.hello, now_ns=now_ns)
+        stream.ingress.lane = call.lane
         stream.on_lost = link.end
         link.on_end = lambda _error: stream.end_soon()
         stream.lend()

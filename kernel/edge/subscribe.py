@@ -30,6 +30,7 @@ class Subscribing:
         client = bus.join(call.hello, who.principal, call.peer, _native.now_ns())
         link = StreamLink(who, call.method.name, self._links.round)
         stream = bus.open_subscribe(client, who, wake=link.wake, link=call.hello.link)
+        stream.lane = call.lane
         link.on_end = lambda error: stream.end_all(error, _native.now_ns())
         try:
             with self._links.holding(link):

@@ -5,8 +5,17 @@ A value is taken from the first of: flag (`--stall-s`), environment (`SIRA_STALL
 `Introspect` and the docs are made from it.
 """
 
-from sira.kernel.settings.load import ENVIRONMENT_PREFIX, FILE_NAME, load
+from sira.kernel.settings.load import ENVIRONMENT_PREFIX, FILE_NAME, default_data_dir, load
 from sira.kernel.settings.schema import SCHEMA, Settings
 from sira.kernel.settings.spec import Spec, Value
 
-__all__ = ["ENVIRONMENT_PREFIX", "FILE_NAME", "SCHEMA", "Settings", "Spec", "Value", "load"]
+__all__ = [
+    "ENVIRONMENT_PREFIX",
+    "FILE_NAME",
+    "SCHEMA",
+    "Settings",
+    "Spec",
+    "Value",
+    "default_data_dir",
+    "load",
+]

@@ -62,7 +62,7 @@ def load(
             take(name, environ[variable], "environment", variable)
     for name, value in flags.items():
         take(name, value, "flag", "--" + name.replace("_", "-"))
-    values["data_dir"] = values.get("data_dir") or environ.get("SIRA_HOME") or _data_dir()
+    values["data_dir"] = values.get("data_dir") or default_data_dir(environ)
     values["node_name"] = values.get("node_name") or _node_name()
     settings = Settings(**values, origins=origins, services=services)  # type: ignore[arg-type]  # read() saw to it
     for name in ("listen", "listen_mtls", "http"):  # a bad one is said now, not at the port
@@ -79,7 +79,7 @@ def _file(
     if named:
         return Path(named)
     folder = flags.get("data_dir") or environ.get("SIRA_DATA_DIR") or environ.get("SIRA_HOME")
-    path = Path(str(folder or _data_dir())) / FILE_NAME
+    path = Path(str(folder or default_data_dir(environ))) / FILE_NAME
     return path if path.is_file() else None
 
 
@@ -102,12 +102,12 @@ def _spec(name: str, source: str) -> Spec:
     )
 
 
-def _data_dir() -> str:
-    """Return where a node keeps its data when nobody says."""
-    home = os.environ.get("SIRA_HOME")
+def default_data_dir(environ: Mapping[str, str]) -> str:
+    """Return where a node keeps its data when no setting says."""
+    home = environ.get("SIRA_HOME")
     if home:
         return home
-    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    base = environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
     return str(Path(base) / "sira")
 
 

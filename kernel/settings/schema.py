@@ -298,6 +298,22 @@ class Settings:
         "too short: a busy client is cut off; too long: a cut cable is noticed late",
         minimum=1,
     )  # fmt: skip
+    socket_mode: str = _s(
+        "0600", "", "who may open the Unix socket sira.sock in data_dir: its file mode; none: no "
+        "socket",
+        "wider: other users of the machine reach the node, each as user `uid-N`",
+        choices=("0600", "0660", "0666", "none"),
+    )  # fmt: skip
+    socket_connections_max: int = _s(
+        8_192, "connections", "connections at once by the Unix socket; more are closed unheard",
+        "too small: local clients are cut off; too large: memory, two file descriptors each",
+        minimum=1, maximum=1 << 20,
+    )  # fmt: skip
+    socket_held_bytes_max: int = _s(
+        64 * _MIB, "bytes", "messages of one such connection that no stream has taken yet",
+        "too small: QUOTA_EXCEEDED for many streams at once; too large: one client fills memory",
+        minimum=16 * _MIB, maximum=1 << 34,
+    )  # fmt: skip
     # ---- the HTTP listener, a process of its own ----
     http_mounts: str = _s(
         "", "", "ASGI applications that services bring: /PATH=package.module:app, joined by "

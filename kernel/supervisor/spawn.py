@@ -22,7 +22,7 @@ _MODULES = {pure.NODE: "sira.kernel.daemon", HTTP: "sira.services.http.daemon"}
 _RUN, _COMMAND = "sira.client.host", "sira.kernel.supervisor.command"
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 # What of our own environment would speak for the node, not for a service.
-_OURS = ("SIRA_TOKEN", "SIRA_TOKEN_FILE", "SIRA_URL")
+_OURS = ("SIRA_TOKEN", "SIRA_TOKEN_FILE", "SIRA_URL", "SIRA_FD")
 
 
 @dataclass(frozen=True, slots=True)

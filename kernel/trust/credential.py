@@ -38,7 +38,8 @@ class Credential:
 
     Attributes:
         principal: who acts.
-        kind: `anonymous`, `certificate`, `token` (a Biscuit), `jwt`, or `node` for the node itself.
+        kind: `anonymous`, `certificate`, `token` (a Biscuit), `jwt`, `uid` (a user of this
+            machine, of whom the kernel told), or `node` for the node itself.
         ids: what a revocation may name: `cert:<serial, hex>`, `biscuit:<revocation id, hex>` of
             each block, `jwt:<jti>`, `jwt:sha256-<hex>` (of what a JWT's issuer signed).
         expires_s: wall clock, s since 1970, from which on it proves nothing.

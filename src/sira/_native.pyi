@@ -384,6 +384,20 @@ class Stepper:
     def go(self) -> None: ...  # to go on inside this call, if it rests
     def cancel(self) -> None: ...  # CancelledError is raised where it waits, in a later turn
 
+# ---- records of the Unix socket (native/record*.c) ----------------------------------------------
+@final
+class RecordReader:
+    """Splits what a socket brings into records. A writable buffer itself, of where the next bytes
+    belong: `count = socket.recv_into(reader)`, then `feed(count)`.
+    """
+
+    partial: bool  # the beginning of a record waits for its end
+    room: int  # bytes that the next receive may bring, at most
+    def __new__(cls, bytes_max: int) -> RecordReader: ...
+    # (kind, call, descriptors, body) of each that is whole now; raises PROTOCOL_ERROR, for good
+    def feed(self, count: int, /) -> list[tuple[int, int, int, bytes]]: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
 # ---- node data plane (native/hub*.c) ------------------------------------------------------------
 @final
 class Hub:
@@ -559,6 +573,7 @@ class Ingress:
     # takes (frame, now_ns) of an aside for the client's Subscribe stream; None: asides are skipped.
     # What it raises ends the stream.
     aside: Callable[[bytes, int], None] | None
+    lane: int  # number of sira.v1.Lane that its receipts tell; at first that of gRPC
     # messages whose receipt next_frame() has not given out yet (quiet ones too, until settled)
     unanswered: int
     def close(self, now_ns: int) -> None: ...  # unfinished transfers are aborted (PEER_LOST)

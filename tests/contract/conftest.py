@@ -1,4 +1,4 @@
-"""One suite, run against a node in this process and against a real one.
+"""One suite, run against a node in this process and against a real one, by gRPC and by its socket.
 
 Async tests run on uvloop under a watchdog. Each test has topics of its own, so that a real node can
 serve them all.
@@ -55,11 +55,12 @@ class World:
     def __init__(self, kind: str, node: sira.testing.Node | None) -> None:
         self.kind = kind
         self.node = node
+        self.lane = "socket" if kind == "socket" else "grpc"
         self._local = None if node is not None else sira.testing.LocalNode()
 
     def bus(self, **settings: Any) -> sira.Bus:
         if self.node is not None:
-            return sira.connect(self.node.url, **settings)
+            return sira.connect(self.url, **settings)
         assert self._local is not None
         return sira.testing.LocalBus(self._local, **settings)
 
@@ -67,8 +68,14 @@ class World:
         return (
             SyncBus(self.bus(message_type=sira.SyncMessage, **settings))
             if (self.node is None)
-            else sira.connect_sync(self.node.url, **settings)
+            else sira.connect_sync(self.url, **settings)
         )
+
+    @property
+    def url(self) -> str:
+        """Where the node is reached. Requires: it is a process."""
+        assert self.node is not None
+        return self.node.socket_url if self.kind == "socket" else self.node.url
 
 
 @pytest.fixture(scope="session")
@@ -77,10 +84,16 @@ def real_node() -> Iterator[sira.testing.Node]:
         yield node
 
 
-@pytest.fixture(params=["local", "node"])
+@pytest.fixture(params=["local", "node", "socket"])
 def world(request: pytest.FixtureRequest) -> World:
-    node = request.getfixturevalue("real_node") if request.param == "node" else None
+    node = request.getfixturevalue("real_node") if request.param != "local" else None
     return World(request.param, node)
+
+
+@pytest.fixture(params=["node", "socket"])
+def reach(request: pytest.FixtureRequest) -> Callable[[sira.testing.Node], str]:
+    """Give the URL of a node of the test's own, by each of the ways to it."""
+    return lambda node: node.socket_url if request.param == "socket" else node.url
 
 
 @pytest.fixture

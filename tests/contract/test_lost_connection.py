@@ -39,7 +39,11 @@ class Real:
         self.node = sira.testing.Node().start()
 
     def bus(self, **settings: Any) -> sira.Bus:
-        return sira.connect(self.node.url, **settings)
+        return sira.connect(self.url, **settings)
+
+    @property
+    def url(self) -> str:
+        return self.node.url
 
     def kill(self) -> None:
         self.node.kill()
@@ -54,7 +58,15 @@ class Real:
         self.node.close()
 
 
-@pytest.fixture(params=[Local, Real], ids=["local", "node"])
+class BySocket(Real):
+    """The same, reached by its Unix socket."""
+
+    @property
+    def url(self) -> str:
+        return self.node.socket_url
+
+
+@pytest.fixture(params=[Local, Real, BySocket], ids=["local", "node", "socket"])
 def own(request: pytest.FixtureRequest) -> Iterator[Any]:
     """A node that the test may break."""
     node = request.param()
@@ -193,8 +205,11 @@ async def test_without_retry_a_lost_node_is_the_end(own: Any) -> None:
             await bus.publish("a")
 
 
-async def test_a_node_that_is_restarted_in_order_loses_nothing_of_its_clients(until: Any) -> None:
-    own = Real()
+@pytest.mark.parametrize("kind", [Real, BySocket], ids=["node", "socket"])
+async def test_a_node_that_is_restarted_in_order_loses_nothing_of_its_clients(
+    until: Any, kind: type[Real]
+) -> None:
+    own = kind()
     try:
         async with own.bus() as bus, own.bus() as other, other.subscribe("a") as messages:
             await bus.publish("a", b"0")
@@ -215,17 +230,20 @@ async def test_a_node_that_is_restarted_in_order_loses_nothing_of_its_clients(un
         own.close()
 
 
-async def test_several_addresses_are_tried_in_order() -> None:
+async def test_several_addresses_are_tried_in_order(reach: Any) -> None:
     with sira.testing.node() as node:
-        url = f"sira://127.0.0.1:1,{node.url}"
+        url = f"sira://127.0.0.1:1,{reach(node)}"
         async with sira.connect(url) as bus:
             assert (await bus.publish("a", b"x")).matched == 0
 
 
-async def test_a_lost_node_is_replaced_by_the_next_address(until: Any) -> None:
+async def test_a_lost_node_is_replaced_by_the_next_address(until: Any, reach: Any) -> None:
     first, second = sira.testing.Node().start(), sira.testing.Node().start()
     try:
-        async with sira.connect(f"{first.url},{second.url}") as bus, bus.subscribe("a") as messages:
+        async with (
+            sira.connect(f"{reach(first)},{reach(second)}") as bus,
+            bus.subscribe("a") as messages,
+        ):
             assert (await bus.publish("a", b"x")).matched == 1
             await messages.next(timeout_s=10)
             first.kill()
@@ -241,7 +259,9 @@ async def test_a_lost_node_is_replaced_by_the_next_address(until: Any) -> None:
         second.close()
 
 
-async def test_a_node_that_goes_down_in_order_costs_no_publish_and_no_request(until: Any) -> None:
+async def test_a_node_that_goes_down_in_order_costs_no_publish_and_no_request(
+    until: Any, reach: Any
+) -> None:
     first, second = sira.testing.Node().start(), sira.testing.Node().start()
     done, stopped = 0, asyncio.Event()
 
@@ -254,14 +274,17 @@ async def test_a_node_that_goes_down_in_order_costs_no_publish_and_no_request(un
             done += 1
 
     try:
-        async with sira.connect(f"{first.url},{second.url}") as bus, bus.subscribe("b") as messages:
+        async with (
+            sira.connect(f"{reach(first)},{reach(second)}") as bus,
+            bus.subscribe("b") as messages,
+        ):
             probing = asyncio.create_task(probe(bus))
             await until(lambda: done > 10 or probing.done())
             await asyncio.to_thread(first.stop)
             stopped.set()
             await probing
             await until(lambda: messages.reconnects == 1)
-            async with sira.connect(second.url) as other:
+            async with sira.connect(reach(second)) as other:
 
                 async def matched() -> bool:
                     return (await other.publish("b", b"y")).matched == 1

@@ -32,7 +32,7 @@ async def test_a_message_arrives_with_topic_id_headers_and_tensors(world: Any, t
         np.testing.assert_array_equal(message["image"], image)
         assert message["n"] == 7
         assert not message["image"].flags.writeable
-        assert (receipt.grade, receipt.matched, receipt.lanes) == ("accepted", 1, ["grpc"])
+        assert (receipt.grade, receipt.matched, receipt.lanes) == ("accepted", 1, [world.lane])
         assert receipt.offset is None
         assert receipt.bytes == image.nbytes + message["n"].nbytes
 

@@ -55,10 +55,10 @@ async def said(say: Any, text: str) -> Any:
 
 
 async def test_a_killed_service_comes_back_while_messages_flow(
-    node_with_service: sira.testing.Node,
+    node_with_service: sira.testing.Node, reach: Any
 ) -> None:
     node = node_with_service
-    async with sira.connect(node.url) as bus, sira.connect(node.url) as other:
+    async with sira.connect(reach(node)) as bus, sira.connect(reach(node)) as other:
         channel = grpc.aio.insecure_channel(node.url.removeprefix("sira://"))
         say = caller(channel, "Say")
         async with bus.subscribe("sira.child.>") as facts, bus.subscribe("flow") as messages:
@@ -142,10 +142,10 @@ async def test_a_service_answers_streams_threads_and_errors(
 
 @pytest.mark.parametrize("how", ["deadline", "cancel"])
 async def test_who_gives_up_stops_the_handler(
-    node_with_service: sira.testing.Node, how: str
+    node_with_service: sira.testing.Node, reach: Any, how: str
 ) -> None:
-    url = node_with_service.url
-    channel = grpc.aio.insecure_channel(url.removeprefix("sira://"))
+    url = reach(node_with_service)
+    channel = grpc.aio.insecure_channel(node_with_service.url.removeprefix("sira://"))
     await said(caller(channel, "Say"), "there")
     async with sira.connect(url) as bus, bus.subscribe("echo.cancelled") as ends:
         call = caller(channel, "Hang")(
@@ -161,10 +161,10 @@ async def test_who_gives_up_stops_the_handler(
 
 
 async def test_a_service_that_leaves_finishes_what_it_took_and_takes_no_more(
-    node_with_service: sira.testing.Node,
+    node_with_service: sira.testing.Node, reach: Any
 ) -> None:
-    url = node_with_service.url
-    channel = grpc.aio.insecure_channel(url.removeprefix("sira://"))
+    url = reach(node_with_service)
+    channel = grpc.aio.insecure_channel(node_with_service.url.removeprefix("sira://"))
     service = sira.Service("slow", slow, url=url)
     begun, may_end = asyncio.Event(), asyncio.Event()
 
@@ -194,9 +194,11 @@ async def test_a_service_that_leaves_finishes_what_it_took_and_takes_no_more(
     await channel.close()
 
 
-async def test_a_name_that_is_taken_is_refused(node_with_service: sira.testing.Node) -> None:
-    url = node_with_service.url
-    channel = grpc.aio.insecure_channel(url.removeprefix("sira://"))
+async def test_a_name_that_is_taken_is_refused(
+    node_with_service: sira.testing.Node, reach: Any
+) -> None:
+    url = reach(node_with_service)
+    channel = grpc.aio.insecure_channel(node_with_service.url.removeprefix("sira://"))
     await said(caller(channel, "Say"), "there")
     with pytest.raises(sira.Conflict):
         await echo.make("another", url=url).start()

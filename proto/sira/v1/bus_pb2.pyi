@@ -22,6 +22,7 @@ class Lane(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LANE_UNSPECIFIED: _ClassVar[Lane]
     LANE_GRPC: _ClassVar[Lane]
     LANE_SHM: _ClassVar[Lane]
+    LANE_SOCKET: _ClassVar[Lane]
 
 class Overflow(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -44,6 +45,7 @@ GRADE_CONSUMED: Grade
 LANE_UNSPECIFIED: Lane
 LANE_GRPC: Lane
 LANE_SHM: Lane
+LANE_SOCKET: Lane
 OVERFLOW_UNSPECIFIED: Overflow
 OVERFLOW_BLOCK: Overflow
 OVERFLOW_DROP: Overflow

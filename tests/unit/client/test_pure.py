@@ -30,6 +30,10 @@ if TYPE_CHECKING:
         ("a:1, b:2,", ["a:1", "b:2"]),
         ("sira://[::1]:5", ["[::1]:5"]),
         ("sira://10.0.0.1:5/", ["10.0.0.1:5"]),
+        ("sira://fd:3", ["fd:3"]),
+        ("unix:/run/sira.sock", ["unix:/run/sira.sock"]),
+        ("unix:///run/a b", ["unix:/run/a b"]),
+        ("unix:/run/sira.sock,sira://a:1", ["unix:/run/sira.sock", "a:1"]),
     ],
 )
 def test_addresses_are_read(url: str, found: list[str]) -> None:
@@ -50,6 +54,11 @@ def test_tls_is_said_by_the_scheme() -> None:
         ",",
         "sira://h:x",
         "sira://a,siras://b",
+        "siras://a,unix:/b",
+        "unix:b",
+        "unix:",
+        "unix:/a\0b",
+        "fd:/3",
     ],
 )
 def test_what_is_no_address_is_refused(url: str) -> None:
@@ -61,7 +70,16 @@ def test_no_url_is_the_environment_then_the_local_node(monkeypatch: pytest.Monke
     monkeypatch.setenv("SIRA_URL", "sira://there:9")
     assert addresses(None) == (["there:9"], False)
     monkeypatch.delenv("SIRA_URL")
-    assert addresses(None) == (["127.0.0.1:7700"], False)
+    for name in ("SIRA_DATA_DIR", "SIRA_HOME", "SIRA_FD"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert addresses(None) == (["unix:/data/sira/sira.sock", "127.0.0.1:7700"], False)
+    monkeypatch.setenv("SIRA_HOME", "/home/node")
+    assert addresses(None)[0][0] == "unix:/home/node/sira.sock"
+    monkeypatch.setenv("SIRA_DATA_DIR", "/node")
+    assert addresses(None)[0][0] == "unix:/node/sira.sock"
+    monkeypatch.setenv("SIRA_FD", "7")
+    assert addresses(None) == (["fd:/7"], False), "no other way is tried: it may be all we have"
 
 
 def test_waits_double_up_to_their_limit_and_are_never_in_step() -> None:

@@ -1,0 +1,110 @@
+"""Records of the Unix socket, as bytes: pure functions. Splitting them is `_native.RecordReader`.
+
+A record is a head of 16 bytes (little-endian: u32 bytes of the body, u32 call, u8 kind, u8
+descriptors, u16 flags = 0, u32 reserved = 0) and its body.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+from google.rpc import status_pb2
+
+from sira.kernel.errors import ProtocolError, Unsupported
+from sira.v1 import socket_pb2
+
+SOCKET_NAME = "sira.sock"  # in the data folder
+VERSION = 1
+HELLO, CALL, MESSAGE, HALF_CLOSE, STATUS, CANCEL, WINDOW = range(1, 8)
+BODY_BYTES_MAX = 4 << 20  # frames have at most 2 MiB, answers of unary calls 4
+DESCRIPTORS_MAX = 253  # Linux: SCM_MAX_FD, of one sendmsg
+HEAD_BYTES = 16
+CALLS_LAST = (1 << 32) - 1  # numbers of calls are used once
+_HEAD = struct.Struct("<IIBBHI")
+_U32 = struct.Struct("<I")
+_GRANT_BYTES_MAX = 1 << 30
+_M = TypeVar("_M", bound=Message)
+
+
+def head(kind: int, call: int, body_bytes: int, descriptors: int = 0) -> bytes:
+    """Return the head of a record."""
+    return _HEAD.pack(body_bytes, call, kind, descriptors, 0, 0)
+
+
+def grant(body_bytes: int) -> bytes:
+    """Return the body of a `window`."""
+    return _U32.pack(body_bytes)
+
+
+def read_grant(body: bytes) -> int:
+    """Return how many bytes a `window` gives.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    if len(body) != _U32.size:
+        raise ProtocolError(f"a window of {len(body)} bytes instead of {_U32.size}")
+    given: int = _U32.unpack(body)[0]
+    if not 0 < given <= _GRANT_BYTES_MAX:
+        raise ProtocolError(f"a window that gives {given} bytes")
+    return given
+
+
+def call(method: str, metadata: Iterable[tuple[str, str]], timeout_s: float | None) -> bytes:
+    """Return the body of a `call`."""
+    asked = socket_pb2.SocketCall(method=method)
+    for key, value in metadata:
+        asked.metadata.add(key=key, value=value)
+    if timeout_s is not None:
+        asked.timeout_us = max(1, round(timeout_s * 1e6))
+    return asked.SerializeToString()
+
+
+def read_call(body: bytes, *, metadata_bytes_max: int) -> socket_pb2.SocketCall:
+    """Return what a call asks for.
+
+    Raises:
+        ProtocolError: the body is none, or too long.
+    """
+    if len(body) > metadata_bytes_max:
+        raise ProtocolError(
+            f"{len(body)} bytes of method and metadata, at most {metadata_bytes_max}",
+            details={"setting": "metadata_bytes_max"},
+        )
+    return _parse(socket_pb2.SocketCall, body, "call")
+
+
+def read_hello(body: bytes) -> socket_pb2.SocketHello:
+    """Return what the other side says of itself.
+
+    Raises:
+        ProtocolError: the body is none. Unsupported: another version of the records.
+    """
+    hello = _parse(socket_pb2.SocketHello, body, "hello")
+    if hello.version != VERSION:
+        raise Unsupported(
+            f"records of version {hello.version}; this side speaks {VERSION}",
+            details={"feature": "socket", "version": str(hello.version)},
+        )
+    if not hello.window_bytes or not hello.record_bytes_max:
+        raise ProtocolError("a hello that takes no bytes")
+    return hello
+
+
+def read_status(body: bytes) -> status_pb2.Status:
+    """Return how a call ended; code 0 is in order.
+
+    Raises:
+        ProtocolError: it is no `google.rpc.Status`.
+    """
+    return _parse(status_pb2.Status, body, "status")
+
+
+def _parse(kind: type[_M], body: bytes, name: str) -> _M:
+    try:
+        return kind.FromString(body)
+    except DecodeError:
+        raise ProtocolError(f"a {name} that cannot be read, of {len(body)} bytes") from None
