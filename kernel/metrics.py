@@ -130,6 +130,18 @@ class CallCounts(Protocol):
     def connections_closed(self) -> int:
         """Connections that the node ended because they passed a limit."""
 
+    @property
+    def strangers(self) -> int:
+        """Connections on which nothing was proved."""
+
+    @property
+    def addresses_held(self) -> int:
+        """Addresses that nothing new is let in from, because they have too many of these."""
+
+    @property
+    def addresses_held_total(self) -> int:
+        """How often an address began to be held."""
+
 
 @dataclass(frozen=True, slots=True)
 class Door:
@@ -194,6 +206,9 @@ class Counts:
             "calls_unidentified_total": door.calls_unidentified,
             "calls_taken_back_total": self.calls.calls_taken_back,
             "connections_closed_total": self.calls.connections_closed,
+            "strangers": self.calls.strangers,
+            "addresses_held": self.calls.addresses_held,
+            "addresses_held_total": self.calls.addresses_held_total,
             "log_lines_total": self.logs.written,
             "log_lines_lost_total": self.logs.dropped,
             "loop_lag_ns_last": self.loop.lag_ns_last,

@@ -24,6 +24,7 @@ from sira.kernel.edge.kernel_service import KernelService
 from sira.kernel.edge.link import Links
 from sira.kernel.edge.reflection import ReflectionService
 from sira.kernel.edge.server import check_exposure, listen
+from sira.kernel.edge.strangers import Strangers
 from sira.kernel.edge.world import World, Worlds
 from sira.kernel.errors import BadSetting, NodeDraining, SiraError
 from sira.kernel.events import Field, Kind
@@ -110,6 +111,11 @@ class Node:
             hold_s=settings.reset_hold_s,
             closed=self._connection_closed,
         )
+        self.strangers = Strangers(
+            each_max=settings.strangers_per_address_max,
+            all_max=settings.strangers_max,
+            held=self._address_held,
+        )
         self.door = Door(
             self.catalog,
             self.worlds,
@@ -117,6 +123,7 @@ class Node:
             logs=self.logs,
             telemetry=self.telemetry,
             connections=self.connections,
+            strangers=self.strangers,
             unary_bytes_max=settings.unary_bytes_max,
             metadata_bytes_max=settings.metadata_bytes_max,
         )
@@ -136,6 +143,8 @@ class Node:
         self._tasks.append(loop.create_task(self._measure_lag(), name="sira-lag"))
         self._tasks.append(loop.create_task(self.guard.reloader.run(), name="sira-reload"))
         self._tasks.append(loop.create_task(load.tell(self.worlds), name="sira-load"))
+        counting = self.strangers.run(self.port, self.mtls_port)
+        self._tasks.append(loop.create_task(counting, name="sira-strangers"))
         self._warn_when_open()
         self.logs.info(
             "node", "started", f"listening on {self.address}", version=__version__,
@@ -227,6 +236,20 @@ class Node:
         self.logs.warning(
             "edge", "connection.closed", f"{peer} is past {setting} = {limit:g}",
             peer=peer, setting=setting,
+        )  # fmt: skip
+
+    def _address_held(self, address: str, setting: str, count: int) -> None:
+        """Say that nothing new is let in from an address: the operators' business."""
+        world, limit = self.worlds.get(SYSTEM), int(getattr(self.settings, setting))
+        if world is not None:
+            world.bus.events.emit(
+                "sira.address.held", address=address, setting=setting, limit=limit, count=count
+            )
+            return
+        self.logs.warning(
+            "edge", "address.held",
+            f"{count} connections from {address} have proved nothing: none is let in",
+            address=address, setting=setting, count=count,
         )  # fmt: skip
 
     def say(self, topic: str, **fields: Field) -> None:

@@ -35,6 +35,7 @@ class Doors:
         self.calls = 0
         self.calls_now = 0
         self.calls_taken_back = self.connections_closed = 0  # there are no connections
+        self.strangers = self.addresses_held = self.addresses_held_total = 0
         logs = Logs(node=settings.node_name, level="error")
         kernel_service = KernelService(
             self._catalog, settings, lambda bus: Counts(bus, logs, loop, self)

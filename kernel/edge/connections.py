@@ -32,7 +32,7 @@ _SLICE = 100  # open files looked at in one turn of the loop: about half a milli
 _REST = 4.0  # between two walks, in times of the last one: they take a fifth of a core at most
 _REST_S = 0.01
 _HELD_MAX = 256  # connections held still at once, a descriptor each; more are closed at once
-_ATTACH_FILTER, _DETACH_FILTER = 26, 27  # SO_... of asm-generic/socket.h; Python has no names
+ATTACH_FILTER, DETACH_FILTER = 26, 27  # SO_... of asm-generic/socket.h; Python has no names
 _TAKE_NOTHING = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0), 8)  # BPF_RET 0
 
 
@@ -98,12 +98,13 @@ def parse(peer: str) -> Peer | None:
     if kind not in ("ipv4", "ipv6") or not port.isdecimal():
         return None
     try:
-        return _normal(host.strip("[]")), int(port)
+        return normal(host.strip("[]")), int(port)
     except ValueError:
         return None
 
 
-def _normal(host: str) -> str:
+def normal(host: str) -> str:
+    """Return an address as it is counted: IPv4 within IPv6 is IPv4."""
     address = ipaddress.ip_address(host)
     mapped = getattr(address, "ipv4_mapped", None)
     return str(mapped or address)
@@ -134,7 +135,7 @@ def _copy_of(
         if copy.family in (socket.AF_INET, socket.AF_INET6):
             host, port = copy.getpeername()[:2]
             if copy.getsockname()[1] in ports:
-                found = peers.get((_normal(host), port))
+                found = peers.get((normal(host), port))
     if found is None:
         copy.close()
         return None
@@ -145,7 +146,7 @@ def _hold_still(connection: socket.socket) -> bool:
     """Let nothing of the peer through any more, not even that it has got ours; False: cannot."""
     program = struct.pack("HP", 1, ctypes.addressof(_TAKE_NOTHING))
     try:
-        connection.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, program)
+        connection.setsockopt(socket.SOL_SOCKET, ATTACH_FILTER, program)
     except OSError:  # not Linux, or a sandbox forbids it
         return False
     return True
@@ -155,7 +156,7 @@ def _shut(connection: socket.socket) -> None:
     """End a connection for gRPC and for its peer."""
     with connection, contextlib.suppress(OSError):
         with contextlib.suppress(OSError):
-            connection.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)  # or no end is agreed on
+            connection.setsockopt(socket.SOL_SOCKET, DETACH_FILTER, 0)  # or no end is agreed on
         connection.shutdown(socket.SHUT_RDWR)
 
 

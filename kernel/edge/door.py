@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from sira.kernel import lanes, rpc
 from sira.kernel.clients import Hello
 from sira.kernel.edge.connections import Connections
+from sira.kernel.edge.strangers import Strangers
 from sira.kernel.edge.world import World, Worlds
 from sira.kernel.errors import (
     BadRequest,
@@ -103,6 +104,7 @@ class Door(grpc.GenericRpcHandler):
         logs: Logs,
         telemetry: Telemetry | None,
         connections: Connections,
+        strangers: Strangers,
         unary_bytes_max: int,
         metadata_bytes_max: int,
     ) -> None:
@@ -115,6 +117,7 @@ class Door(grpc.GenericRpcHandler):
                 Raises Unauthenticated where what was shown proves nothing.
             logs, telemetry: where refusals and spans go.
             connections: told of calls that their callers took back.
+            strangers: told on which connection somebody has shown who he is.
             unary_bytes_max: longest request of a unary call.
             metadata_bytes_max: headers of a call. gRPC keeps to it by itself, but not for who has
                 never confirmed it: a call of 16 MiB costs 10 ms before it is here.
@@ -123,6 +126,7 @@ class Door(grpc.GenericRpcHandler):
         self._identify, self._logs, self._telemetry = identify, logs, telemetry
         self._metadata_bytes_max = metadata_bytes_max
         self._connections, self._unary_bytes_max = connections, unary_bytes_max
+        self._strangers = strangers
         self._nobody = Credential(
             Principal(worlds.default.bus.settings.cluster_name, "default", "user", "nobody"), NOBODY
         )
@@ -140,6 +144,21 @@ class Door(grpc.GenericRpcHandler):
     def connections_closed(self) -> int:
         """Connections ended because they passed a limit."""
         return self._connections.closed_count
+
+    @property
+    def strangers(self) -> int:
+        """Connections on which nothing was proved, when they were last counted."""
+        return self._strangers.count
+
+    @property
+    def addresses_held(self) -> int:
+        """Addresses that nothing new is let in from."""
+        return len(self._strangers.held)
+
+    @property
+    def addresses_held_total(self) -> int:
+        """How often an address began to be held."""
+        return self._strangers.held_count
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> RpcHandler:
         """Return the handler of a call; called by grpcio for each one."""
@@ -286,6 +305,8 @@ class Door(grpc.GenericRpcHandler):
         who = self._identify(context, metadata)
         if who is None and not method.public:
             raise Unauthenticated("the call shows neither a token nor a certificate")
+        if who is not None:
+            self._strangers.proved(context.peer())
         world = self._worlds.of(who.principal.tenant) if who else self._worlds.default
         hello = Hello.read(metadata)
         return Call(context, method, who or self._nobody, world, hello, context.peer(), metadata)

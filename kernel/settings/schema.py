@@ -283,6 +283,17 @@ class Settings:
         10.0, "s", "a connection past that limit is held still, then closed; 0: closed at once",
         "too short: it comes back as fast as it can; too long: descriptors, 256 at most",
     )  # fmt: skip
+    strangers_per_address_max: int = _s(
+        256, "connections", "from one address (of IPv6: one /64) on which nobody has shown who he "
+        "is; past it none is let in until they are half as many; 0: unlimited",
+        "too small: many that connect at once through one proxy wait a second; too large: one "
+        "stranger holds descriptors and memory, 40 KiB each",
+    )  # fmt: skip
+    strangers_max: int = _s(
+        1_024, "connections", "the same of all addresses: past it none is let in from those with "
+        "the most; never over half of what the process may open; 0: unlimited",
+        "too small: newcomers wait during a flood; too large: descriptors and memory",
+    )  # fmt: skip
     handshake_s: float = _s(
         10.0, "s", "a connection that has not spoken HTTP/2 by then is closed",
         "too short: slow links fail to connect; too long: silent strangers hold descriptors",

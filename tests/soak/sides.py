@@ -157,6 +157,12 @@ def _channel(address: tuple[str, int], keys: Keys | None) -> grpc.Channel:
     return grpc.secure_channel(text, trusted, options=own)
 
 
+def fresh(address: tuple[str, int], keys: Keys | None, path: str, request: bytes) -> None:
+    """Make one call on a connection of its own. Raises grpc.RpcError: there is no answer."""
+    with _channel(address, keys) as channel:
+        channel.unary_unary(path)(request, timeout=ANSWER_S, wait_for_ready=True)
+
+
 def _called(unary: grpc.UnaryUnaryMultiCallable[Any, Any], request: bytes) -> int:
     """Make one call until it is answered; return how often it failed: the wait counts.
 

@@ -1,0 +1,251 @@
+"""Bounds connections that have proved nothing: silent ones, half handshakes, single bytes.
+
+gRPC takes every connection that comes, keeps 20 to 40 KiB for each and lets the silent ones go only
+when `handshake_s` is over, all at once if they came at once. So who holds too many of them is not
+let in: a filter at the listening sockets drops the first packet of each new one, which TCP of the
+other side sends again, ever more seldom. That costs no descriptor, and what stands already stays.
+`to_hold` and `refusing` decide and are pure; `Strangers` holds the clock and the sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import ipaddress
+import os
+import resource
+import socket
+import stat
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from sira.kernel.edge.connections import ATTACH_FILTER, DETACH_FILTER, Peer, normal, parse
+
+ADDRESSES_MAX = 128  # held at once, those with the most; 5 instructions each, of 4,096 at most
+_LOOK_S = 0.1
+_SOON = 16  # connections more or fewer: look at them now
+_STRANGERS_S, _NO_STRANGERS_S = 1.0, 5.0  # between two walks when nothing seems to have changed
+_REST, _IDLE_REST = 4.0, 50.0  # the same, in times of what the last one took
+_SLICE = 250  # open files looked at in one turn of the loop: about half a millisecond
+_TRIM = 500  # fewer connections than at the peak: what they took goes back to the system
+# Connections that gRPC has not taken yet: they come in whatever is decided. gRPC asks for 4,096.
+_WAITING_MAX = 256
+_OPEN_FILES = "/proc/self/fd"
+_NETWORK = 0xFFF00000  # SKF_NET_OFF: from here on loads are from the header of IP
+_KEEP = 0xFFFFFFFF
+
+
+def network(address: str) -> str:
+    """Return what counts as one address: IPv4 as it is, of IPv6 the /64 that one host may use."""
+    parsed = ipaddress.ip_address(address)
+    if parsed.version == 4:
+        return address
+    return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))
+
+
+def fair_share(counts: Iterable[int], *, each_max: int, all_max: int) -> int:
+    """Return how many each may have, at least 1, so that all together have `all_max` at most."""
+    ordered = sorted(counts)
+    left = all_max
+    for index, count in enumerate(ordered):
+        share = left // (len(ordered) - index)
+        if count > share:
+            return max(1, min(each_max, share))
+        left -= count
+    return each_max
+
+
+def to_hold(
+    counts: Mapping[str, int], held: frozenset[str], *, each_max: int, all_max: int
+) -> frozenset[str]:
+    """Return the addresses from which nothing new is let in.
+
+    Args:
+        counts: connections that have proved nothing, by address.
+        held: what this returned before: they stay until they have half of what they may.
+        each_max, all_max: of one address, and of all; past `all_max` those with the most are held.
+    """
+    share = fair_share(counts.values(), each_max=each_max, all_max=all_max)
+    past = [
+        address
+        for address, count in counts.items()
+        if count > share or (address in held and 2 * count > share)
+    ]
+    return frozenset(sorted(past, key=counts.__getitem__, reverse=True)[:ADDRESSES_MAX])
+
+
+def refusing(addresses: Iterable[str]) -> bytes:
+    """Return a program of classic BPF that drops packets of TCP from these, and no others.
+
+    It reads the source from the header of IP (RFC 791, 8200). Instructions: linux/filter.h.
+    """
+    four, six = bytearray(), bytearray()
+    drop = _do(0x06, 0)
+    for address in sorted(addresses):
+        first, _, _ = address.partition("/")
+        packed = ipaddress.ip_address(first).packed
+        if len(packed) == 4:
+            four += _do(0x15, int.from_bytes(packed), skip_else=1) + drop
+            continue
+        high, low = struct.unpack("!II", packed[:8])
+        six += _do(0x20, _NETWORK + 8) + _do(0x15, high, skip_else=3)
+        six += _do(0x20, _NETWORK + 12) + _do(0x15, low, skip_else=1) + drop
+    keep = _do(0x06, _KEEP)
+    four = bytearray(_do(0x20, _NETWORK + 12)) + four + keep
+    version = _do(0x30, _NETWORK) + _do(0x74, 4)  # the first four bits of either header
+    choose = _do(0x15, 6, skip_else=1) + _do(0x05, len(four) // 8)
+    return bytes(version + choose + four + six + keep)
+
+
+def _do(code: int, value: int, *, skip_else: int = 0) -> bytes:
+    return struct.pack("=HBBI", code, 0, skip_else, value)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """An open file as it was looked at; `peer` of a connection to one of our ports."""
+
+    inode: int
+    mode: int
+    peer: Peer | None = None
+    listens: bool = False
+
+
+def _look(descriptor: int, inode: int, mode: int, ports: frozenset[int]) -> _File:
+    if stat.S_ISSOCK(mode):
+        with contextlib.suppress(OSError), _copy(descriptor) as copy:
+            inet = copy.family in (socket.AF_INET, socket.AF_INET6)
+            if inet and copy.type == socket.SOCK_STREAM and copy.getsockname()[1] in ports:
+                if copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    copy.listen(_WAITING_MAX)
+                    return _File(inode, mode, listens=True)
+                host, port = copy.getpeername()[:2]
+                return _File(inode, mode, peer=(normal(host), port))
+    return _File(inode, mode)
+
+
+def _copy(descriptor: int) -> socket.socket:
+    return socket.socket(fileno=os.dup(descriptor))
+
+
+def _open_count() -> int:
+    """Return how many files are open, or 0: that is not known."""
+    with contextlib.suppress(OSError):
+        return os.stat(_OPEN_FILES).st_size or len(os.listdir(_OPEN_FILES))  # Linux 6.2, or older
+    return 0
+
+
+def _give_back() -> None:
+    """Give free memory back to the system: glibc keeps what threads have freed. Blocks."""
+    with contextlib.suppress(OSError, AttributeError):  # another libc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+class Strangers:
+    """Connections of one node on which nothing was proved yet. Belongs to its loop."""
+
+    def __init__(
+        self, *, each_max: int, all_max: int, held: Callable[[str, str, int], None]
+    ) -> None:
+        """Prepare; nothing is looked at before `run`.
+
+        Args:
+            each_max: of one address; 0: any number.
+            all_max: of all; 0: any number. Half of what the process may open bounds both.
+            held: told each address that nothing new is let in from, the setting that it has passed,
+                and how many it has.
+        """
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = files // 2 if files != resource.RLIM_INFINITY else 1 << 30
+        self._all_max = min(all_max or most, most)
+        self._each_max = min(each_max or most, self._all_max)
+        self._is_bounded = bool(each_max or all_max)
+        self._told = held
+        self._ports: frozenset[int] = frozenset()
+        self._files: dict[int, _File] = {}
+        self._proved: dict[str, tuple[Peer | None, int]] = {}  # and the walk before which
+        self._walks = 0
+        self._peak = 0
+        self.count = 0
+        self.held: frozenset[str] = frozenset()
+        self.held_count = 0
+
+    def proved(self, peer: str) -> None:
+        """Note that somebody has shown, on the connection of `peer`, who he is."""
+        if peer not in self._proved:
+            self._proved[peer] = parse(peer), self._walks
+
+    async def run(self, *ports: int) -> None:
+        """Look after connections to these ports of ours, for ever."""
+        self._ports = frozenset(ports) - {0}
+        if not _open_count():
+            return
+        seen, walked_s, took_s = 0, -_NO_STRANGERS_S, 0.0
+        while True:
+            now_s, open_now = time.monotonic(), _open_count()
+            rest_s = _STRANGERS_S if self.count or self.held else _NO_STRANGERS_S
+            if abs(open_now - seen) >= _SOON or now_s >= walked_s + max(
+                rest_s, _IDLE_REST * took_s
+            ):
+                begun_s = time.thread_time()
+                await self._walk()
+                seen, walked_s, took_s = open_now, now_s, time.thread_time() - begun_s
+            await asyncio.sleep(max(_LOOK_S, _REST * took_s))
+
+    async def _walk(self) -> None:
+        """Count the strangers; hold the addresses of too many; give back what those gone took."""
+        self._walks += 1
+        files: dict[int, _File] = {}
+        for index, name in enumerate(os.listdir(_OPEN_FILES), 1):
+            descriptor = int(name)
+            with contextlib.suppress(OSError):  # closed since it was listed
+                now, known = os.fstat(descriptor), self._files.get(descriptor)
+                if known is None or (known.inode, known.mode) != (now.st_ino, now.st_mode):
+                    known = _look(descriptor, now.st_ino, now.st_mode, self._ports)
+                files[descriptor] = known
+            if index % _SLICE == 0:
+                await asyncio.sleep(0)
+        self._files = files
+        standing = {each.peer for each in files.values() if each.peer}
+        for peer, (known_peer, walk) in list(self._proved.items()):
+            if known_peer not in standing and walk < self._walks:
+                del self._proved[peer]
+        strangers = standing - {known_peer for known_peer, _ in self._proved.values()}
+        self.count = len(strangers)
+        self._hold(Counter(network(host) for host, _ in strangers))
+        self._peak = max(self._peak, len(standing))
+        if len(standing) + _TRIM <= self._peak:
+            self._peak = len(standing)
+            await asyncio.to_thread(_give_back)
+
+    def _hold(self, counts: Mapping[str, int]) -> None:
+        if not self._is_bounded:
+            return
+        held = to_hold(counts, self.held, each_max=self._each_max, all_max=self._all_max)
+        if held == self.held or not self._let_in_none_from(held):
+            return
+        for address in sorted(held - self.held):
+            self.held_count += 1
+            of_one = counts[address] > self._each_max
+            setting = "strangers_per_address_max" if of_one else "strangers_max"
+            self._told(address, setting, counts[address])
+        self.held = held
+
+    def _let_in_none_from(self, addresses: frozenset[str]) -> bool:
+        """Set the filters; return whether they are in force."""
+        code = refusing(addresses)
+        kept = ctypes.create_string_buffer(code, len(code))  # until it is copied
+        program = struct.pack("HP", len(code) // 8, ctypes.addressof(kept))
+        done = False
+        for descriptor in [number for number, each in self._files.items() if each.listens]:
+            with contextlib.suppress(OSError), _copy(descriptor) as copy:  # a sandbox forbids it
+                if not addresses:
+                    copy.setsockopt(socket.SOL_SOCKET, DETACH_FILTER, 0)
+                elif copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    copy.setsockopt(socket.SOL_SOCKET, ATTACH_FILTER, program)
+                done = True
+        return done
