@@ -13,6 +13,7 @@ COLOURS = {
     "sira": "#d1495b",
     "sira-many": "#e8a0a9",
     "sira-tls": "#8c2f3d",
+    "sira-socket": "#e0a458",
     "grpc": "#30638e",
     "grpc-ready": "#8fb3d1",
     "grpc-tls": "#1b3a55",
@@ -29,12 +30,14 @@ BARS = {
     "tls": (("latency_us_p50", "latency_us_p99"), "µs, log"),
     "rules": (("server_cpu_us_per_message",), "CPU µs a message in the node"),
     "greedy": (("alone_us_p99", "beside_us_p99"), "µs, log"),
+    "local": (("latency_us_p50", "latency_us_p99"), "µs, log"),
     "idle5000": (("alone_us_p99", "beside_us_p99"), "µs, log"),
 }
 LINES = {
     "sweep": (("gb_per_s", "GB/s"), ("cpu_s_per_gb", "CPU s/GB, log")),
     "codec": (("decode_us_p50", "decode, µs"),),
     "tls": (("gb_per_s", "GB/s"),),
+    "local": (("gb_per_s", "GB/s"),),
 }
 """A row may stand in both: its bars are drawn of the cases that have these figures."""
 

@@ -1,4 +1,4 @@
-"""Sira's own participants: the SDK on uvloop, the grpc lane, through one node on loopback.
+"""Sira's own participants: the SDK on uvloop, through one node on loopback or by its socket.
 
 Every flow uses the defaults of the SDK: no size, window or batch is set here.
 """
@@ -27,9 +27,11 @@ MANY = 64
 def connect(link: Link, *, retry: sira.Retry | None = None) -> sira.Bus:
     """Connect to the node of this measurement, by TLS and with a token where it has these."""
     ca, token_file = link.params.get("tls_ca", ""), link.params.get("token_file", "")
-    scheme = "siras" if ca else "sira"
+    url = link.params["url"]
+    if not url.startswith("unix:"):
+        url = f"{'siras' if ca else 'sira'}://{url}"
     security = sira.Security(tls_ca=ca, token_file=token_file)
-    return sira.connect(f"{scheme}://{link.params['url']}", security=security, retry=retry)
+    return sira.connect(url, security=security, retry=retry)
 
 
 async def echo_server(link: Link) -> None:

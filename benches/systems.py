@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ class System:
     start: Callable[[Stage, int], Process | None]
     binary: Callable[[], str | None] = lambda: "none needed"
     binary_name: str = ""
+    by_socket: bool = False
+    """The participants come by the Unix socket of a node of ours."""
 
     def missing(self) -> str:
         """Name what is not installed; empty when all is there."""
@@ -43,7 +45,8 @@ class System:
     def listen(self, stage: Stage) -> tuple[str, Process | None]:
         """Start the server between the two ends, if any; its address, else one to listen on."""
         port = free_port()
-        return f"127.0.0.1:{port}", self.start(stage, port)
+        server = self.start(stage, port)
+        return socket_of(stage) if self.by_socket else f"127.0.0.1:{port}", server
 
 
 def _no_server(_stage: Stage, _port: int) -> None:
@@ -92,11 +95,19 @@ def start_node(stage: Stage, port: int, *flags: str) -> Process:
     return stage.server("sira", argv, port=port, env={"SIRA_HOME": str(home)})
 
 
+def socket_of(stage: Stage) -> str:
+    """Where the node of this measurement is reached without a port."""
+    return f"unix:{stage.folder / 'sira' / 'data' / 'sira.sock'}"
+
+
 GRPC = System(
     "grpc", "raw grpcio aio, bidi", "benches.rivals.grpc_raw", ("grpc", "uvloop"), _no_server
 )
 SIRA = System(
     "sira", "sira, its node", "benches.sira_side", ("sira",), start_node, sira_binary, "sira"
+)
+SIRA_SOCKET = replace(
+    SIRA, name="sira-socket", label="sira, its node by Unix socket", by_socket=True
 )
 ZMQ = System("zmq", "pyzmq tcp", "benches.rivals.zmq_tcp", ("zmq",), _no_server)
 NATS = System(

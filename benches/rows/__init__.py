@@ -13,6 +13,7 @@ from benches.rows import (
     fanout,
     greedy,
     idle,
+    local,
     mixed,
     rate,
     rtt,
@@ -33,4 +34,5 @@ ROWS: dict[str, ModuleType] = {
     "rules": rules,
     "greedy": greedy,
     "idle5000": idle,
+    "local": local,
 }

@@ -1,8 +1,8 @@
 """Fault rounds: `python -m tests.fault --issue bus --rounds 200 [--seed N] [--out FILE]`.
 
-Every round prints its seed; `--seed N --rounds 1 --victim V` repeats one. Exits 1 if a promise did
-not hold, or if the node ended the rounds with more descriptors, threads or memory than after the
-first ones.
+Every round prints its seed; `--seed N --rounds 1 --victim V --lane L` repeats one. Exits 1 if a
+promise did not hold, or if the node ended the rounds with more descriptors, threads or memory than
+after the first ones.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--victim", choices=bus.VICTIMS, default=None)
+    parser.add_argument("--lane", choices=bus.LANES, default=None, help="default: in turn")
     parser.add_argument("--out", type=Path, default=None)
     given = parser.parse_args()
     first = given.seed if given.seed is not None else random.SystemRandom().randrange(1 << 31)
@@ -59,15 +60,17 @@ def main() -> int:
         for index in range(given.rounds):
             seed = first + index
             victim = given.victim or bus.VICTIMS[index % len(bus.VICTIMS)]
+            # Not in step with the victims: each dies on each way.
+            lane = given.lane or bus.LANES[index // len(bus.VICTIMS) % len(bus.LANES)]
             start_s = time.monotonic()
             try:
-                report = bus.run_round(node, seed, victim)
+                report = bus.run_round(node, seed, victim, lane=lane)
             except bus.Broken as error:
                 report = bus.Report(victim, problems=[str(error)])
             for name in totals:
                 totals[name] += getattr(report, name)
             say(
-                what="round", index=index, seed=seed, victim=victim, sent=report.sent,
+                what="round", index=index, seed=seed, victim=victim, lane=lane, sent=report.sent,
                 accepted=report.accepted, unknown=report.unknown, delivered=report.delivered,
                 peer_lost=report.peer_lost, seconds=round(time.monotonic() - start_s, 2),
                 problems=report.problems,
@@ -90,7 +93,8 @@ def leak_rounds(seed: int, rounds: int) -> dict[str, object]:
     with Node() as node:
         for index in range(rounds):
             victim = bus.VICTIMS[index % 3]  # not the node itself
-            report = bus.run_round(node, seed + 1_000_000 + index, victim)
+            lane = bus.LANES[index // 3 % len(bus.LANES)]
+            report = bus.run_round(node, seed + 1_000_000 + index, victim, lane=lane)
             problems += report.problems
             if index == SETTLED_ROUNDS:
                 before = bus.Resources.of(node.pid)

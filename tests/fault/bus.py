@@ -33,6 +33,7 @@ from sira.testing import Node
 
 WATCHDOG_S = 60.0
 VICTIMS = ("subscriber", "member", "publisher", "node", "supervisor", "drain")
+LANES = ("grpc", "socket")
 NODE_VICTIMS = ("node", "supervisor")
 SIZES = (16, 64, 4_000, 150_000)  # floats; the last is a large message, sent in chunks
 UNKNOWN = {"OUTCOME_UNKNOWN", "UNREACHABLE", "TIMEOUT", "CONNECTION_CLOSED"}
@@ -122,12 +123,17 @@ def check_order(name: str, got: list[int], problems: list[str], *, inherits: boo
         problems.append(f"{name} got messages out of order")
 
 
-def run_round(node: Node, seed: int, victim: str) -> Report:
+def url_of(node: Node, lane: str) -> str:
+    """Where a node is reached by a way of LANES."""
+    return node.socket_url if lane == "socket" else node.url
+
+
+def run_round(node: Node, seed: int, victim: str, *, lane: str = "grpc") -> Report:
     """Run one round on a running node; the node is running again at the end. Raises Broken."""
     rng = random.Random(seed)
     topic = f"fault.r{seed}"
     floats = rng.choice(SIZES)
-    common = ("--url", node.url, "--topic", topic)
+    common = ("--url", url_of(node, lane), "--topic", topic)
     steady = Actor("steady", "subscribe", *common)
     mortal = Actor("mortal", "subscribe", *common)
     members = [Actor(f"member{i}", "subscribe", *common, "--group", "g") for i in (0, 1)]

@@ -20,9 +20,12 @@ def fault_node() -> Iterator[Node]:
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("lane", bus.LANES)
 @pytest.mark.parametrize("index", range(ROUNDS))
-def test_a_kill_at_a_random_moment_leaves_nothing_unexplained(fault_node: Node, index: int) -> None:
+def test_a_kill_at_a_random_moment_leaves_nothing_unexplained(
+    fault_node: Node, index: int, lane: str
+) -> None:
     seed = random.SystemRandom().randrange(1 << 31)
     victim = bus.VICTIMS[index % len(bus.VICTIMS)]
-    print(f"python -m tests.fault --rounds 1 --seed {seed} --victim {victim}")
-    assert bus.run_round(fault_node, seed, victim).problems == []
+    print(f"python -m tests.fault --rounds 1 --seed {seed} --victim {victim} --lane {lane}")
+    assert bus.run_round(fault_node, seed, victim, lane=lane).problems == []
