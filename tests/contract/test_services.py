@@ -14,6 +14,7 @@ import pytest
 
 import sira
 import sira.testing
+from sira.client.deadline import Deadline
 from tests.services import echo
 
 ROOT = Path(__file__).parents[2]
@@ -138,6 +139,39 @@ async def test_a_service_answers_streams_threads_and_errors(
             await caller(channel, "Fail")(echo.SayRequest(text=text))
         assert caught.value.code() is code and words in (caught.value.details() or "")
     await channel.close()
+
+
+async def test_what_a_service_brings_is_called_by_the_sdk_on_each_way(
+    node_with_service: sira.testing.Node, reach: Any, until: Any
+) -> None:
+    async with sira.connect(reach(node_with_service)) as bus:
+        request = echo.SayRequest(text="loud", count=500)
+
+        async def shouted() -> bool:
+            try:
+                reply = await bus.connection.unary(
+                    "/tests.v1.Echo/Shout", request, echo.SayReply, timeout_s=WATCHDOG_S
+                )
+            except sira.SiraError as error:  # it has not come yet
+                assert error.code in ("UNSUPPORTED", "PEER_LOST"), error
+                return False
+            return bool(reply.text == "LOUD")
+
+        await until(shouted)
+        transport = await bus.connection.up(Deadline(WATCHDOG_S, asyncio.get_running_loop()))
+        stream = transport.stream("/tests.v1.Echo/Count", metadata=[])
+        await stream.write(request.SerializeToString())
+        await stream.done_writing()
+        counted = []
+        while (reply := await stream.read()) is not None:
+            counted.append(int(echo.SayReply.FromString(reply).text))
+        assert counted == list(range(500))
+        with pytest.raises(sira.SiraError) as caught:
+            await bus.connection.unary(
+                "/tests.v1.Echo/Fail", echo.SayRequest(text="nothing here"), echo.SayReply,
+                timeout_s=WATCHDOG_S,
+            )  # fmt: skip
+        assert caught.value.code == "NOT_FOUND"
 
 
 @pytest.mark.parametrize("how", ["deadline", "cancel"])
