@@ -8,8 +8,7 @@ from argparse import Namespace
 from typing import Any
 
 from sira.cli.link import Stop, connected
-from sira.cli.messages import printable
-from sira.cli.output import EXIT_UNACCOUNTED, Output, Result, UsageError
+from sira.cli.output import EXIT_UNACCOUNTED, Output, Result, UsageError, printable
 
 _PREFIX = "sira."
 LOAD_PREFIX = "sira.load."

@@ -18,6 +18,7 @@ from sira.client.address import url_of as to_url
 
 if TYPE_CHECKING:
     from sira.client.bus import Bus
+    from sira.client.retry import Retry
     from sira.client.security import Security
 
 T = TypeVar("T")
@@ -135,8 +136,15 @@ def security_of(args: Namespace) -> Security:
 
 
 @asynccontextmanager
-async def connected(args: Namespace, *, timeout_s: float = _CONNECT_S) -> AsyncIterator[Bus]:
+async def connected(
+    args: Namespace, *, timeout_s: float = _CONNECT_S, retry: Retry | None = None
+) -> AsyncIterator[Bus]:
     """Connect to the node that the arguments name.
+
+    Args:
+        args: with what every verb has.
+        timeout_s: how long it may take.
+        retry: what is tried again; None: as the SDK does by itself.
 
     Raises:
         Unreachable: it does not answer within `timeout_s`.
@@ -144,6 +152,10 @@ async def connected(args: Namespace, *, timeout_s: float = _CONNECT_S) -> AsyncI
     from sira.client.bus import connect
 
     async with connect(
-        args.url, name="sira-cli", timeout_s=timeout_s, security=security_of(args)
+        args.url,
+        name="sira-cli",
+        retry=retry,
+        timeout_s=timeout_s,
+        security=security_of(args),
     ) as bus:
         yield bus

@@ -75,11 +75,19 @@ class _Deferred:
 def _main(words: list[str]) -> int:
     deferred = _Deferred()
     from sira.cli.output import CliError, Output, UsageError
-    from sira.cli.parser import build, expand_default
+    from sira.cli.parser import beyond, build, expand_default
 
     out = Output("", as_json="--json" in words)
     try:
         deferred.end()
+        asked = beyond(words)
+        if asked is not None:
+            from sira.cli.verbs import OF_SERVICES
+
+            out.as_json = asked.json
+            result = _run(OF_SERVICES, asked, out)
+            out.result(result.data)
+            return result.exit_code
         parser = build()
         args = parser.parse_args(expand_default(words))
         if args.version:

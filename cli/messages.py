@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sira import _native
-from sira.cli.output import bytes_text
+from sira.cli.output import bytes_text, printable
 from sira.cli.tensors import describe, describe_line, save_npz
 from sira.kernel.errors import BadRequest
 
@@ -68,13 +68,6 @@ def lines(found: Mapping[str, Any], *, full: bool, title: str = "topic") -> str:
     if found["saved"]:
         shown.append(f"    saved to {found['saved']}")
     return "\n".join(shown)
-
-
-def printable(text: str) -> str:
-    """Return `text` without characters that could steer the reader's terminal."""
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
 
 
 def save_npz_of(message: _native.Message, path: Path) -> Path | None:

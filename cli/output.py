@@ -87,6 +87,13 @@ def plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
+def printable(text: str) -> str:
+    """Return `text` without characters that could steer the reader's terminal."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+
+
 class Output:
     """Standard output of one verb. Safe to use from several threads."""
 
@@ -129,7 +136,7 @@ class Output:
         if not self.as_json:
             self._clear_progress()
             line = f"sira {self.verb}: {error.message} [{error.code}]".replace("sira : ", "sira: ")
-            print(f"{line}; {error.help}" if error.help else line, file=sys.stderr)
+            print(printable(f"{line}; {error.help}" if error.help else line), file=sys.stderr)
         self._end("error", data)
 
     def warning(self, message: str, **data: Any) -> None:

@@ -13,7 +13,8 @@ from sira.cli.verbs import groups
 _TYPES: dict[str, Any] = {"string": str, "integer": int, "number": float, "path": str}
 
 EPILOG = (
-    "`sira VERB --help` tells more; `--json` and `--url` go with every verb. "
+    "`sira VERB --help` tells more; `--json` and `--url` go with every verb. `sira verbs` shows "
+    "those that services have brought to the node. "
     "`sira --emit-spec` prints all of this as JSON Schema, `sira --completion bash|zsh|fish` a "
     "completion script."
 )
@@ -42,6 +43,36 @@ def expand_default(words: Sequence[str]) -> list[str]:
         default = next((name for name, verb in seconds.items() if verb.default), None)
         return [*words[: index + 1], *([default] if default else []), *words[index + 1 :]]
     return list(words)
+
+
+def beyond(words: Sequence[str]) -> argparse.Namespace | None:
+    """Return what the words say where they name a verb that is not this command's own, else None.
+
+    It may be a service's: what every verb has is parsed, the rest is in `words`, the verb first.
+    """
+    parser = _Parser(prog="sira", add_help=False, allow_abbrev=False)
+    for argument in COMMON:
+        _add(parser, argument, default=None)
+    try:
+        found, rest = parser.parse_known_args(list(words))
+    except UsageError:
+        return None  # the whole parser says it better
+    if not rest or rest[0].startswith("-") or rest[0] in groups():
+        return None
+    found.words = rest
+    return found
+
+
+def parser_of(verb: Verb) -> argparse.ArgumentParser:
+    """Return the parser of what follows the name of a service's verb."""
+    parser = _Parser(prog=f"sira {verb.name}", add_help=False, allow_abbrev=False)
+    said = _said(verb)
+    parser.description, parser.epilog = said["description"], said["epilog"]
+    for argument in verb.arguments:
+        _add(parser, argument, default=argument.default)
+    for argument in common(verb):  # for people to read: `beyond` has parsed them
+        _add(parser, argument, default=argparse.SUPPRESS)
+    return parser
 
 
 def build() -> argparse.ArgumentParser:
@@ -73,19 +104,20 @@ def build() -> argparse.ArgumentParser:
 
 
 def _add_verb(into: Any, word: str, verb: Verb) -> None:
-    ends = "; ".join(f"{code} {meaning}" for code, meaning in verb.exit_codes.items())
-    parser = into.add_parser(
-        word,
-        help=verb.summary,
-        description=f"{verb.summary[0].upper()}{verb.summary[1:]}.",
-        epilog=f"Exit codes: {ends}. Effects: {verb.effects}.",
-        allow_abbrev=False,
-    )
+    parser = into.add_parser(word, help=verb.summary, allow_abbrev=False, **_said(verb))
     parser.set_defaults(verb=verb)
     for argument in (*verb.arguments, *common(verb)):
         _add(
             parser, argument, default=argparse.SUPPRESS if argument in COMMON else argument.default
         )
+
+
+def _said(verb: Verb) -> dict[str, str]:
+    ends = "; ".join(f"{code} {meaning}" for code, meaning in verb.exit_codes.items())
+    return {
+        "description": f"{verb.summary[0].upper()}{verb.summary[1:].removesuffix('.')}.",
+        "epilog": f"Exit codes: {ends}. Effects: {verb.effects}.",
+    }
 
 
 def _add(parser: argparse.ArgumentParser, argument: Argument, *, default: Any) -> None:

@@ -63,6 +63,15 @@ TOPIC = record(
     published=COUNT,
     subscriptions=COUNT,
 )
+SERVICE_VERB = record(
+    name=STRING,
+    summary=STRING,
+    method=STRING,
+    effects=one_of("read", "idempotent", "once"),
+    streams=BOOLEAN,
+    request_schema={"type": "object"},
+    response_schema={"type": "object"},
+)
 DELETED = record(name=STRING)
 _TOP_TOPIC = record(
     name=STRING, published=COUNT, rate=NUMBER, delivered=COUNT, pending=COUNT, lost=COUNT

@@ -97,6 +97,7 @@ def _bash(*, zsh: bool) -> str:
         f'    "{name}") words="{" ".join(words)}" ;;' for name, words in sorted(_words().items())
     )
     seconds = " ".join(verb.name.replace(" ", ":") for verb in VERBS if " " in verb.name)
+    own = " ".join(groups())
     head = "autoload -U +X bashcompinit && bashcompinit\n" if zsh else ""
     return f"""{head}_sira() {{
   local current="${{COMP_WORDS[COMP_CWORD]}}" verb="" word words=""
@@ -107,7 +108,12 @@ def _bash(*, zsh: bool) -> str:
   done
   case $verb in
 {cases}
+    *) words="--help" ;;
   esac
+  if [[ " {own} " != *" ${{verb%% *}} "* ]]; then  # nothing yet, or a verb of a service
+    word="${{COMP_WORDS[*]:1:COMP_CWORD-1}}"
+    words+=" $("${{COMP_WORDS[0]}}" verbs --complete "$word" 2> /dev/null)"
+  fi
   COMPREPLY=($(compgen -W "$words" -- "$current"))
 }}
 complete -o default -F _sira sira
@@ -115,7 +121,13 @@ complete -o default -F _sira sira
 
 
 def _fish() -> str:
-    lines = ["complete -c sira -f"]
+    lines = [
+        "complete -c sira -f",
+        # What services brought, where no verb of the command's own stands.
+        f"complete -c sira -n 'not __fish_seen_subcommand_from {' '.join(groups())}' "
+        "-a '(set -l typed (commandline -opc); "
+        'sira verbs --complete "$typed[2..]" 2> /dev/null)\'',
+    ]
     for first, verbs in groups().items():
         summary = next((v.summary for v in verbs if v.default), verbs[0].summary)
         lines.append(f"complete -c sira -n __fish_use_subcommand -a {first} -d {_quoted(summary)}")

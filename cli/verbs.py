@@ -389,6 +389,20 @@ VERBS: tuple[Verb, ...] = (
     ),
     *TRUST_VERBS,
     Verb(
+        name="verbs",
+        summary="show the verbs that services have brought to the node",
+        run="service_verb:verbs",
+        arguments=(
+            Argument(
+                name="--complete",
+                metavar="WORDS",
+                help="only the words that may follow these, for completion in a shell",
+            ),
+        ),
+        result=s.COUNTED,
+        item=s.SERVICE_VERB,
+    ),
+    Verb(
         name="version",
         summary="show the version of this command and what it was built with",
         run="node:version",
@@ -396,6 +410,10 @@ VERBS: tuple[Verb, ...] = (
         connects=False,
     ),
 )
+
+
+# Whatever else stands there: what it takes and gives is known when the node has told.
+OF_SERVICES = Verb(name="", summary="a verb of a service", run="service_verb:run", endless=True)
 
 
 def groups() -> dict[str, list[Verb]]:

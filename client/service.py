@@ -94,20 +94,25 @@ class Service:
         self._offered: dict[str, _Offered] = {}
         self._url, self._retry = url, retry
         self._security = with_token(security, token)
-        self._extras = {"topic_classes": topic_classes, "settings": settings, "verbs": verbs}
+        self._extras: dict[str, tuple[Any, ...]] = {
+            "topic_classes": topic_classes, "settings": settings, "verbs": verbs,
+        }  # fmt: skip
         self._bus: Bus | None = None
         self._attached: Attached | None = None
         self._is_up = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
         self._leaving = False
 
-    def method(self, name: str, *, effects: str, summary: str) -> Callable[[_F], _F]:
+    def method(
+        self, name: str, *, effects: str, summary: str, verb: str = ""
+    ) -> Callable[[_F], _F]:
         """Answer a method with the decorated function.
 
         Args:
             name: as `acme.v1.Echo/Say`.
             effects: `read` changes nothing, `idempotent` may be repeated, `once` may not.
             summary: one line, for people.
+            verb: by which it is called from the command line: `echo say` is `sira echo say`.
 
         Raises:
             BadRequest: not declared in the modules, answered already, or the function's kind does
@@ -136,6 +141,9 @@ class Service:
                 takes_call=len(inspect.signature(function).parameters) > 1,
             )
             self._offered[path] = _Offered(served, effects, summary)
+            if verb:
+                called = kernel_pb2.Verb(name=verb, summary=summary, method=served.name)
+                self._extras["verbs"] = (*self._extras["verbs"], called)
             return function
 
         return use
@@ -293,5 +301,5 @@ class Service:
                 kernel_pb2.AttachMethod(name=o.served.name, effects=o.effects, summary=o.summary)
                 for o in self._offered.values()
             ],
-            **self._extras,  # type: ignore[arg-type]  # each under its own name
+            **self._extras,
         )

@@ -118,7 +118,7 @@ def introspect(
             summary=topic_class.summary,
         )
     for verb in catalog.verbs(tenant):
-        response.verbs.add(name=verb.name, summary=verb.summary)
+        response.verbs.add(name=verb.name, summary=verb.summary, method=verb.method)
     yield response
 
 

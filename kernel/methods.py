@@ -107,10 +107,21 @@ class TopicClass:
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """A verb of the command line: of `sira` itself, or brought by a service."""
+    """A verb of the command line: of `sira` itself, or brought by a service.
+
+    Attributes:
+        name: one word or several.
+        method: that a service's verb calls; "": it cannot be run.
+    """
 
     name: str
     summary: str
+    method: str = ""
+
+    @property
+    def first(self) -> str:
+        """The word by which the command finds it."""
+        return self.name.partition(" ")[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -225,6 +236,10 @@ class Catalog:
                 if getattr(one, key) in seen:
                     raise _taken(kind, getattr(one, key))
                 seen.add(getattr(one, key))
+        own = {each.first for each in self._verbs.values()}
+        for verb in brought.verbs:
+            if verb.first in own:  # the command would never look further
+                raise _taken("verb", verb.first)
         self._brought[tenant, brought.name] = brought
         self._brought_methods.update(((tenant, each.name), each) for each in brought.methods)
         self._tell()

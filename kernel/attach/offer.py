@@ -20,6 +20,7 @@ from sira.v1 import kernel_pb2
 ENTRIES_MAX = 256  # methods, topic classes, settings and verbs, of each so many
 SCHEMA_BYTES_MAX = 1 << 20  # JSON Schemas of all methods: `Introspect` carries them
 _TEXT_CHARS_MAX = 500
+_WORDS_MAX = 4  # of a verb
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 _NAME_CHARS_MAX = 200
 _CLASS_KINDS = {
@@ -150,11 +151,17 @@ def _settings(offer: kernel_pb2.AttachOffer) -> Iterator[kernel_pb2.Setting]:
 
 
 def _verbs(offer: kernel_pb2.AttachOffer) -> Iterator[Verb]:
+    methods = {each.name for each in offer.methods}
     for each in offer.verbs:
-        for word in each.name.split(" "):
+        words = each.name.split(" ")
+        if len(words) > _WORDS_MAX:
+            raise _bad("verbs", f"{len(words)} words, at most {_WORDS_MAX}")
+        for word in words:
             _check_name(word, "verbs")
         _check_text(each.summary, "summary")
-        yield Verb(each.name, each.summary)
+        if each.method and each.method not in methods:
+            raise _bad("verbs", f"{each.name} calls {each.method[:200]!r}, which is not offered")
+        yield Verb(each.name, each.summary, each.method)
 
 
 def _check_name(name: str, field: str) -> None:

@@ -87,14 +87,15 @@ def start(
     url: str | None = None,
     home: Path | None = None,
     env: Mapping[str, str] | None = None,
+    stdin: bool = False,
 ) -> subprocess.Popen[str]:
-    """Start `sira WORDS`; of SIRA_* variables it sees `env` alone."""
+    """Start `sira WORDS`; of SIRA_* variables it sees `env` alone; `stdin`: a pipe."""
     return subprocess.Popen(
         [sys.executable, "-m", "sira.cli", *words],
         env={**_environment(url, home), **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
         text=True,
     )
 

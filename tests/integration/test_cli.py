@@ -34,6 +34,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "doctor": [],
     "config show": [],
     "version": [],
+    "verbs": [],
     "bench": ["--size", "256", "--seconds", "0.2", "--rate", "100"],
 }
 NEED_A_PEER = {"up", "sub", "request", "events"}

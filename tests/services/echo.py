@@ -61,7 +61,7 @@ def make(name: str = NAME, **how: Any) -> sira.Service:
     service = sira.Service(name, MODULE, **how)
     pid = os.getpid()
 
-    @service.method("tests.v1.Echo/Say", effects="read", summary="says it again")
+    @service.method("tests.v1.Echo/Say", effects="read", summary="says it again", verb="echo say")
     async def say(request: Any, call: Call) -> Any:
         return SayReply(text=request.text, pid=pid, principal=call.principal)
 
@@ -69,7 +69,9 @@ def make(name: str = NAME, **how: Any) -> sira.Service:
     def shout(request: Any) -> Any:
         return SayReply(text=request.text.upper(), pid=pid)
 
-    @service.method("tests.v1.Echo/Fail", effects="once", summary="fails as it is told")
+    @service.method(
+        "tests.v1.Echo/Fail", effects="once", summary="fails as it is told", verb="echo fail"
+    )
     async def fail(request: Any) -> Any:
         if request.text:
             raise sira.NotFound(request.text, details={"why": "asked for"})
@@ -82,7 +84,9 @@ def make(name: str = NAME, **how: Any) -> sira.Service:
         finally:
             await service.bus.publish("echo.cancelled", request.text)
 
-    @service.method("tests.v1.Echo/Count", effects="read", summary="counts to a number")
+    @service.method(
+        "tests.v1.Echo/Count", effects="read", summary="counts to a number", verb="echo count"
+    )
     async def count(request: Any) -> AsyncIterator[Any]:
         for number in range(request.count):
             yield SayReply(text=str(number))

@@ -127,12 +127,14 @@ class TopicClass(_message.Message):
     def __init__(self, pattern: _Optional[str] = ..., kind: _Optional[_Union[TopicClassKind, str]] = ..., summary: _Optional[str] = ...) -> None: ...
 
 class Verb(_message.Message):
-    __slots__ = ("name", "summary")
+    __slots__ = ("name", "summary", "method")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
     name: str
     summary: str
-    def __init__(self, name: _Optional[str] = ..., summary: _Optional[str] = ...) -> None: ...
+    method: str
+    def __init__(self, name: _Optional[str] = ..., summary: _Optional[str] = ..., method: _Optional[str] = ...) -> None: ...
 
 class IntrospectResponse(_message.Message):
     __slots__ = ("services", "settings", "topic_classes", "verbs", "event_schemas", "topic_classes_left_out")

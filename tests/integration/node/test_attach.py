@@ -11,6 +11,7 @@ import pytest
 from google.protobuf import descriptor_pb2
 
 from sira.kernel.authorize import allow_all
+from sira.kernel.methods import Verb
 from sira.kernel.node import Node
 from sira.v1 import kernel_pb2
 from tests.services.echo import file_proto
@@ -167,6 +168,10 @@ def _broken_types() -> descriptor_pb2.FileDescriptorProto:
         (offered(settings=[pb.Setting(name="echo.x", schema="{")]), "BAD_REQUEST"),
         (offered(verbs=[pb.Verb(name="say", summary="s" * 501)]), "BAD_REQUEST"),
         (offered(verbs=[pb.Verb(name="say"), pb.Verb(name="say")]), "CONFLICT"),
+        (offered(verbs=[pb.Verb(name="a b c d e")]), "BAD_REQUEST"),
+        (offered(verbs=[pb.Verb(name="say $(x)")]), "BAD_REQUEST"),
+        (offered(verbs=[pb.Verb(name="--say")]), "BAD_REQUEST"),
+        (offered(verbs=[pb.Verb(name="say", method="/sira.v1.Kernel/Stats")]), "BAD_REQUEST"),
     ],
 )  # fmt: skip
 def test_an_offer_that_cannot_be_is_refused_and_leaves_nothing(
@@ -193,6 +198,21 @@ def test_a_type_that_holds_itself_is_no_circle() -> None:
         async with attached(plain, offered(descriptors=files(file))):
             got = await plain.kernel.Introspect(pb.IntrospectRequest(service="acme.v1.Echo"))
             assert got.services[0].methods[0].request_schema.count("acme.v1.SayRequest") == 3
+
+    session(work)
+
+
+def test_no_verb_of_a_service_begins_with_a_word_of_the_command_itself() -> None:
+    async def work(node: Node, plain: Plain) -> None:
+        node.catalog.add_verb(Verb("topics list", "those there are"))
+        for name in ("topics", "topics list", "topics boom"):
+            offer = offered(verbs=[pb.Verb(name=name, method=SAY)])
+            assert await refusal(plain, pb.AttachRequest(offer=offer)) == "CONFLICT"
+        async with attached(plain, offered(verbs=[pb.Verb(name="topic", method=SAY)])):
+            got = await plain.kernel.Introspect(pb.IntrospectRequest())
+            assert {(each.name, each.method) for each in got.verbs} == {
+                ("topics list", ""), ("topic", SAY),
+            }  # fmt: skip
 
     session(work)
 

@@ -21,7 +21,7 @@ from sira.cli.verbs import VERBS, groups
 NAMES = [verb.name for verb in VERBS]
 WANTED = {
     "up", "status", "top", "pub", "sub", "request", "topics", "ledger", "explain", "bench",
-    "events", "doctor", "config", "tls", "token", "version",
+    "events", "doctor", "config", "tls", "token", "verbs", "version",
 }  # fmt: skip
 
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from sira.cli.body import read_body
-from sira.cli.messages import printable
-from sira.cli.output import UsageError
+from sira.cli.output import UsageError, printable
 from sira.cli.parser import build
 from sira.cli.tensors import (
     DTYPES,
