@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ INTENT_KEY = "sira-intent"
 _INTENT_CHARS = 32
 _ASK_AGAIN_S = 0.01  # a stream that waits to be let in asks for room no more often
 _HEADER_FIELD_BYTES = 32  # of each, by the reckoning of HTTP/2 (RFC 9113, 6.5.2)
+_YOUNG = 1  # of Python's garbage: what came with the last 60,000 objects (daemon.py); some ms
 _BOMB = 4  # times metadata_bytes_max: no mistake any more
 RpcHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -181,6 +183,9 @@ class Door(grpc.GenericRpcHandler):
 
     async def _refuse_headers(self, _: Any, context: Any) -> None:
         """End the connection of a call whose headers no honest client would send."""
+        # grpcio leaves the headers of each call in a circle of references; these are up to 16 MiB,
+        # and what counts objects would let a dozen calls wait.
+        gc.collect(_YOUNG)
         self.unidentified += 1
         self._connections.end(context.peer(), "metadata_bytes_max", None)
         limit = self._metadata_bytes_max
