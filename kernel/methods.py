@@ -38,6 +38,8 @@ class Method:
         frames: elements of the streams are handed over as bytes, undecoded.
         public: answers whoever asks, without a credential and whatever the rules say.
         administrative: changes what holds for others; each call stands on `sira.audit`.
+        parting: its handler ends it in order when the rights of its caller end; any other call is
+            cancelled then.
         schemas: JSON Schemas of request and response; None: those of the classes. A service's own
             types are kept with it: another tenant's may have the same names.
     """
@@ -53,6 +55,7 @@ class Method:
     frames: bool = False
     public: bool = False
     administrative: bool = False
+    parting: bool = False
     schemas: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
@@ -77,6 +80,7 @@ def method(
     frames: bool = False,
     public: bool = False,
     administrative: bool = False,
+    parting: bool = False,
 ) -> Method:
     """Make an entry from a method of a .proto file; its classes must be those of the file."""
     assert request.DESCRIPTOR.full_name == descriptor.input_type.full_name, descriptor.full_name
@@ -93,6 +97,7 @@ def method(
         frames=frames,
         public=public,
         administrative=administrative,
+        parting=parting,
     )
 
 

@@ -116,6 +116,7 @@ class Node:
             all_max=settings.strangers_max,
             held=self._address_held,
         )
+        self.links = Links()
         self.door = Door(
             self.catalog,
             self.worlds,
@@ -124,6 +125,7 @@ class Node:
             telemetry=self.telemetry,
             connections=self.connections,
             strangers=self.strangers,
+            links=self.links,
             unary_bytes_max=settings.unary_bytes_max,
             metadata_bytes_max=settings.metadata_bytes_max,
         )
@@ -131,7 +133,6 @@ class Node:
         self._server, self.port = listening.server, listening.port
         self.mtls_port = listening.mtls_port
         self.connections.serve(self.port, self.mtls_port)
-        self.links = Links()
         self.attaching = Attaching(self.catalog, self.links, settings)
         self.health = HealthService(self.catalog)
         self._fill_catalog()

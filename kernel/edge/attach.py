@@ -39,7 +39,7 @@ class Attaching:
         """Return the entry for the table."""
         of = kernel_pb2.DESCRIPTOR.services_by_name["Kernel"].methods_by_name
         return [
-            method(of["Attach"], self.attach, effects="once",
+            method(of["Attach"], self.attach, effects="once", parting=True,
                    summary="bring methods of a service into the table while the stream lasts",
                    request=kernel_pb2.AttachRequest, response=kernel_pb2.AttachResponse),
         ]  # fmt: skip

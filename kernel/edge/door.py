@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -16,6 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from sira.kernel import lanes, rpc
 from sira.kernel.clients import Hello
 from sira.kernel.edge.connections import Connections
+from sira.kernel.edge.link import CallLink, Links
 from sira.kernel.edge.strangers import Strangers
 from sira.kernel.edge.world import World, Worlds
 from sira.kernel.errors import (
@@ -107,6 +107,7 @@ class Door(grpc.GenericRpcHandler):
         telemetry: Telemetry | None,
         connections: Connections,
         strangers: Strangers,
+        links: Links,
         unary_bytes_max: int,
         metadata_bytes_max: int,
     ) -> None:
@@ -120,6 +121,7 @@ class Door(grpc.GenericRpcHandler):
             logs, telemetry: where refusals and spans go.
             connections: told of calls that their callers took back.
             strangers: told on which connection somebody has shown who he is.
+            links: end calls whose callers' rights have ended.
             unary_bytes_max: longest request of a unary call.
             metadata_bytes_max: headers of a call. gRPC keeps to it by itself, but not for who has
                 never confirmed it: a call of 16 MiB costs 10 ms before it is here.
@@ -129,6 +131,7 @@ class Door(grpc.GenericRpcHandler):
         self._metadata_bytes_max = metadata_bytes_max
         self._connections, self._unary_bytes_max = connections, unary_bytes_max
         self._strangers = strangers
+        self._links = links
         self._nobody = Credential(
             Principal(worlds.default.bus.settings.cluster_name, "default", "user", "nobody"), NOBODY
         )
@@ -268,11 +271,14 @@ class Door(grpc.GenericRpcHandler):
         self.calls += 1
         self.calls_now += 1
         call: Call | None = None
+        link: CallLink | None = None
         ids: dict[str, str] = {}  # kept: what fails is logged when its span has ended
         try:
             call = self._identified(method, context)
             await self._allow(call)
-            with self._span(call):
+            if not (method.public or method.parting):
+                link = CallLink(call.credential, method.name)
+            with self._span(call), self._links.watching(link) if link else nullcontext():
                 ids = self._trace_ids()
                 return await call.world.loop.steps(self._run(call))
         except grpc.aio.AbortError:
@@ -282,6 +288,10 @@ class Door(grpc.GenericRpcHandler):
         except grpc.aio.BaseError:
             return None  # the peer is gone: there is nobody to tell
         except asyncio.CancelledError:  # by the caller, or the node stops
+            ended = link.ended() if link is not None else None
+            if ended is not None:
+                await self._refuse(method, context, call, ended, ids)
+                return None
             tenant = call.principal.tenant if call is not None and call.proved else None
             self._connections.taken_back(context.peer(), tenant)
             raise
@@ -343,7 +353,7 @@ class Door(grpc.GenericRpcHandler):
 
     def _span(self, call: Call) -> AbstractContextManager[Any]:
         if self._telemetry is None:
-            return contextlib.nullcontext()
+            return nullcontext()
         return self._telemetry.span(
             call.method.name, call.metadata, **{"sira.principal": str(call.principal)}
         )

@@ -120,11 +120,40 @@ class StreamLink:
             self.wake()
 
 
+class CallLink:
+    """A call that ends with the rights of its caller: at once, whatever it waits for."""
+
+    __slots__ = ("_task", "credential", "error", "rights")
+
+    def __init__(self, credential: Credential, method: str) -> None:
+        """Belong to a call of `method`, which the current task serves."""
+        self.credential = credential
+        self.rights: tuple[tuple[str, str], ...] = (("call", method),)
+        self.error: SiraError | None = None
+        self._task = asyncio.current_task()
+
+    def end(self, error: SiraError) -> None:
+        """Cancel what serves the call; it asks `ended` why."""
+        if self.error is None and self._task is not None:
+            self.error = error
+            self._task.cancel()
+
+    def ended(self) -> SiraError | None:
+        """Return why it was cancelled, and take that back; None: not by `end`."""
+        if self.error is not None and self._task is not None:
+            self._task.uncancel()
+        return self.error
+
+
 class Links:
-    """All streams of a node, so that a node that goes down can end them in order."""
+    """All streams of a node, so that a node that goes down can end them in order.
+
+    And all other calls, which end like them when their callers' rights do.
+    """
 
     def __init__(self) -> None:
         self._links: dict[StreamLink, None] = {}
+        self._calls: dict[CallLink, None] = {}
         self.round = Round()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -148,6 +177,18 @@ class Links:
             if not self._links:
                 self._empty.set()
 
+    @contextlib.contextmanager
+    def watching(self, call: CallLink) -> Iterator[None]:
+        """End a call when the rules, or the end of its credential, say so."""
+        self._calls[call] = None
+        expiry = self._end_at_expiry(call)
+        try:
+            yield
+        finally:
+            if expiry is not None:
+                expiry.cancel()
+            del self._calls[call]
+
     async def all_ended(self, wait_s: float) -> bool:
         """Wait until no stream is open, at most `wait_s`; whether that came true."""
         with contextlib.suppress(TimeoutError):
@@ -156,8 +197,9 @@ class Links:
         return not self._links
 
     def recheck(self, access: Access) -> Iterator[None]:
-        """End the streams that the rules of now do not allow; yields after each small step."""
-        for index, link in enumerate(list(self._links), 1):
+        """End the streams and calls that the rules of now do not allow; yields after each step."""
+        every: list[StreamLink | CallLink] = [*self._links, *self._calls]
+        for index, link in enumerate(every, 1):
             error = access.over(link.credential)
             for action, resource in () if error is not None else link.rights:
                 decision = access.decide(link.credential, action, resource)
@@ -167,13 +209,13 @@ class Links:
                         f"{decision.reason}",
                         details={"action": action, "resource": resource, "rule": decision.reason},
                     )
-            if error is not None and link in self._links:
+            if error is not None and (link in self._links or link in self._calls):
                 link.end(error)
             if index % _LINKS_A_STEP == 0:
                 yield
 
     @staticmethod
-    def _end_at_expiry(link: StreamLink) -> asyncio.TimerHandle | None:
+    def _end_at_expiry(link: StreamLink | CallLink) -> asyncio.TimerHandle | None:
         """See to it that a stream ends when its credential does.
 
         The wall clock is asked once, now; from then on the loop's own clock counts, which no jump
