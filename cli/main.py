@@ -165,7 +165,8 @@ def _translate(error: Exception) -> CliError:
         exit_code = EXIT_REFUSED
         if isinstance(error, Unreachable):
             exit_code = EXIT_UNREACHABLE
-            help_text = "start a node with `sira up`, or name one with --url or SIRA_URL"
+            if help_text == Unreachable.help:
+                help_text = "start a node with `sira up`, or name one with --url or SIRA_URL"
         return CliError(
             error.code,
             str(error),

@@ -95,6 +95,28 @@ class Settled:
     token_file: str = ""
     insecure: bool = False
 
+    def why_not(self, text: str) -> tuple[str, str] | None:
+        """Return what became of a handshake and what to do, for what gRPC says of it; None: more.
+
+        gRPC's own words name a line of OpenSSL, and neither the file nor the way out.
+        """
+        if self.tls and "CERTIFICATE_VERIFY_FAILED" in text:
+            who = f"no authority of {self.ca}" if self.ca else "no authority that this system knows"
+            return (
+                f"{who} vouches for the node's certificate, or it has ended",
+                "name the cluster's ca.pem: --tls-ca FILE or SIRA_TLS_CA (tls_ca= in Python)",
+            )
+        if self.tls and "Hostname Verification Check failed" in text:
+            return (
+                "the node's certificate is not for the host of the address",
+                "connect by a name that it has (`sira tls show`), or issue one with --dns or --ip",
+            )
+        if self.tls and "WRONG_VERSION_NUMBER" in text:
+            return ("the node there speaks no TLS", "connect by sira://, if it should not")
+        if not self.tls and "Socket closed" in text:
+            return text, "is it alive (`sira doctor`)? does it speak TLS alone: siras://?"
+        return None
+
     def channel(self, address: str, options: Sequence[tuple[str, int]]) -> grpc.aio.Channel:
         """Return a channel to `host:port`.
 

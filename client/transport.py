@@ -178,6 +178,9 @@ class GrpcTransport:
 
     def _translate(self, error: grpc.aio.AioRpcError) -> SiraError:
         translated = from_grpc(error)
+        explained = self._security.why_not(str(translated))
+        if explained is not None and isinstance(translated, Unreachable):
+            translated = Unreachable(explained[0], help=explained[1], details=translated.details)
         if isinstance(translated, Unreachable | Timeout):
             translated.details.setdefault("address", self._address)
         return translated

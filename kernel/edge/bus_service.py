@@ -36,10 +36,12 @@ class BusService:
         of = bus_pb2.DESCRIPTOR.services_by_name["Bus"].methods_by_name
         pb, message = bus_pb2, message_pb2.Message
         return [
-            method(of["Publish"], self._publishing.publish, effects="once", frames=True, parting=True,
+            method(of["Publish"], self._publishing.publish, effects="once", frames=True,
+                   parting=True,
                    summary="messages in, a receipt or a refusal for each, in order",
                    request=pb.Frame, response=pb.Frame),
-            method(of["Subscribe"], self._subscribing.subscribe, effects="read", frames=True, parting=True,
+            method(of["Subscribe"], self._subscribing.subscribe, effects="read", frames=True,
+                   parting=True,
                    summary="subscriptions and credits in, deliveries out",
                    request=pb.Frame, response=pb.Frame),
             method(of["Request"], self.request, effects="once",

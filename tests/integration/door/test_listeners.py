@@ -367,3 +367,27 @@ def test_a_loopback_node_honours_a_token_and_lets_others_in_as_anonymous(tmp_pat
                     await bus.publish("lab.x", {"x": X})
 
     session(work)
+
+
+def test_who_cannot_agree_on_tls_is_told_why_and_what_to_do(tmp_path: Path) -> None:
+    keys, others = Keys.new(tmp_path / "keys"), Keys.new(tmp_path / "others")
+    token = keys.token(principal("ann"))
+
+    async def told(address: str, **shown: Any) -> tuple[str, str]:
+        with pytest.raises(sira.Unreachable) as caught:
+            await sira.connect(address, security=sira.Security(**shown), timeout_s=10)
+        return str(caught.value), caught.value.help
+
+    async def work() -> None:
+        plain = {"listen": "127.0.0.1:0", "data_dir": str(tmp_path / "plain")}
+        (tmp_path / "plain").mkdir()
+        async with running(keys.flags()) as node, running(plain) as open_:
+            wrong = str(others.folder / "ca.pem")
+            text, help_text = await told(url(node), tls_ca=wrong, token=token)
+            assert wrong in text and "SIRA_TLS_CA" in help_text
+            text, help_text = await told(f"sira://127.0.0.1:{node.port}", token=token)
+            assert "siras://" in help_text
+            text, help_text = await told(url(open_), tls_ca=str(keys.folder / "ca.pem"))
+            assert "no TLS" in text and "sira://" in help_text
+
+    session(work)
