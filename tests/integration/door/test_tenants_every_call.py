@@ -249,6 +249,13 @@ class Tenant:
         except grpc.aio.AioRpcError as error:
             got += str(error).encode()
             got += str(error.trailing_metadata()).encode()
+        except asyncio.CancelledError:
+            # By gRPC itself: the deadline passed, or the node ended the call, while it still wrote
+            # the request. What was answered is then not to be had: ask again.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return await self._answer(method, data)
         return bytes(got)
 
 
