@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from benches.machine import commit
+from benches.machine import commit, describe
 from tests.integration.door.keys import Keys
 
 from . import attacks
@@ -110,7 +110,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=None)
     given = parser.parse_args()
     settings: dict[str, object] = dict(each.split("=", 1) for each in given.set)
-    lines = [json.dumps({"what": "start", "commit": commit() or "unknown"})]
+    lines = [json.dumps({"what": "start", "commit": commit() or "unknown", "machine": describe()})]
     print("| " + " | ".join(COLUMNS) + " |\n|" + " --- |" * len(COLUMNS), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         keys = Keys.new(Path(folder))
