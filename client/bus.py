@@ -7,6 +7,7 @@ come through subscription.py. looking.py has what only looks, later.py what late
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Generator, Iterable, Mapping
 from functools import partial
 from typing import Any, Self, Unpack
@@ -105,6 +106,7 @@ class Bus(Looking):
             message_type: of replies; the synchronous twin has its own.
         """
         self._nodes, tls = addresses(url)
+        self._are_ways = not (url or os.environ.get("SIRA_URL"))
         self.url = url or ",".join(url_of(node, tls=tls) for node in self._nodes)
         if dial is None:
             settled = (security or Security()).settled(tls=tls)
@@ -122,7 +124,11 @@ class Bus(Looking):
     async def _open(self) -> Self:
         if self._live is None:
             connection = Connection(
-                list(self._nodes), name=self._name, retry=self._retry, dial=self._dial
+                list(self._nodes),
+                name=self._name,
+                retry=self._retry,
+                dial=self._dial,
+                are_ways=self._are_ways,
             )
             await connection.open(self._timeout_s)
             self._answers = Answers(connection)

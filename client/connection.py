@@ -90,13 +90,15 @@ class Connection:
         name: str,
         retry: Retry,
         dial: Callable[[str], Transport] = GrpcTransport,
+        are_ways: bool = False,
     ) -> None:
         """Prepare; `open` connects.
 
         Args:
-            nodes: `host:port` of each, tried in order.
+            nodes: the address of each, tried in order; after a loss the last one first.
             name: `source` of what is published; for people, not for rights.
             dial: makes the transport to one address.
+            are_ways: the addresses are ways to one node, the best first: always tried so.
         """
         self.loop = asyncio.get_running_loop()
         self.retry = retry
@@ -114,6 +116,7 @@ class Connection:
         # Started as tasks whenever a node is connected.
         self.on_back: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._nodes = nodes
+        self._ways = tuple(nodes) if are_ways else ()
         self._dial = dial
         self._forks = forks()
         self.rng = random.Random(self.client_id)
@@ -157,7 +160,7 @@ class Connection:
             await asyncio.sleep(delay_s)
 
     async def _try_nodes(self, deadline: Deadline) -> bool:
-        for node in list(self._nodes):
+        for node in self._ways or tuple(self._nodes):
             transport = self._dial(node)
             request = kernel_pb2.NegotiateRequest(
                 client=f"sira-python/{__version__}",

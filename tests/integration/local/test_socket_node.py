@@ -16,6 +16,7 @@ import pytest
 
 import sira
 import sira.testing
+from sira.client import address
 from sira.kernel.errors import AddressInUse, ConnectionClosed
 from sira.kernel.identity import Principal
 from sira.kernel.local import record
@@ -308,3 +309,28 @@ def test_the_cli_finds_the_node_of_this_host_by_its_socket() -> None:
             env=env, check=False, timeout=60, capture_output=True, text=True,
         )  # fmt: skip
         assert f"at {node.socket_url} (lane socket)" in done.stdout
+
+
+def test_who_names_no_node_comes_back_to_the_socket_after_a_restart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def work() -> None:
+        with sira.testing.Node() as node:
+            folder = Path(node.socket_url.removeprefix("unix:")).parent
+            monkeypatch.delenv("SIRA_URL", raising=False)
+            monkeypatch.setenv("SIRA_DATA_DIR", str(folder))
+            monkeypatch.setattr(address, "URL_DEFAULT", node.url)
+            async with sira.connect() as bus, bus.subscribe("a") as messages:
+                for end in (node.stop, node.kill):
+                    lost = messages.reconnects
+                    await asyncio.to_thread(end)
+                    await asyncio.to_thread(node.start)
+                    await until(lambda lost=lost: messages.reconnects > lost)
+                    await until(lambda: bus.connection.is_up)
+                    assert bus.connection.address == node.socket_url
+                    assert (await bus.publish("b", b"x", timeout_s=30)).lanes == ["socket"]
+            (folder / record.SOCKET_NAME).unlink()
+            async with sira.connect() as bus:  # the port is the other way to the same node
+                assert (await bus.publish("b", b"x")).lanes == ["grpc"]
+
+    run(work)
