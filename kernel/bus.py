@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 
 import sira.kernel.binding  # noqa: F401  ties the C core to its errors
 from sira import _native
-from sira.kernel import errors, listening
+from sira.kernel import errors, withdrawn
 from sira.kernel.access import Access
 from sira.kernel.admission.admission import Admission
 from sira.kernel.admission.limits import OF_SETTINGS, Limit
 from sira.kernel.clients import Client, Clients, Hello
-from sira.kernel.errors import NodeDraining, QuotaExceeded, Revoked
+from sira.kernel.errors import NodeDraining, QuotaExceeded
 from sira.kernel.events import Field, Kind
 from sira.kernel.identity import Principal
 from sira.kernel.routes import Routes
@@ -27,11 +27,9 @@ from sira.kernel.streams import PublishStream, SubscribeStream
 from sira.kernel.subscriptions import SubscriptionTable
 from sira.kernel.telling import Telling
 from sira.kernel.topic_table import TopicTable
-from sira.kernel.topics import REPLY_PREFIX, first_token
 from sira.kernel.trust.credential import Credential
 
 _EPOCH_BYTES = 16
-_SUBSCRIPTIONS_A_STEP = 200  # looked at in one go when rules change: about a millisecond
 
 
 class Bus(Telling):
@@ -208,20 +206,10 @@ class Bus(Telling):
         """Bring what is open in line with rules that have changed: yields after each small step.
 
         Publishers ask anew with their next message, each match included: before the first step is
-        over nothing more is delivered that is not allowed. Then subscriptions that may read nothing
-        end, one by one (`REVOKED`).
+        over nothing more is taken for whom it is not allowed. See `withdrawn.bring_in_line`.
         """
         self.routes.touch_all()
-        for index, subscription in enumerate(list(self.subscriptions), 1):
-            who, pattern = subscription.stream.credential, subscription.pattern
-            private = subscription.client is self.node or first_token(pattern) == REPLY_PREFIX
-            refusal = None if private else self.access.reads(who, pattern)
-            if refusal is not None:
-                text = f"{who.principal} may no longer read {pattern}: {refusal.reason}"
-                details = {"pattern": pattern, "rule": refusal.reason}
-                listening.end(self, subscription, Revoked(text, details=details), self.now_ns())
-            if index % _SUBSCRIPTIONS_A_STEP == 0:
-                yield
+        return withdrawn.bring_in_line(self)
 
     def set_limits(self, limits: tuple[Limit, ...]) -> None:
         """Put other limits in force, beside those of the settings."""

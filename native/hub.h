@@ -106,6 +106,7 @@ struct xfer {
     uint32_t matched;
     struct chunk *first, *last; /* first: oldest chunk still held by `keep` or `parked` */
     PyObject *held; /* owned or NULL: limits that count `total` until it is gone */
+    PyObject *name; /* owned str, its topic; NULL: nobody is to get it */
     struct out *outs; /* all deliveries of this message, through out->peer */
 };
 
@@ -233,7 +234,12 @@ bool sub_pop(Sub *sub, uint8_t priority, struct slot *out);    /* next of that p
 void sub_skip_expired(Sub *sub, uint8_t priority, uint64_t now_ns);
 int sub_sent(Sub *sub, const struct slot *slot, uint64_t now_ns);
 int sub_taken(Sub *sub, uint64_t n, uint64_t now_ns); /* -1 with an exception: more than were sent */
+struct slot *ring_slot(const struct ring *ring, uint32_t index); /* the index-th oldest; it may be a hole */
+void sub_drop_at(Sub *sub, uint8_t priority, uint32_t index, uint16_t reason);
+void sub_lose_sent(Sub *sub, const struct xfer *xfer, uint16_t reason);
 void sub_remove_xfer(Sub *sub, struct xfer *xfer, uint16_t reason);
+PyObject *sub_waiting_topics(PyObject *self, PyObject *unused); /* hub_withhold.c */
+PyObject *sub_withhold(PyObject *self, PyObject *args, PyObject *kwargs);
 void sub_close(Sub *sub, uint16_t reason, uint64_t now_ns);
 uint32_t sub_expire(Sub *sub, uint64_t now_ns);
 Sub *group_pick(Group *group, const struct blob *blob, bool rotate);

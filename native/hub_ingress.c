@@ -107,6 +107,7 @@ static int take_parsed(Ingress *in, PyObject *frame, const struct sira_item *ite
             return -1;
         }
         xfer->deadline_ns = blob->deadline_ns;
+        xfer->name = Py_NewRef(((HubTopic *)blob->topic)->name);
         xfer->head = blob;
         blob->xfer = xfer;
         if (!waits) xfer->held = held_take(&entry->route->limits, xfer->total);

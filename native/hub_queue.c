@@ -25,7 +25,7 @@ static int ring_push(struct ring *ring, struct slot slot)
     return 0;
 }
 
-static struct slot *ring_slot(const struct ring *ring, uint32_t index)
+struct slot *ring_slot(const struct ring *ring, uint32_t index)
 {
     assert(index < ring->len);
     return &ring->at[(ring->head + index) & (ring->cap - 1)];
@@ -150,6 +150,18 @@ static void slot_expire(Sub *sub, struct slot *slot, uint8_t priority, uint32_t 
     struct row *live = row_live(row);
     live->pending--;
     live->expired++;
+    sub->dropped++;
+    slot_discard(sub, slot);
+    row_unref(sub->hub, row);
+    sub_made_room(sub);
+}
+
+/* It will not be delivered, for `reason`. A hole stays: sub_skip_expired() once all are out. Requires: it holds one. */
+void sub_drop_at(Sub *sub, uint8_t priority, uint32_t index, uint16_t reason)
+{
+    struct slot *slot = ring_slot(&sub->rings[priority], index);
+    struct row *row = slot_leave(sub, slot, priority, sub->base[priority] + index);
+    row_drop(sub->hub, row, reason, 1);
     sub->dropped++;
     slot_discard(sub, slot);
     row_unref(sub->hub, row);
@@ -364,22 +376,9 @@ int sub_taken(Sub *sub, uint64_t n, uint64_t now_ns)
     return 0;
 }
 
-/* A transfer ended before it was whole: its delivery is lost, whether its head was sent or not. */
-void sub_remove_xfer(Sub *sub, struct xfer *xfer, uint16_t reason)
+/* A large message whose head was sent is not delivered, for `reason`, unless it was confirmed or lost before. */
+void sub_lose_sent(Sub *sub, const struct xfer *xfer, uint16_t reason)
 {
-    for (uint8_t p = 0; p < SIRA_PRIORITIES; p++)
-        for (uint32_t i = 0; i < sub->rings[p].len; i++) {
-            struct slot *slot = ring_slot(&sub->rings[p], i);
-            if (!slot->blob || slot->blob->xfer != xfer) continue;
-            struct row *row = slot_leave(sub, slot, p, sub->base[p] + i);
-            row_drop(sub->hub, row, reason, 1);
-            sub->dropped++;
-            slot_discard(sub, slot);
-            row_unref(sub->hub, row);
-            sub_made_room(sub);
-            for (uint8_t q = 0; q < SIRA_PRIORITIES; q++) sub_skip_expired(sub, q, 0);
-            return;
-        }
     for (uint32_t i = 0; i < sub->in_flight; i++) {
         struct sent *sent = &sub->sent[(sub->sent_head + i) & (sub->sent_cap - 1)];
         if (sent->xfer != xfer->serial || sent->lost) continue;
@@ -388,6 +387,20 @@ void sub_remove_xfer(Sub *sub, struct xfer *xfer, uint16_t reason)
         sub->dropped++;
         return;
     }
+}
+
+/* A transfer ended before it was whole: its delivery is lost, whether its head was sent or not. */
+void sub_remove_xfer(Sub *sub, struct xfer *xfer, uint16_t reason)
+{
+    for (uint8_t p = 0; p < SIRA_PRIORITIES; p++)
+        for (uint32_t i = 0; i < sub->rings[p].len; i++) {
+            const struct slot *slot = ring_slot(&sub->rings[p], i);
+            if (!slot->blob || slot->blob->xfer != xfer) continue;
+            sub_drop_at(sub, p, i, reason);
+            for (uint8_t q = 0; q < SIRA_PRIORITIES; q++) sub_skip_expired(sub, q, 0);
+            return;
+        }
+    sub_lose_sent(sub, xfer, reason);
 }
 
 /* ---- closing ---------------------------------------------------------------------------------------------------------------- */

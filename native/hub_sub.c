@@ -137,6 +137,8 @@ static PyGetSetDef sub_getset[] = {
 
 static PyMethodDef sub_methods[] = {
     {"deliver_retained", sub_deliver_retained, METH_VARARGS, "Owe it the last message of a `latest` topic, if that is no newer than `order_max`."},
+    {"waiting_topics", sub_waiting_topics, METH_NOARGS, "Names of the topics of which something waits here, or is on its way."},
+    {"withhold", (PyCFunction)(void (*)(void))sub_withhold, METH_VARARGS | METH_KEYWORDS, "Drop what waits here of some topics."},
     {NULL, NULL, 0, NULL},
 };
 

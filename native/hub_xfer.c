@@ -261,6 +261,7 @@ void xfer_unref(Hub *hub, struct xfer *xfer)
     hub->xfers--;
     PyObject *held = xfer->held;
     const uint64_t total = xfer->total;
+    Py_XDECREF(xfer->name);
     PyMem_Free(xfer->tensor_bytes);
     PyMem_Free(xfer);
     held_give(held, total);

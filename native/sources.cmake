@@ -31,6 +31,7 @@ set(SIRA_PYTHON_SOURCES
   native/hub.c
   native/hub_topic.c
   native/hub_walk.c
+  native/hub_withhold.c
   native/hub_queue.c
   native/hub_sub.c
   native/hub_xfer.c

@@ -631,6 +631,12 @@ class Sub:
     def deliver_retained(self, topic: HubTopic, now_ns: int, order_max: int = 2**64 - 1) -> None:
         """Owe it the last message of a `latest` topic, if its order is at most `order_max`."""
 
+    def waiting_topics(self) -> set[str]:
+        """Return the topics of which something waits here, or is on its way in chunks."""
+
+    def withhold(self, names: set[str], now_ns: int, *, reason: str = "REVOKED") -> int:
+        """Drop what waits here of these topics, unfinished large messages too; return how many."""
+
 @final
 class Group:
     """A queue group: one delivery goes to the member with most free credit."""

@@ -49,13 +49,14 @@ class Walk:
         self.writing: list[Subscriber] = []
         self.number: dict[Publisher, int] = {}
         self.sequence = 0
+        self.withheld = 0  # deliveries
 
     def step(self) -> None:
         actions = {
             self.publish: 30, self.begin: 6, self.chunk: 20, self.write: 25, self.take: 20,
             self.read: 10, self.subscribe: 4, self.unsubscribe: 2, self.connect: 2,
             self.kill_subscriber: 1, self.kill_publisher: 1, self.tick: 6, self.redeclare: 1,
-            self.give_up: 1, self.bad_chunk: 1,
+            self.give_up: 1, self.bad_chunk: 1, self.withhold: 2,
         }  # fmt: skip
         self.random.choices(list(actions), list(actions.values()))[0]()
 
@@ -68,7 +69,7 @@ class Walk:
         if draw < 0.10:
             actions = (
                 self.publish, self.begin, self.chunk, self.write, self.take, self.read,
-                self.unsubscribe, self.kill_subscriber, self.tick, self.redeclare,
+                self.unsubscribe, self.kill_subscriber, self.tick, self.redeclare, self.withhold,
             )  # fmt: skip
             self.random.choice(actions)()
         elif draw < 0.103:
@@ -232,6 +233,16 @@ class Walk:
             subscriber.mine.remove(sub)
             subscriber.close_sub(sub)
 
+    def withhold(self) -> None:
+        """What waits of some topics is taken from a subscription, as when its rights shrink."""
+        if (subscriber := self.subscriber()) and subscriber.mine:
+            sub = self.random.choice(subscriber.mine)
+            waiting = sorted(sub.waiting_topics())
+            assert waiting or not sub.pending
+            names = set(self.random.sample(waiting, self.random.randint(0, len(waiting))))
+            dropped = sub.withhold(names, self.bench.now_ns)  # may call us again
+            self.withheld += dropped
+
     def connect(self) -> None:
         if len(self.publishers) < 4:
             made = self.bench.publisher(
@@ -309,6 +320,8 @@ def walk_through(seed: int, steps: int) -> None:
     for _ in range(steps):
         walk.step()
         walk.bench.assert_balanced()
+        revoked = sum(row["dropped"].get("REVOKED", 0) for row in rows(walk.bench.hub))
+        assert revoked == walk.withheld, "each delivery that was withheld is counted once"
     walk.finish()
     assert sum(reader.whole for reader in walk.readers.values()) or steps < 10_000
     walk.bench.hub.close()
