@@ -12,6 +12,14 @@ set(SIRA_PURE_SOURCES
   native/contract_unify.c
   native/ids.c
   native/record.c
+  native/shm_link.c
+  native/shm_link_writer.c
+  native/shm_link_reader.c
+  native/shm_bell.c
+  native/shm_heap.c
+  native/shm_file.c
+  native/shm_arena.c
+  native/shm_map.c
 )
 
 # With Python.h: the extension only.

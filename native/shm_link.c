@@ -1,0 +1,150 @@
+/* The memory of a link: sizes, head, counts. What both ends and the node share. */
+#include "shm_link.h"
+
+#include <assert.h>
+
+static const uint64_t MAGIC = 0x6b6e696c61726973; /* "siralink" */
+enum { VERSION = 1, PAGE_BYTES = 4096, LINE_BYTES = 64 };
+
+struct head {
+    uint64_t magic, version, generation;
+    struct sira_link_shape shape;
+    uint32_t unused;
+    uint64_t spare[3];
+};
+_Static_assert(sizeof(struct head) == LINE_BYTES, "the head is one line");
+
+const char *sira_link_status_text(enum sira_link_status status)
+{
+    static const char *const TEXTS[SIRA_LINK_STATUS_COUNT] = {
+        [SIRA_LINK_OK] = "no error",
+        [SIRA_LINK_EMPTY] = "nothing to take",
+        [SIRA_LINK_NO_SLOT] = "every slot is used",
+        [SIRA_LINK_NO_CREDIT] = "the window of the subscription is used up",
+        [SIRA_LINK_NO_HOLD] = "the reader holds as many messages as the link has holds",
+        [SIRA_LINK_HELD_BYTES] = "the reader holds as many bytes as the subscription may",
+        [SIRA_LINK_GONE] = "the reader took it first",
+        [SIRA_LINK_NO_MEMORY] = "no memory",
+        [SIRA_LINK_BAD_SHAPE] = "slots, holds or cells out of limits",
+        [SIRA_LINK_CORRUPT] = "shared words that no honest peer writes",
+    };
+    assert((unsigned)status < SIRA_LINK_STATUS_COUNT);
+    return TEXTS[status];
+}
+
+static size_t round_up(size_t bytes, size_t unit)
+{
+    return (bytes + unit - 1) / unit * unit;
+}
+
+static size_t holds_bytes(const struct sira_link_shape *shape)
+{
+    return round_up(sira_link_words(shape->holds) * 8, LINE_BYTES);
+}
+
+/* Offset of the slots: behind the head, four lines, the holds and the cells, at a multiple of a slot's size. */
+static size_t slots_at(const struct sira_link_shape *shape)
+{
+    return round_up(5 * LINE_BYTES + holds_bytes(shape) + shape->cells * sizeof(struct sira_link_cell),
+                    SIRA_LINK_SLOT_BYTES);
+}
+
+size_t sira_link_bytes(const struct sira_link_shape *shape)
+{
+    if (shape->slots < 2 || shape->slots > SIRA_LINK_SLOTS_MAX) return 0;
+    if (shape->holds < 1 || shape->holds > SIRA_LINK_HOLDS_MAX) return 0;
+    if (shape->cells < 1 || shape->cells > SIRA_LINK_CELLS_MAX) return 0;
+    return round_up(slots_at(shape) + shape->slots * sizeof(struct sira_link_slot), PAGE_BYTES);
+}
+
+void sira_link_format(void *memory, const struct sira_link_shape *shape, uint64_t generation)
+{
+    assert(sira_link_bytes(shape) != 0);
+    const struct head head = {.magic = MAGIC, .version = VERSION, .generation = generation, .shape = *shape};
+    memcpy(memory, &head, sizeof head);
+}
+
+enum sira_link_status sira_link_open(void *memory, size_t bytes, const struct sira_link_shape *shape,
+                                     uint64_t generation, struct sira_link *out)
+{
+    const size_t wanted = sira_link_bytes(shape);
+    if (wanted == 0) return SIRA_LINK_BAD_SHAPE;
+    if (bytes != wanted) return SIRA_LINK_CORRUPT;
+    struct head head;
+    memcpy(&head, memory, sizeof head); /* once: it may change under us */
+    if (head.magic != MAGIC || head.version != VERSION || head.generation != generation
+        || memcmp(&head.shape, shape, sizeof head.shape) != 0)
+        return SIRA_LINK_CORRUPT;
+    uint8_t *at = memory;
+    *out = (struct sira_link){
+        .shape = *shape,
+        .w_wants = (uint64_t *)(at + 1 * LINE_BYTES),
+        .r_sleeps = (uint64_t *)(at + 2 * LINE_BYTES),
+        .posted = (uint64_t *)(at + 3 * LINE_BYTES),
+        .returned = (uint64_t *)(at + 4 * LINE_BYTES),
+        .holds = (uint64_t *)(at + 5 * LINE_BYTES),
+        .cells = (struct sira_link_cell *)(at + 5 * LINE_BYTES + holds_bytes(shape)),
+        .slots = (struct sira_link_slot *)(at + slots_at(shape)),
+    };
+    return SIRA_LINK_OK;
+}
+
+/* ---- counts ---------------------------------------------------------------------------------------------- */
+/* The step that a slot tells of and its cell does not yet: at most one of each kind a cell, as a writer takes one step
+ * at a time. `after` is the count when the step is done. */
+static void finish(uint64_t *count, uint64_t stored, uint64_t after)
+{
+    if (after == stored + 1) *count = after;
+}
+
+static enum sira_link_status count_slot(const struct sira_link *link, const struct sira_link_cell *stored,
+                                        const struct sira_link_slot *slot, struct sira_link_counts *out)
+{
+    const uint64_t state = sira_word_load(&slot->state);
+    const enum sira_slot_kind kind = sira_slot_kind(state);
+    if (kind == SIRA_SLOT_WRITING) return SIRA_LINK_OK;
+    if (kind > SIRA_SLOT_WITHDRAWN) return SIRA_LINK_CORRUPT;
+    const uint64_t cell = sira_word_load(&slot->place.kind) >> 32;
+    if (cell >= link->shape.cells) return SIRA_LINK_CORRUPT;
+    struct sira_link_counts *counts = &out[cell];
+    finish(&counts->posted, stored[cell].posted, sira_word_load(&slot->posted_after));
+    if (kind == SIRA_SLOT_POSTED) counts->pending++;
+    if (kind == SIRA_SLOT_EXPIRED) counts->taken++; /* for now: how many the reader passed over, told apart below */
+    if (kind == SIRA_SLOT_WITHDRAWN) {
+        const uint64_t after = sira_word_load(&slot->withdrawn_after);
+        const uint64_t reason = after >> SIRA_COUNT_BITS;
+        if (reason >= SIRA_LINK_REASONS) return SIRA_LINK_CORRUPT;
+        finish(&counts->withdrawn[reason], stored[cell].withdrawn[reason],
+               after & ((UINT64_C(1) << SIRA_COUNT_BITS) - 1));
+    }
+    return SIRA_LINK_OK;
+}
+
+enum sira_link_status sira_link_counts(const struct sira_link *link, struct sira_link_counts *out)
+{
+    /* Cells are read once, into out; the slots are held against that copy. */
+    static _Thread_local struct sira_link_cell stored[SIRA_LINK_CELLS_MAX];
+    enum sira_link_status status = SIRA_LINK_OK;
+    for (uint32_t c = 0; c < link->shape.cells; c++) {
+        out[c] = (struct sira_link_counts){0};
+        out[c].posted = stored[c].posted = sira_word_load(&link->cells[c].posted);
+        for (uint32_t r = 0; r < SIRA_LINK_REASONS; r++)
+            out[c].withdrawn[r] = stored[c].withdrawn[r] = sira_word_load(&link->cells[c].withdrawn[r]);
+    }
+    for (uint32_t s = 0; s < link->shape.slots; s++)
+        if (count_slot(link, stored, &link->slots[s], out)) status = SIRA_LINK_CORRUPT;
+    for (uint32_t c = 0; c < link->shape.cells; c++) {
+        struct sira_link_counts *counts = &out[c];
+        bool over = __builtin_add_overflow(counts->withdrawn[SIRA_LINK_EXPIRED], counts->taken,
+                                           &counts->withdrawn[SIRA_LINK_EXPIRED]);
+        uint64_t left = counts->posted;
+        over |= __builtin_sub_overflow(left, counts->pending, &left);
+        for (uint32_t r = 0; r < SIRA_LINK_REASONS; r++)
+            over |= __builtin_sub_overflow(left, counts->withdrawn[r], &left);
+        counts->taken = left;
+        if (!over) continue;
+        counts->taken = counts->pending = 0;
+        status = SIRA_LINK_CORRUPT;
+    }
+    return status;
+}
