@@ -121,6 +121,40 @@ PyObject *sira_message_new_assembled(PyTypeObject *type, PyObject *head_owner, c
     return NULL;
 }
 
+PyObject *sira_message_new_placed(PyTypeObject *type, PyObject *head_owner, const uint8_t *head, size_t head_len,
+                                  PyObject *data_owner, const uint8_t *data, size_t len, PyObject *context)
+{
+    struct message *self = allocate(type, head_owner, context);
+    if (!self) return NULL;
+    self->assembled = true;
+    size_t at = 0;
+    const enum sira_status status = sira_env_parse(head, head_len, SIRA_ENV_HEAD, UINT64_MAX, &scratch, &at);
+    if (status != SIRA_OK) {
+        sira_raise_status(status, at);
+        Py_DECREF(self);
+        return NULL;
+    }
+    size_t place = 0;
+    bool fits = true;
+    for (uint32_t i = 0; fits && i < scratch.tensor_count; i++) { /* before fill: afterwards scratch is anybody's */
+        struct sira_tensor *tensor = &scratch.tensors[i];
+        if (!tensor->bytes) continue;
+        place = sira_placed_at(place);
+        fits = place <= len && tensor->bytes <= len - place;
+        tensor->data = fits ? data + place : NULL;
+        place += fits ? tensor->bytes : 0;
+    }
+    if (!fits) {
+        sira_raise("FRAME_CORRUPT", "the tensors take more than the %zu bytes that are there", len);
+    } else if (fill(self, &scratch) == 0) {
+        for (uint32_t i = 0; i < self->view_count; i++)
+            if (self->views[i].bytes) self->views[i].owner = Py_NewRef(data_owner);
+        return (PyObject *)self;
+    }
+    Py_DECREF(self);
+    return NULL;
+}
+
 static PyObject *message_decode(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"data", "message_bytes_max", "context", NULL};

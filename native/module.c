@@ -245,6 +245,7 @@ static int native_exec(PyObject *module)
     if (sira_add_client(module) < 0 || sira_add_hub(module) < 0) return -1;
     if (sira_add_stepper(module) < 0) return -1;
     if (sira_add_record(module) < 0) return -1;
+    if (sira_add_shm(module) < 0) return -1;
     return 0;
 }
 

@@ -26,6 +26,7 @@ int sira_add_client(PyObject *module);  /* N3: outbox.c inbox.c mailbox.c pool.c
 int sira_add_hub(PyObject *module);     /* LEAD: hub*.c */
 int sira_add_stepper(PyObject *module); /* stepper.c */
 int sira_add_record(PyObject *module);  /* record_py.c */
+int sira_add_shm(PyObject *module);     /* shm_*_py.c */
 /* PyType_Ready, then add under the last part of tp_name. */
 int sira_add_type(PyObject *module, PyTypeObject *type);
 /* Functions to add to a module (PyModule_AddFunctions by its plain name). */
@@ -52,6 +53,15 @@ struct sira_part {
  * References as above (the message takes its own). */
 PyObject *sira_message_new_assembled(PyTypeObject *type, PyObject *head_owner, const uint8_t *head, size_t head_len,
                                      const struct sira_part *parts, size_t count, PyObject *context);
+
+/* A Message whose tensors lie in `data` one behind the other, each at the next multiple of 64 bytes (sira_placed_at),
+ * as in shared memory. They must fit into `len`. References as above; the arrays keep data_owner alive. */
+PyObject *sira_message_new_placed(PyTypeObject *type, PyObject *head_owner, const uint8_t *head, size_t head_len,
+                                  PyObject *data_owner, const uint8_t *data, size_t len, PyObject *context);
+static inline size_t sira_placed_at(size_t end)
+{
+    return (end + 63) & ~(size_t)63;
+}
 
 /* Requires: sira_message_check(message). Slices live as long as the message. */
 struct sira_slice sira_message_topic(PyObject *message);

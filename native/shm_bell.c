@@ -1,6 +1,7 @@
 #include "shm_bell.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -99,30 +100,45 @@ static bool spin_until(const struct sira_sleeper *sleeper, uint64_t until_ns)
 
 enum { EVENTS_MAX = 64 };
 
-/* Sleep on the epoll descriptor. Returns its answer; the events' tokens go to the caller. */
-static enum sira_wait sleep_on(int bells, int64_t timeout_ns, uint64_t *tokens, uint32_t room, uint32_t *count)
+/* What a wait sleeps on: an epoll descriptor and where its tokens go, or one bell. */
+struct bed {
+    int fd;
+    bool is_bell;
+    uint64_t *tokens;
+    uint32_t room, count;
+};
+
+static int to_ms(int64_t timeout_ns)
+{
+    if (timeout_ns < 0) return -1;
+    const int64_t ms = timeout_ns / 1000000 + (timeout_ns % 1000000 != 0);
+    return ms > INT32_MAX ? INT32_MAX : (int)ms;
+}
+
+static enum sira_wait sleep_on(struct bed *bed, int64_t timeout_ns)
 {
     struct epoll_event events[EVENTS_MAX];
-    const int most = room < EVENTS_MAX ? (int)room : EVENTS_MAX;
     int got;
-    if (timeout_ns < 0) {
-        got = epoll_wait(bells, events, most, -1);
+    if (bed->is_bell) {
+        struct pollfd poll_fd = {.fd = bed->fd, .events = POLLIN};
+        got = poll(&poll_fd, 1, to_ms(timeout_ns));
+        uint64_t rung;
+        if (got > 0 && read(bed->fd, &rung, sizeof rung) < 0 && errno != EAGAIN && errno != EINTR)
+            return SIRA_WAIT_FAILED;
     } else {
-        const int64_t ms = (timeout_ns + 999999) / 1000000;
-        got = epoll_wait(bells, events, most, ms > INT32_MAX ? INT32_MAX : (int)ms);
+        got = epoll_wait(bed->fd, events, bed->room < EVENTS_MAX ? (int)bed->room : EVENTS_MAX, to_ms(timeout_ns));
     }
     if (got < 0) return errno == EINTR ? SIRA_WAIT_SIGNAL : SIRA_WAIT_FAILED;
-    for (int i = 0; i < got; i++) tokens[i] = events[i].data.u64;
-    *count = (uint32_t)got;
+    bed->count = (uint32_t)got;
+    for (int i = 0; !bed->is_bell && i < got; i++) bed->tokens[i] = events[i].data.u64;
     return got ? SIRA_WAIT_RANG : SIRA_WAIT_TIMEOUT;
 }
 
-enum sira_wait sira_bells_wait(struct sira_spin *spin, int bells, const struct sira_sleeper *sleeper,
-                               int64_t timeout_ns, uint64_t *tokens, uint32_t room, uint32_t *count)
+static enum sira_wait wait_on(struct sira_spin *spin, struct bed *bed, const struct sira_sleeper *sleeper,
+                              int64_t timeout_ns)
 {
-    *count = 0;
     if (sleeper->stirs(sleeper->of)) return SIRA_WAIT_STIRS;
-    if (timeout_ns == 0) return sleep_on(bells, 0, tokens, room, count);
+    if (timeout_ns == 0) return sleep_on(bed, 0);
     const uint64_t budget_ns = sira_spin_budget(spin);
     const uint64_t start_ns = timeout_ns < 0 && !budget_ns ? 0 : now_ns();
     const uint64_t end_ns = timeout_ns < 0 || (uint64_t)timeout_ns > UINT64_MAX - start_ns
@@ -140,11 +156,26 @@ enum sira_wait sira_bells_wait(struct sira_spin *spin, int bells, const struct s
             sira_spin_learn(spin, false);
             break;
         }
-        const enum sira_wait polled = sleep_on(bells, 0, tokens, room, count);
+        const enum sira_wait polled = sleep_on(bed, 0);
         if (polled != SIRA_WAIT_TIMEOUT || now_ns() >= end_ns) return polled;
     }
     if (!sleeper->sleeps(sleeper->of)) return SIRA_WAIT_STIRS;
-    if (timeout_ns < 0) return sleep_on(bells, -1, tokens, room, count);
+    if (timeout_ns < 0) return sleep_on(bed, -1);
     const uint64_t slept_ns = now_ns();
-    return sleep_on(bells, slept_ns >= end_ns ? 0 : (int64_t)(end_ns - slept_ns), tokens, room, count);
+    return sleep_on(bed, slept_ns >= end_ns ? 0 : (int64_t)(end_ns - slept_ns));
+}
+
+enum sira_wait sira_bells_wait(struct sira_spin *spin, int bells, const struct sira_sleeper *sleeper,
+                               int64_t timeout_ns, uint64_t *tokens, uint32_t room, uint32_t *count)
+{
+    struct bed bed = {.fd = bells, .tokens = tokens, .room = room};
+    const enum sira_wait woken = wait_on(spin, &bed, sleeper, timeout_ns);
+    *count = bed.count;
+    return woken;
+}
+
+enum sira_wait sira_bell_wait(struct sira_spin *spin, int bell, const struct sira_sleeper *sleeper, int64_t timeout_ns)
+{
+    struct bed bed = {.fd = bell, .is_bell = true};
+    return wait_on(spin, &bed, sleeper, timeout_ns);
 }

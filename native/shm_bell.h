@@ -56,4 +56,7 @@ enum sira_wait { SIRA_WAIT_STIRS, SIRA_WAIT_RANG, SIRA_WAIT_TIMEOUT, SIRA_WAIT_S
 enum sira_wait sira_bells_wait(struct sira_spin *spin, int bells, const struct sira_sleeper *sleeper,
                                int64_t timeout_ns, uint64_t *tokens, uint32_t room, uint32_t *count);
 
+/* The same on one bell alone, whose counter is read empty. Never FAILED for a good descriptor. */
+enum sira_wait sira_bell_wait(struct sira_spin *spin, int bell, const struct sira_sleeper *sleeper, int64_t timeout_ns);
+
 #endif

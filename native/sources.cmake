@@ -66,4 +66,8 @@ set(SIRA_PYTHON_SOURCES
   native/outbox_upload.c
   native/outbox_feed.c
   native/outbox_lost.c
+  native/shm_arena_py.c
+  native/shm_post_py.c
+  native/shm_link_py.c
+  native/shm_reader_py.c
 )
