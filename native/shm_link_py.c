@@ -402,6 +402,7 @@ int sira_add_shm(PyObject *module)
     PyTypeObject *const types[] = {&sira_shm_arena_type, &sira_shm_chunk_type, &sira_shm_post_type,
                                    &sira_shm_link_type, &sira_shm_writer_type, &sira_shm_reader_type,
                                    &sira_shm_bells_type};
+    if (PyType_Ready(&sira_shm_view_type) < 0) return -1; /* nobody names it */
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         if (sira_add_type(module, types[i]) < 0) return -1;
     return sira_add_functions(module, shm_functions);
