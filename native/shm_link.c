@@ -3,6 +3,10 @@
 
 #include <assert.h>
 
+#if defined(SIRA_FAULTS)
+void (*sira_fault_hook)(const char *name);
+#endif
+
 static const uint64_t MAGIC = 0x6b6e696c61726973; /* "siralink" */
 enum { VERSION = 1, PAGE_BYTES = 4096, LINE_BYTES = 64 };
 

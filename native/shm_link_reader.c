@@ -133,9 +133,10 @@ enum sira_link_status sira_link_look(struct sira_link_reader *reader, bool all)
         }
         if (bits && look_at_bits(reader, w, bits, UINT64_MAX, &newest)) return SIRA_LINK_CORRUPT;
     }
-    /* With one word the swap gave all posts up to a point in time. With more, a post may have set its bit in a word
-     * behind us and the next post its bit in one before us. All up to the newest seen have their bits set by now. */
-    for (uint32_t w = 0; newest && words > 1 && w < words; w++) {
+    /* A post may have set its bit in a word behind us and the next post its bit in one before us; or a slot that we
+     * were told of was withdrawn meanwhile and now holds a later message than one that we were not told of yet. All
+     * that came before the newest seen had their bits set before it was posted: so they are there to be found now. */
+    for (uint32_t w = 0; newest && w < words; w++) {
         const uint64_t bits = take_bits(&reader->link.posted[w]);
         uint64_t later = 0;
         if (bits && look_at_bits(reader, w, bits, newest, &later)) return SIRA_LINK_CORRUPT;
