@@ -264,11 +264,8 @@ enum sira_link_status sira_link_supersede(struct sira_link_writer *writer, const
     struct sira_link_ticket old = *newest;
     enum sira_link_status status = sira_link_post(writer, post, newest);
     if (status == SIRA_LINK_CORRUPT) return status;
-    if (old.number) {
-        const enum sira_link_status withdrawn = sira_link_withdraw(writer, old, SIRA_LINK_SUPERSEDED);
-        if (withdrawn == SIRA_LINK_CORRUPT) return withdrawn;
-    }
-    if (status == SIRA_LINK_OK) return status;
+    if (old.number) (void)sira_link_withdraw(writer, old, SIRA_LINK_SUPERSEDED);
+    if (status == SIRA_LINK_OK) return status; /* also if the old one was found corrupt: this one has its chunk */
     return sira_link_post(writer, post, newest); /* into the place of the old one */
 }
 
