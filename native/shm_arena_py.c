@@ -46,7 +46,9 @@ static PyObject *arena_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "K|$K:ShmArena", names, &bytes_max, &warm_bytes)) return NULL;
     if (sira_fork_watch() < 0) return NULL;
     ShmArena *self = (ShmArena *)type->tp_alloc(type, 0);
-    if (self) sira_arena_open(&self->arena, bytes_max, warm_bytes);
+    if (!self) return NULL;
+    sira_arena_open(&self->arena, bytes_max, warm_bytes);
+    self->fork_depth = sira_fork_depth;
     return (PyObject *)self;
 }
 
@@ -61,6 +63,8 @@ static PyObject *arena_take(PyObject *object, PyObject *arg)
     const unsigned long long bytes = PyLong_AsUnsignedLongLong(arg);
     if (PyErr_Occurred()) return NULL;
     if (bytes == 0) return PyErr_Format(PyExc_ValueError, "a chunk has at least one byte");
+    if (((ShmArena *)object)->fork_depth != sira_fork_depth)
+        return sira_raise("CLOSED", "this arena belongs to the parent process: connect anew after fork()");
     ShmChunk *chunk = PyObject_New(ShmChunk, &sira_shm_chunk_type);
     if (!chunk) return NULL;
     chunk->fork_depth = sira_fork_depth;

@@ -41,16 +41,32 @@ static size_t round_up(size_t bytes, size_t unit)
     return (bytes + unit - 1) / unit * unit;
 }
 
-static size_t holds_bytes(const struct sira_link_shape *shape)
+/* Whole lines for a bit each. */
+static size_t bits_bytes(uint32_t bits)
 {
-    return round_up(sira_link_words(shape->holds) * 8, LINE_BYTES);
+    return round_up(sira_link_words(bits) * 8, LINE_BYTES);
 }
 
-/* Offset of the slots: behind the head, four lines, the holds and the cells, at a multiple of a slot's size. */
+/* Offsets of the parts: head, W line, R line, posted, returned, holds, cells, slots. */
+static size_t posted_at(void)
+{
+    return 3 * LINE_BYTES;
+}
+
+static size_t holds_at(const struct sira_link_shape *shape)
+{
+    return posted_at() + 2 * bits_bytes(shape->slots);
+}
+
+static size_t cells_at(const struct sira_link_shape *shape)
+{
+    return holds_at(shape) + bits_bytes(shape->holds);
+}
+
+/* At a multiple of a slot's size, so that none lies over two pages. */
 static size_t slots_at(const struct sira_link_shape *shape)
 {
-    return round_up(5 * LINE_BYTES + holds_bytes(shape) + shape->cells * sizeof(struct sira_link_cell),
-                    SIRA_LINK_SLOT_BYTES);
+    return round_up(cells_at(shape) + shape->cells * sizeof(struct sira_link_cell), SIRA_LINK_SLOT_BYTES);
 }
 
 size_t sira_link_bytes(const struct sira_link_shape *shape)
@@ -84,10 +100,10 @@ enum sira_link_status sira_link_open(void *memory, size_t bytes, const struct si
         .shape = *shape,
         .w_wants = (uint64_t *)(at + 1 * LINE_BYTES),
         .r_sleeps = (uint64_t *)(at + 2 * LINE_BYTES),
-        .posted = (uint64_t *)(at + 3 * LINE_BYTES),
-        .returned = (uint64_t *)(at + 4 * LINE_BYTES),
-        .holds = (uint64_t *)(at + 5 * LINE_BYTES),
-        .cells = (struct sira_link_cell *)(at + 5 * LINE_BYTES + holds_bytes(shape)),
+        .posted = (uint64_t *)(at + posted_at()),
+        .returned = (uint64_t *)(at + posted_at() + bits_bytes(shape->slots)),
+        .holds = (uint64_t *)(at + holds_at(shape)),
+        .cells = (struct sira_link_cell *)(at + cells_at(shape)),
         .slots = (struct sira_link_slot *)(at + slots_at(shape)),
     };
     return SIRA_LINK_OK;

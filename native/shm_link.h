@@ -38,7 +38,7 @@
 enum {
     SIRA_LINK_SLOT_BYTES = 512,
     SIRA_LINK_INLINE_BYTES_MAX = 448,  /* a small message whole, or the head of a large one */
-    SIRA_LINK_SLOTS_MAX = 512,         /* one line of bits */
+    SIRA_LINK_SLOTS_MAX = 2048,        /* a window of 1024 and the reserve fit; unused slots cost no memory */
     SIRA_LINK_HOLDS_MAX = 4096,
     SIRA_LINK_CELLS_MAX = 1024,
     SIRA_LINK_PRIORITIES = 8,

@@ -191,8 +191,8 @@ static PyObject *writer_open_cell(PyObject *object, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* Ticket <-> int: number << 9 | slot; a refusal is -status. */
-enum { SLOT_BITS = 9 };
+/* Ticket <-> int: number << 11 | slot; a refusal is -status. */
+enum { SLOT_BITS = 11 };
 _Static_assert(SIRA_LINK_SLOTS_MAX <= 1 << SLOT_BITS, "a slot fits");
 
 static PyObject *ticket_or_status(enum sira_link_status status, struct sira_link_ticket ticket)
@@ -310,11 +310,6 @@ static PyObject *writer_end(PyObject *object, PyObject *Py_UNUSED(args))
     Py_RETURN_NONE;
 }
 
-static bool has_back(void *of)
-{
-    return sira_link_back_count(of) > 0;
-}
-
 struct room_wait { struct sira_link_writer *writer; uint32_t wants; };
 
 static bool enough_back(void *of)
@@ -350,7 +345,17 @@ static PyObject *writer_wait(PyObject *object, PyObject *args)
     Py_END_ALLOW_THREADS
     if (woken == SIRA_WAIT_SIGNAL && PyErr_CheckSignals() < 0) return NULL;
     if (woken == SIRA_WAIT_FAILED) return PyErr_SetFromErrno(PyExc_OSError);
-    return PyBool_FromLong(has_back(&self->writer.link));
+    return PyBool_FromLong(sira_link_back_count(&self->writer.link) > 0);
+}
+
+/* sleep(wants=1) -> bool: for an event loop */
+static PyObject *writer_sleep(PyObject *object, PyObject *args)
+{
+    ShmWriter *self = (ShmWriter *)object;
+    unsigned int wants = 1;
+    if (!PyArg_ParseTuple(args, "|I:sleep", &wants)) return NULL;
+    if (is_child(self->fork_depth)) return NULL;
+    return PyBool_FromLong(sira_link_writer_sleeps(&self->writer, wants));
 }
 
 static PyMethodDef writer_methods[] = {
@@ -364,6 +369,8 @@ static PyMethodDef writer_methods[] = {
     {"collect", writer_collect, METH_VARARGS, "collect(all=False) -> (free slots, live holds)."},
     {"wait", writer_wait, METH_VARARGS,
      "wait(timeout_s, wants=1) -> bool: until so many slots or holds came back, or a hint of it. Without the GIL."},
+    {"sleep", writer_sleep, METH_VARARGS,
+     "sleep(wants=1) -> bool: have the reader ring when so much came back. False: it has, collect now."},
     {"end", writer_end, METH_NOARGS, "end(): give back all chunks that the reader holds: it is gone."},
     {NULL, NULL, 0, NULL},
 };

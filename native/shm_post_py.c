@@ -63,6 +63,10 @@ static int place_tensors(struct sira_shm_post *out, const struct sira_body *body
         out->chunk = loan->chunk;
         sira_chunk_hold(out->chunk);
     } else {
+        if (arena->fork_depth != sira_fork_depth) {
+            sira_raise("CLOSED", "this arena belongs to the parent process: connect anew after fork()");
+            return -1;
+        }
         const int error = sira_arena_take(&arena->arena, bytes, &out->chunk);
         if (error) {
             sira_shm_raise("publish", error);

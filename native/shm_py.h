@@ -20,6 +20,7 @@ PyObject *sira_shm_raise(const char *what, int error);
 typedef struct {
     PyObject_HEAD
     struct sira_arena arena;
+    uint32_t fork_depth;
 } ShmArena;
 /* Writable memory in an arena, by the buffer protocol. Held once while the object lives. */
 typedef struct {

@@ -70,4 +70,5 @@ set(SIRA_PYTHON_SOURCES
   native/shm_post_py.c
   native/shm_link_py.c
   native/shm_reader_py.c
+  native/shm_bells_py.c
 )

@@ -2,7 +2,7 @@
 #include "../shm_link.h"
 #include "build.h"
 
-static uint64_t memory[(512 << 10) / 8] __attribute__((aligned(4096)));
+static uint64_t memory[(2 << 20) / 8] __attribute__((aligned(4096)));
 static struct sira_link link_of;
 static struct sira_link_writer writer;
 static struct sira_link_reader reader;
@@ -75,7 +75,7 @@ static void a_link_of_the_usual_shape_fits_64_kib(void)
 {
     const struct sira_link_shape usual = {SIRA_LINK_SLOTS_DEFAULT, SIRA_LINK_HOLDS_DEFAULT, SIRA_LINK_CELLS_DEFAULT};
     CHECK(sira_link_bytes(&usual) <= 64 << 10);
-    static const struct sira_link_shape BAD[] = {{1, 1, 1}, {513, 1, 1}, {2, 0, 1}, {2, 4097, 1}, {2, 1, 0},
+    static const struct sira_link_shape BAD[] = {{1, 1, 1}, {2049, 1, 1}, {2, 0, 1}, {2, 4097, 1}, {2, 1, 0},
                                                  {2, 1, 1025}, {UINT32_MAX, UINT32_MAX, UINT32_MAX}};
     for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++) CHECK_EQUAL(sira_link_bytes(&BAD[i]), 0);
 }

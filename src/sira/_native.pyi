@@ -644,3 +644,142 @@ class Group:
     def __new__(cls, name: str) -> Group: ...
     name: Final[str]
     members: int
+
+# ---- shared memory (native/shm_*_py.c); what it is: native/shm_link.h, native/shm_arena.h --------
+def shm_bell() -> int:
+    """A new eventfd, nonblocking and close-on-exec; the caller's to close."""
+
+@final
+class ShmArena:
+    """A publisher's memory for one topic and audience, in sealed memfds.
+
+    After fork() the child gets CLOSED from whatever would change it.
+    """
+
+    def __new__(cls, bytes_max: int, *, warm_bytes: int = 8 << 20) -> ShmArena: ...
+    bytes_max: Final[int]
+    warm_bytes: Final[int]
+    segment_bytes: Final[int]  # of all segments now
+    asked_bytes: Final[int]  # of all chunks now: what was asked for
+    chunk_bytes: Final[int]  # and what they take
+    asked_bytes_total: Final[int]  # the same, ever
+    chunk_bytes_total: Final[int]
+    made_total: Final[int]  # segments
+    retired_total: Final[int]
+    def take(self, bytes: int, /) -> ShmChunk:
+        """QUEUE_FULL: the limit is reached until readers give back; MESSAGE_TOO_LARGE: past it."""
+    def warm(self, bytes: int, /) -> None:
+        """Have `bytes` in one piece ready, pages included: off the hot path, without the GIL."""
+    def segments(self) -> list[tuple[int, int, int]]: ...  # (id, borrowed descriptor, bytes)
+    def retire(self, now_ns: int, idle_ns: int = ..., /) -> int:
+        """Close what is idle beyond the reserve. How many empty ones still wait for their time."""
+    def retired(self) -> list[int]: ...  # ids of closed segments, each told once
+
+@final
+class ShmChunk:
+    """Writable memory of an arena, aligned to 64 bytes, by the buffer protocol."""
+
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
+class ShmPost:
+    """One message, written once: inline up to 448 bytes, else its tensors in one chunk.
+
+    The tensors lie one behind the other, each at the next multiple of 64 bytes. With `loan` they
+    must lie so in that chunk already, and none is copied. BAD_REQUEST otherwise.
+    """
+
+    def __new__(
+        cls,
+        topic: str,
+        body: object,
+        options: Options | None = None,
+        arena: ShmArena | None = None,
+        loan: ShmChunk | None = None,
+        source: str | None = None,
+    ) -> ShmPost: ...
+    id_bytes: Final[bytes]
+    copies: Final[int]  # of the payload, 0 or 1; an inline message counts none
+    chunk_bytes: Final[int]  # in shared memory; 0: inline
+    segment: Final[int]  # where; 0: inline
+    priority: Final[int]
+
+@final
+class ShmLink:
+    """Memory of the link of an ordered pair: made new, or mapped from `fd`, which it takes over.
+
+    LINK_CORRUPT: `fd` is not the sealed memfd of this shape and generation.
+    """
+
+    def __new__(
+        cls,
+        generation: int,
+        *,
+        slots: int = 96,
+        holds: int = 512,
+        cells: int = 128,
+        fd: int = -1,
+        writable: bool = True,
+    ) -> ShmLink: ...
+    bytes: Final[int]
+    slots: Final[int]
+    holds: Final[int]
+    cells: Final[int]
+    def fileno(self) -> int: ...  # borrowed
+    def counts(self) -> tuple[dict[int, tuple[int, int, int, tuple[int, ...]]], bool]:
+        """{cell: (posted, taken, pending, withdrawn by reason)} of cells in use; do they add up?
+
+        Reasons in order: EXPIRED, CANCELLED, REVOKED, SUPERSEDED, PEER_LOST, moved, dropped.
+        Exact once nobody writes, also when an end was killed between two stores.
+        """
+
+@final
+class ShmWriter:
+    """The publisher's end. Takes over both descriptors. Refusals are negative numbers:
+
+    -2 no slot, -3 no credit, -4 no hold, -5 held bytes. LINK_CORRUPT ends the link for ever;
+    CLOSED: it belongs to the parent process.
+    """
+
+    def __new__(cls, link: ShmLink, peer_bell: int, bell: int, /) -> ShmWriter: ...
+    bell: Final[int]  # rung by the reader; borrowed
+    def open_cell(self, cell: int, window: int, held_bytes_max: int, /) -> None: ...
+    def room(self, cell: int, priority: int, chunk_bytes: int, planned: int = 0, /) -> int: ...
+    # `supersedes`: a ticket to withdraw as SUPERSEDED once the new one is there
+    def post(
+        self, post: ShmPost, cell: int, supersedes: int = 0, flags: int = 0, /
+    ) -> int: ...  # ticket
+    def pending(self, ticket: int, /) -> bool: ...
+    def withdraw(self, ticket: int, reason: int, /) -> bool: ...  # False: taken first
+    def withdraw_all(self, reason: int, cell: int = ..., /) -> int: ...
+    def collect(self, all: bool = False, /) -> tuple[int, int]: ...  # free slots, live holds
+    # blocks without the GIL; True: something came back
+    def wait(self, timeout_s: float, wants: int = 1, /) -> bool: ...
+    def sleep(self, wants: int = 1, /) -> bool: ...  # for an event loop: the bell will ring
+    def end(self) -> None: ...  # the reader is gone: all chunks it held come back
+
+@final
+class ShmReader:
+    """The subscriber's end. Takes over both descriptors. Arrays of its messages read the
+    publisher's memory; when the last of a message goes, its chunk goes back."""
+
+    def __new__(cls, link: ShmLink, peer_bell: int, bell: int, /) -> ShmReader: ...
+    bell: Final[int]  # rung by the writer; borrowed
+    def map(self, segment: int, fd: int, bytes: int, /) -> None: ...  # takes `fd` over
+    def drop(self, segment: int, /) -> None: ...
+    def look(self, all: bool = False, /) -> list[int]: ...  # cells with something to take
+    def peek(self, cell: int, /) -> int: ...  # highest priority queued, -1: none
+    def take(self, cell: int, context: object = None, now_ns: int = ..., /) -> Message | None: ...
+
+@final
+class ShmBells:
+    """One descriptor to wait at for many ends. `spin_us_max` inf: never sleep."""
+
+    def __new__(cls, *, spin_us_max: float = 50.0) -> ShmBells: ...
+    def fileno(self) -> int: ...  # borrowed; for an event loop, after sleep() said True
+    def add(self, member: ShmReader | ShmWriter | int, /) -> int: ...  # token
+    def remove(self, token: int, /) -> None: ...
+    def sleep(self) -> bool: ...  # False: something is there, call wait(0)
+    # tokens that rang or have something; empty: timeout or a signal. Negative: no limit
+    def wait(self, timeout_s: float, /) -> list[int]: ...

@@ -1,0 +1,248 @@
+/* Waiting: one descriptor for all that a client waits for, spinning, sleeping without the GIL. */
+#include "shm_py.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <unistd.h>
+
+/* One descriptor for many members. A writer or another descriptor is only listened to. A reader that rang, or was looked at, is *awake*: waiting looks at its words. One
+ * that slept through a whole wait is *armed*: its writer rings, and waiting need not look at it. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *members; /* owned: {token: ShmReader, ShmWriter or descriptor} */
+    struct sira_spin spin;
+    int bells;
+    uint64_t next_token;
+    uint32_t fork_depth;
+} ShmBells;
+
+static PyObject *bells_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"spin_us_max", NULL};
+    double spin_us_max = SIRA_SPIN_NS_DEFAULT / 1e3;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|d:ShmBells", names, &spin_us_max)) return NULL;
+    if (!(spin_us_max >= 0)) return PyErr_Format(PyExc_ValueError, "spin_us_max is negative");
+    ShmBells *self = (ShmBells *)type->tp_alloc(type, 0);
+    if (!self) return NULL;
+    self->fork_depth = sira_fork_depth;
+    self->bells = sira_bells_make();
+    self->members = PyDict_New();
+    sira_spin_init(&self->spin, spin_us_max > 1e12 ? SIRA_SPIN_FOREVER : (uint64_t)(spin_us_max * 1e3));
+    if (self->bells >= 0 && self->members) return (PyObject *)self;
+    if (self->bells < 0) PyErr_SetFromErrno(PyExc_OSError);
+    Py_DECREF(self);
+    return NULL;
+}
+
+static void bells_dealloc(PyObject *object)
+{
+    ShmBells *self = (ShmBells *)object;
+    if (self->bells >= 0) close(self->bells);
+    Py_XDECREF(self->members);
+    Py_TYPE(object)->tp_free(object);
+}
+
+/* The descriptor that rings for a member, or -1 with an exception. */
+static int bell_of(PyObject *member)
+{
+    if (Py_TYPE(member) == &sira_shm_reader_type) return ((ShmReader *)member)->bell;
+    if (Py_TYPE(member) == &sira_shm_writer_type) return ((ShmWriter *)member)->bell;
+    const long fd = PyLong_Check(member) ? PyLong_AsLong(member) : -1;
+    if (fd >= 0 && fd <= INT_MAX) return (int)fd;
+    if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "want a ShmReader, a ShmWriter or a descriptor");
+    return -1;
+}
+
+static ShmReader *as_reader(PyObject *member)
+{
+    return Py_TYPE(member) == &sira_shm_reader_type ? (ShmReader *)member : NULL;
+}
+
+/* add(member) -> token */
+static PyObject *bells_add(PyObject *object, PyObject *member)
+{
+    ShmBells *self = (ShmBells *)object;
+    const int bell = bell_of(member);
+    if (bell < 0) return NULL;
+    PyObject *token = PyLong_FromUnsignedLongLong(++self->next_token); /* owned until returned */
+    if (!token) return NULL;
+    if (sira_bells_add(self->bells, bell, self->next_token) < 0) {
+        Py_DECREF(token);
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if (PyDict_SetItem(self->members, token, member) < 0) {
+        (void)sira_bells_remove(self->bells, bell);
+        Py_DECREF(token);
+        return NULL;
+    }
+    if (as_reader(member)) as_reader(member)->is_armed = false;
+    return token;
+}
+
+static PyObject *bells_remove(PyObject *object, PyObject *token)
+{
+    ShmBells *self = (ShmBells *)object;
+    PyObject *member = PyDict_GetItemWithError(self->members, token); /* borrowed */
+    if (!member) {
+        if (!PyErr_Occurred()) PyErr_SetObject(PyExc_KeyError, token);
+        return NULL;
+    }
+    (void)sira_bells_remove(self->bells, bell_of(member));
+    PyErr_Clear();
+    if (PyDict_DelItem(self->members, token) < 0) return NULL;
+    Py_RETURN_NONE;
+}
+
+/* The awake readers of one wait. Their links' words are all that is looked at without the GIL. */
+struct awake {
+    ShmReader **readers; /* owned references */
+    size_t count;
+};
+
+static bool any_stirs(void *of)
+{
+    const struct awake *awake = of;
+    for (size_t i = 0; i < awake->count; i++) {
+        const struct sira_link *link = &awake->readers[i]->memory->link;
+        for (uint32_t w = 0; w < sira_link_words(link->shape.slots); w++)
+            if (sira_word_load(&link->posted[w])) return true;
+    }
+    return false;
+}
+
+static bool all_sleep(void *of)
+{
+    const struct awake *awake = of;
+    for (size_t i = 0; i < awake->count; i++) sira_word_swap(awake->readers[i]->memory->link.r_sleeps, 1);
+    return !any_stirs(of);
+}
+
+/* Those of `tokens` whose members are still there, as a list; they are awake from now on. */
+static PyObject *who_rang(ShmBells *self, const uint64_t *tokens, uint32_t count)
+{
+    PyObject *list = PyList_New(0); /* owned */
+    for (uint32_t i = 0; list && i < count; i++) {
+        PyObject *token = PyLong_FromUnsignedLongLong(tokens[i]); /* owned */
+        PyObject *member = token ? PyDict_GetItemWithError(self->members, token) : NULL; /* borrowed */
+        if (member) {
+            if (as_reader(member)) as_reader(member)->is_armed = false;
+            if (PyList_Append(list, token) < 0) Py_CLEAR(list);
+        } else if (PyErr_Occurred()) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(token);
+    }
+    return list;
+}
+
+/* wait(timeout_s) -> list of tokens that rang or have something; empty: timeout, a signal, or look at your own */
+static PyObject *bells_wait(PyObject *object, PyObject *arg)
+{
+    enum { TOKENS = 64, SMALL = 16 };
+    ShmBells *self = (ShmBells *)object;
+    const double timeout_s = PyFloat_AsDouble(arg);
+    if (timeout_s == -1 && PyErr_Occurred()) return NULL;
+    if (self->fork_depth != sira_fork_depth)
+        return sira_raise("CLOSED", "these bells belong to the parent process: connect anew after fork()");
+    int64_t timeout_ns = timeout_s < 0 ? -1 : timeout_s > 1e9 ? INT64_MAX : (int64_t)(timeout_s * 1e9);
+
+    ShmReader *small[SMALL];
+    uint64_t small_tokens[SMALL], *awake_tokens = small_tokens;
+    struct awake awake = {.readers = small};
+    const Py_ssize_t most = PyDict_GET_SIZE(self->members);
+    if (most > SMALL) {
+        awake.readers = PyMem_New(ShmReader *, (size_t)most);
+        awake_tokens = PyMem_New(uint64_t, (size_t)most);
+    }
+    PyObject *result = NULL; /* owned */
+    if (!awake.readers || !awake_tokens) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    Py_ssize_t at = 0;
+    PyObject *key, *value; /* borrowed */
+    while (PyDict_Next(self->members, &at, &key, &value)) {
+        ShmReader *reader = as_reader(value);
+        if (!reader || reader->is_armed) continue;
+        awake_tokens[awake.count] = PyLong_AsUnsignedLongLong(key);
+        awake.readers[awake.count++] = (ShmReader *)Py_NewRef(value);
+        if (sira_link_stirs(&reader->reader)) timeout_ns = 0; /* what a look kept for later, too */
+    }
+    uint64_t tokens[TOKENS];
+    uint32_t count = 0;
+    const struct sira_sleeper sleeper = {.stirs = any_stirs, .sleeps = all_sleep, .of = &awake};
+    enum sira_wait woken = SIRA_WAIT_STIRS;
+    if (timeout_ns == 0) {
+        woken = sira_bells_wait(&self->spin, self->bells, &sleeper, 0, tokens, TOKENS, &count);
+    } else {
+        Py_BEGIN_ALLOW_THREADS
+        woken = sira_bells_wait(&self->spin, self->bells, &sleeper, timeout_ns, tokens, TOKENS, &count);
+        Py_END_ALLOW_THREADS
+    }
+    const int error = errno;
+    if (woken == SIRA_WAIT_SIGNAL && PyErr_CheckSignals() < 0) goto done;
+    if (woken == SIRA_WAIT_FAILED) {
+        errno = error;
+        PyErr_SetFromErrno(PyExc_OSError);
+        goto done;
+    }
+    const bool slept = timeout_ns != 0 && (woken == SIRA_WAIT_RANG || woken == SIRA_WAIT_TIMEOUT);
+    for (size_t i = 0; slept && i < awake.count; i++)
+        awake.readers[i]->is_armed = sira_word_load(awake.readers[i]->memory->link.r_sleeps) != 0;
+    result = who_rang(self, tokens, count);
+    for (size_t i = 0; result && i < awake.count; i++) {
+        if (awake.readers[i]->is_armed || !sira_link_stirs(&awake.readers[i]->reader)) continue;
+        PyObject *token = PyLong_FromUnsignedLongLong(awake_tokens[i]); /* owned */
+        const int has = token ? PySequence_Contains(result, token) : -1;
+        if (has < 0 || (has == 0 && PyList_Append(result, token) < 0)) Py_CLEAR(result);
+        Py_XDECREF(token);
+    }
+done:
+    for (size_t i = 0; i < awake.count; i++) Py_DECREF(awake.readers[i]);
+    if (awake.readers != small) PyMem_Free(awake.readers);
+    if (awake_tokens != small_tokens) PyMem_Free(awake_tokens);
+    return result;
+}
+
+/* sleep() -> bool: for an event loop, before it waits on fileno() */
+static PyObject *bells_sleep(PyObject *object, PyObject *Py_UNUSED(args))
+{
+    ShmBells *self = (ShmBells *)object;
+    bool is_quiet = true;
+    Py_ssize_t at = 0;
+    PyObject *key, *value; /* borrowed */
+    while (PyDict_Next(self->members, &at, &key, &value)) {
+        ShmReader *reader = as_reader(value);
+        if (!reader || reader->is_armed || reader->fork_depth != sira_fork_depth) continue;
+        reader->is_armed = sira_link_reader_sleeps(&reader->reader);
+        is_quiet = is_quiet && reader->is_armed;
+    }
+    return PyBool_FromLong(is_quiet);
+}
+
+static PyObject *bells_fileno(PyObject *object, PyObject *Py_UNUSED(args))
+{
+    return PyLong_FromLong(((ShmBells *)object)->bells);
+}
+
+static PyMethodDef bells_methods[] = {
+    {"fileno", bells_fileno, METH_NOARGS, "fileno() -> the epoll descriptor, borrowed: for an event loop."},
+    {"add", bells_add, METH_O, "add(ShmReader, ShmWriter or descriptor) -> token. A descriptor must be kept open by the caller."},
+    {"remove", bells_remove, METH_O, "remove(token)."},
+    {"sleep", bells_sleep, METH_NOARGS,
+     "sleep() -> bool: have every writer ring from now on. False: something is there already, call wait(0)."},
+    {"wait", bells_wait, METH_O,
+     "wait(timeout_s) -> tokens of those that rang or have something; negative: no limit. Spins, then sleeps, without the GIL."},
+    {NULL, NULL, 0, NULL},
+};
+
+PyTypeObject sira_shm_bells_type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "sira._native.ShmBells",
+    .tp_doc = PyDoc_STR("ShmBells(*, spin_us_max=50): wait for many readers at one descriptor. inf: never sleep."),
+    .tp_basicsize = sizeof(ShmBells),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = bells_new,
+    .tp_dealloc = bells_dealloc,
+    .tp_methods = bells_methods,
+};
