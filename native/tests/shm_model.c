@@ -386,8 +386,8 @@ static void step(enum side which)
 
 /* ---- search ------------------------------------------------------------------------------------------------ */
 enum { SEEN_BITS = 23 };
-static uint64_t *seen; /* open addressing; 0: empty */
-static uint64_t seen_count;
+static uint64_t *seen; /* open addressing; 0: empty. States of earlier searches stay in it, hashed with their epoch */
+static uint64_t seen_count, epoch;
 
 static bool is_new(uint64_t hash)
 {
@@ -404,7 +404,7 @@ static bool is_new(uint64_t hash)
 
 static uint64_t state_hash(void)
 {
-    uint64_t hash = memory_hash;
+    uint64_t hash = mix(memory_hash, epoch);
     for (int s = 0; s < SIDES; s++) {
         hash = mix(hash, sides[s].hash);
         hash = mix(hash, sides[s].is_dead);
@@ -485,10 +485,14 @@ uint64_t model_explore(const struct scenario *of, const char **found)
     memset(sides, 0, sizeof sides);
     ghost = (struct ghost){0};
     undo_count = 0;
-    memory_hash = states = seen_count = 0;
+    memory_hash = states = 0;
     wrong = NULL;
+    epoch++;
     if (!seen) CHECK(seen = malloc(sizeof *seen << SEEN_BITS));
-    memset(seen, 0, sizeof *seen << SEEN_BITS);
+    if (epoch == 1 || seen_count > UINT64_C(1) << (SEEN_BITS - 2)) {
+        memset(seen, 0, sizeof *seen << SEEN_BITS);
+        seen_count = 0;
+    }
     const size_t bytes = sira_link_bytes(&of->shape);
     CHECK(bytes && bytes <= sizeof memory);
     sira_link_format(memory, &of->shape, 1);
