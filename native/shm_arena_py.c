@@ -33,9 +33,16 @@ PyObject *sira_shm_raise(const char *what, int error)
     return PyErr_SetFromErrno(PyExc_OSError);
 }
 
+void sira_shm_hold(void *owner, uint32_t chunk)
+{
+    if (chunk == SIRA_SHM_VIEWED) Py_INCREF((PyObject *)owner);
+    else sira_chunk_hold((struct sira_shm_chunk){.segment = owner, .index = chunk});
+}
+
 void sira_shm_release(void *owner, uint32_t chunk)
 {
-    sira_chunk_give((struct sira_shm_chunk){.segment = owner, .index = chunk});
+    if (chunk == SIRA_SHM_VIEWED) Py_DECREF((PyObject *)owner);
+    else sira_chunk_give((struct sira_shm_chunk){.segment = owner, .index = chunk});
 }
 
 /* ---- arenas ---------------------------------------------------------------------------------------------- */

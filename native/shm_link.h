@@ -43,7 +43,7 @@ enum {
     SIRA_LINK_CELLS_MAX = 1024,
     SIRA_LINK_PRIORITIES = 8,
     SIRA_LINK_RESERVE = 8,             /* one slot in so many is left to priority > 0 */
-    /* 96 slots, 512 holds, 128 cells: 57,856 bytes, of which what is never used is never made. */
+    /* 96 slots, 512 holds, 128 cells: 61,440 bytes, of which what is never used is never made. */
     SIRA_LINK_SLOTS_DEFAULT = 96,
     SIRA_LINK_HOLDS_DEFAULT = 512,
     SIRA_LINK_CELLS_DEFAULT = 128,

@@ -218,12 +218,12 @@ static void ring_reader(ShmWriter *self)
     if (sira_link_calls_reader(&self->writer)) (void)sira_bell_ring(self->peer_bell);
 }
 
-/* post(post, cell, supersedes=0, flags=0) -> ticket or -status */
+/* post(post, cell, supersedes=0, flags=the post's) -> ticket or -status */
 static PyObject *writer_post(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
     ShmWriter *self = (ShmWriter *)object;
     if (count < 2 || count > 4 || Py_TYPE(args[0]) != &sira_shm_post_type)
-        return PyErr_Format(PyExc_TypeError, "post(ShmPost, cell, supersedes=0, flags=0)");
+        return PyErr_Format(PyExc_TypeError, "post(ShmPost, cell, supersedes=0, flags=the post's)");
     if (is_child(self->fork_depth)) return NULL;
     const unsigned long cell = PyLong_AsUnsignedLong(args[1]);
     if (PyErr_Occurred()) return NULL;
@@ -235,11 +235,11 @@ static PyObject *writer_post(PyObject *object, PyObject *const *args, Py_ssize_t
     const ShmPost *source = (const ShmPost *)args[0];
     struct sira_post post = source->post.post;
     post.cell = (uint32_t)cell;
-    post.flags = (uint8_t)flags;
-    if (post.owner) sira_chunk_hold(source->post.chunk); /* the writer's own, given back by it */
+    if (count > 3) post.flags = (uint8_t)flags;
+    if (post.owner) sira_shm_hold(post.owner, post.chunk); /* the writer's own, given back by it */
     const enum sira_link_status status = ticket.number ? sira_link_supersede(&self->writer, &post, &ticket)
                                                        : sira_link_post(&self->writer, &post, &ticket);
-    if (status != SIRA_LINK_OK && post.owner) sira_chunk_give(source->post.chunk);
+    if (status != SIRA_LINK_OK && post.owner) sira_shm_release(post.owner, post.chunk);
     if (status == SIRA_LINK_OK) ring_reader(self);
     return ticket_or_status(status, ticket);
 }
@@ -362,7 +362,7 @@ static PyMethodDef writer_methods[] = {
     {"open_cell", writer_open_cell, METH_VARARGS, "open_cell(cell, window, held_bytes_max): limits of a subscription."},
     {"room", writer_room, METH_VARARGS, "room(cell, priority, chunk_bytes, planned=0) -> 0, or -status."},
     {"post", (PyCFunction)(void (*)(void))writer_post, METH_FASTCALL,
-     "post(post, cell, supersedes=0, flags=0) -> ticket, or -status: nothing was posted."},
+     "post(post, cell, supersedes=0, flags=the post's) -> ticket, or -status: nothing was posted."},
     {"pending", writer_pending, METH_O, "pending(ticket) -> bool: nobody has taken it yet."},
     {"withdraw", writer_withdraw, METH_VARARGS, "withdraw(ticket, reason) -> bool. False: the reader was first."},
     {"withdraw_all", writer_withdraw_all, METH_VARARGS, "withdraw_all(reason, cell=all) -> how many."},

@@ -42,7 +42,7 @@ void sira_maps_close(struct sira_maps *maps)
     *maps = (struct sira_maps){0};
 }
 
-int sira_maps_add(struct sira_maps *maps, uint32_t id, int fd, uint64_t bytes)
+int sira_maps_add(struct sira_maps *maps, uint32_t id, int fd, uint64_t bytes, uint32_t forwarded_id)
 {
     if (find(maps, id)) return EEXIST;
     if (maps->count == maps->room) {
@@ -60,6 +60,7 @@ int sira_maps_add(struct sira_maps *maps, uint32_t id, int fd, uint64_t bytes)
         return error;
     }
     map->id = id;
+    map->forwarded_id = forwarded_id;
     maps->maps[maps->count++] = map;
     return 0;
 }

@@ -10,6 +10,7 @@
 struct sira_map {
     struct sira_shm shm;
     uint32_t id, views;
+    uint32_t forwarded_id; /* what those know it by to whom it is relayed: ids of two publishers may be the same */
     bool is_dropped;       /* nobody finds it any more; the last view closes it */
 };
 struct sira_maps {
@@ -20,9 +21,9 @@ struct sira_maps {
 void sira_maps_open(struct sira_maps *maps);
 /* Forget all; what is viewed is closed by its last view. */
 void sira_maps_close(struct sira_maps *maps);
-/* Map a segment of `bytes`. Takes over `fd` when it succeeds. 0; EEXIST: the id is known; EPERM: not a sealed memfd of
+/* Map a segment of `bytes`, relayed as `forwarded_id`. Takes over `fd` when it succeeds. 0; EEXIST: the id is known; EPERM: not a sealed memfd of
  * this size; or an errno. */
-int sira_maps_add(struct sira_maps *maps, uint32_t id, int fd, uint64_t bytes);
+int sira_maps_add(struct sira_maps *maps, uint32_t id, int fd, uint64_t bytes, uint32_t forwarded_id);
 /* Forget a segment; an unknown id is nothing. */
 void sira_maps_drop(struct sira_maps *maps, uint32_t id);
 /* The bytes [offset, offset + bytes) of a segment, or NULL: unknown, or not within it. *map: for holding. */

@@ -50,6 +50,7 @@ static int place_tensors(struct sira_shm_post *out, const struct sira_body *body
 {
     const uint64_t tensors = placed_bytes(body);
     const uint64_t bytes = tail_bytes ? sira_placed_at(tensors + tail_bytes + 8) : tensors;
+    struct sira_shm_chunk chunk;
     if (loan) {
         if (!lies_there(sira_chunk_data(loan->chunk), sira_chunk_bytes(loan->chunk), body)) {
             sira_raise("BAD_REQUEST", "the body is not what the loan was made for: its tensors lie elsewhere");
@@ -60,19 +61,19 @@ static int place_tensors(struct sira_shm_post *out, const struct sira_body *body
                        (unsigned long long)tail_bytes);
             return -1;
         }
-        out->chunk = loan->chunk;
-        sira_chunk_hold(out->chunk);
+        chunk = loan->chunk;
+        sira_chunk_hold(chunk);
     } else {
         if (arena->fork_depth != sira_fork_depth) {
             sira_raise("CLOSED", "this arena belongs to the parent process: connect anew after fork()");
             return -1;
         }
-        const int error = sira_arena_take(&arena->arena, bytes, &out->chunk);
+        const int error = sira_arena_take(&arena->arena, bytes, &chunk);
         if (error) {
             sira_shm_raise("publish", error);
             return -1;
         }
-        uint8_t *base = sira_chunk_data(out->chunk);
+        uint8_t *base = sira_chunk_data(chunk);
         out->copies = 1;
         if (tensors >= FREE_GIL_BYTES) {
             Py_BEGIN_ALLOW_THREADS /* body and chunk are held */
@@ -82,10 +83,10 @@ static int place_tensors(struct sira_shm_post *out, const struct sira_body *body
             copy_tensors(base, body);
         }
     }
-    out->post.owner = out->chunk.segment;
-    out->post.chunk = out->chunk.index;
-    out->post.segment = out->chunk.segment->id;
-    out->post.offset = sira_chunk_offset(out->chunk);
+    out->post.owner = chunk.segment;
+    out->post.chunk = chunk.index;
+    out->post.segment = chunk.segment->id;
+    out->post.offset = sira_chunk_offset(chunk);
     out->post.bytes = bytes;
     return 0;
 }
@@ -121,7 +122,7 @@ static int write_post(struct sira_shm_post *out, const struct sira_envelope *env
         return 0;
     }
     const uint64_t head_length = head;
-    uint8_t *end = sira_chunk_data(out->chunk) + post->bytes - 8;
+    uint8_t *end = ((struct sira_segment *)post->owner)->shm.base + post->offset + post->bytes - 8;
     memcpy(end, &head_length, 8);
     sira_encode_write(end - head, envelope, body, true);
     return 0;
@@ -171,7 +172,8 @@ static PyObject *post_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 static void post_dealloc(PyObject *object)
 {
     ShmPost *self = (ShmPost *)object;
-    if (self->post.post.owner && self->fork_depth == sira_fork_depth) sira_chunk_give(self->post.chunk);
+    const struct sira_post *post = &self->post.post;
+    if (post->owner && self->fork_depth == sira_fork_depth) sira_shm_release(post->owner, post->chunk);
     Py_TYPE(object)->tp_free(object);
 }
 

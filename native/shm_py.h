@@ -29,16 +29,18 @@ typedef struct {
     uint32_t fork_depth;
 } ShmChunk;
 extern PyTypeObject sira_shm_arena_type, sira_shm_chunk_type;
-/* sira_link_release for chunks: `owner` is the segment. */
+/* In place of a chunk's number: the owner is not a segment but a ShmView, whose memory is another's. */
+#define SIRA_SHM_VIEWED UINT32_MAX
+/* Hold what a post refers to once more; give it back (sira_link_release). */
+void sira_shm_hold(void *owner, uint32_t chunk);
 void sira_shm_release(void *owner, uint32_t chunk);
 
 /* ---- posts (shm_post_py.c) ---- */
 /* One message written once, to be posted to any number of links. */
 struct sira_shm_post {
-    struct sira_post post;      /* cell and ticket excepted; inline_data points to `inlined` */
+    struct sira_post post;      /* but for its cell; inline_data points to `inlined`; post.owner is held */
     uint8_t inlined[SIRA_LINK_INLINE_BYTES_MAX];
     uint8_t id[SIRA_ID_BYTES];
-    struct sira_shm_chunk chunk; /* held while the post lives, if post.owner */
     uint32_t copies;             /* of payload: 1, or 0 from a loan */
 };
 typedef struct {

@@ -83,11 +83,11 @@ static bool is_child(const ShmReader *self)
 /* ---- segments ------------------------------------------------------------------------------------------------ */
 static PyObject *reader_map(PyObject *object, PyObject *args)
 {
-    unsigned int id;
+    unsigned int id, forwarded_id = 0;
     int fd;
     unsigned long long bytes;
-    if (!PyArg_ParseTuple(args, "IiK:map", &id, &fd, &bytes)) return NULL;
-    const int error = sira_maps_add(&((ShmReader *)object)->maps, id, fd, bytes);
+    if (!PyArg_ParseTuple(args, "IiK|I:map", &id, &fd, &bytes, &forwarded_id)) return NULL;
+    const int error = sira_maps_add(&((ShmReader *)object)->maps, id, fd, bytes, forwarded_id ? forwarded_id : id);
     if (error == EEXIST) return PyErr_Format(PyExc_ValueError, "segment %u is mapped", id);
     if (error == EPERM) return corrupt_error("the descriptor is not a sealed segment of that size");
     if (error) return sira_shm_raise("map", error);
@@ -103,79 +103,116 @@ static PyObject *reader_drop(PyObject *object, PyObject *arg)
 }
 
 /* ---- taking -------------------------------------------------------------------------------------------------- */
-/* Message of `taken`; a hold is given back by its view, or here if there is none. */
-static PyObject *message_of(ShmReader *self, const struct sira_taken *taken, PyObject *context)
+/* What keeps the hold of `taken`, and where its bytes are. New reference; NULL: the hold was given back. */
+static ShmView *view_of(ShmReader *self, const struct sira_taken *taken, const uint8_t **data)
 {
-    const bool is_inline = taken->hold == SIRA_LINK_NONE;
-    PyObject *head = NULL; /* owned: bytes */
-    if (taken->inline_bytes || is_inline) {
-        head = PyBytes_FromStringAndSize((const char *)taken->inline_data, (Py_ssize_t)taken->inline_bytes);
-        if (!head) goto no_view;
-    }
-    if (is_inline) {
-        PyObject *message = sira_message_new(&sira_message_type, head, (const uint8_t *)PyBytes_AS_STRING(head),
-                                             taken->inline_bytes, context);
-        Py_DECREF(head);
-        return message;
-    }
     struct sira_map *map;
-    const uint8_t *data = sira_maps_range(&self->maps, taken->segment, taken->offset, taken->bytes, &map);
-    if (!data || taken->offset % SIRA_HEAP_GRANULE_BYTES) {
+    *data = sira_maps_range(&self->maps, taken->segment, taken->offset, taken->bytes, &map);
+    ShmView *view = NULL;
+    if (!*data || taken->offset % SIRA_HEAP_GRANULE_BYTES) {
         self->reader.corrupt = true;
         corrupt_error("a message lies outside of the segments that were introduced");
-        goto no_view;
+    } else {
+        view = PyObject_New(ShmView, &sira_shm_view_type);
     }
-    size_t tensors = taken->bytes;
-    if (!head) { /* too long for the slot: behind the tensors, its length last */
-        uint64_t length = 0;
-        if (taken->bytes >= 8) memcpy(&length, data + taken->bytes - 8, 8);
-        if (length == 0 || length > taken->bytes - 8 || length > SIRA_ENVELOPE_BYTES_MAX) {
-            sira_raise("FRAME_CORRUPT", "the head of a message is longer than its chunk");
-            goto no_view;
-        }
-        tensors = taken->bytes - 8 - length;
-        head = PyBytes_FromStringAndSize((const char *)data + tensors, (Py_ssize_t)length);
-        if (!head) goto no_view;
+    if (!view) {
+        if (sira_link_give_hold(&self->memory->link, taken->hold)) (void)sira_bell_ring(self->peer_bell);
+        return NULL;
     }
-    ShmView *view = PyObject_New(ShmView, &sira_shm_view_type); /* owned */
-    if (!view) goto no_view;
     view->reader = (ShmReader *)Py_NewRef((PyObject *)self);
     view->map = map;
     view->hold = taken->hold;
     sira_map_hold(map);
-    PyObject *message = sira_message_new_placed(&sira_message_type, head, (const uint8_t *)PyBytes_AS_STRING(head),
-                                                (size_t)PyBytes_GET_SIZE(head), (PyObject *)view, data, tensors,
-                                                context);
-    Py_DECREF(head);
-    Py_DECREF(view);
-    return message;
-
-no_view:
-    Py_XDECREF(head);
-    if (!is_inline && sira_link_give_hold(&self->memory->link, taken->hold)) (void)sira_bell_ring(self->peer_bell);
-    return NULL;
+    return view;
 }
 
-/* take(cell, context=None, now_ns=0) -> Message or None */
-static PyObject *reader_take(PyObject *object, PyObject *const *args, Py_ssize_t count)
+/* Message of `taken`. */
+static PyObject *message_of(ShmReader *self, const struct sira_taken *taken, PyObject *context)
 {
-    ShmReader *self = (ShmReader *)object;
-    if (count < 1 || count > 3) return PyErr_Format(PyExc_TypeError, "take(cell, context=None, now_ns=now)");
-    if (is_child(self)) return NULL;
+    const uint8_t *data = NULL;
+    ShmView *view = NULL; /* owned */
+    if (taken->hold != SIRA_LINK_NONE && !(view = view_of(self, taken, &data))) return NULL;
+    const uint8_t *from = taken->inline_data;
+    size_t tensors = taken->bytes, length = taken->inline_bytes;
+    if (view && !length) { /* the head is too long for the slot: behind the tensors, its length last */
+        uint64_t behind = 0;
+        if (taken->bytes >= 8) memcpy(&behind, data + taken->bytes - 8, 8);
+        if (behind == 0 || behind > taken->bytes - 8 || behind > SIRA_ENVELOPE_BYTES_MAX) {
+            Py_DECREF(view);
+            return sira_raise("FRAME_CORRUPT", "the head of a message is longer than its chunk");
+        }
+        length = behind;
+        tensors = taken->bytes - 8 - length;
+        from = data + tensors;
+    }
+    /* Copied before it is looked at: what is parsed does not change. */
+    PyObject *head = PyBytes_FromStringAndSize((const char *)from, (Py_ssize_t)length); /* owned */
+    PyObject *message = NULL;
+    if (head && view)
+        message = sira_message_new_placed(&sira_message_type, head, (const uint8_t *)PyBytes_AS_STRING(head), length,
+                                          (PyObject *)view, data, tensors, context);
+    else if (head)
+        message = sira_message_new(&sira_message_type, head, (const uint8_t *)PyBytes_AS_STRING(head), length, context);
+    Py_XDECREF(head);
+    Py_XDECREF(view);
+    return message;
+}
+
+/* Take from the link itself. 1: *taken; 0: nothing there; -1: exception. */
+static int take_next(ShmReader *self, PyObject *const *args, Py_ssize_t count, struct sira_taken *taken)
+{
+    if (is_child(self)) return -1;
     const unsigned long cell = PyLong_AsUnsignedLong(args[0]);
-    if (PyErr_Occurred()) return NULL;
-    if (cell >= self->memory->link.shape.cells) return PyErr_Format(PyExc_IndexError, "cell %lu", cell);
+    if (PyErr_Occurred()) return -1;
+    if (cell >= self->memory->link.shape.cells) {
+        PyErr_Format(PyExc_IndexError, "cell %lu", cell);
+        return -1;
+    }
     const uint64_t now_ns = count > 2 ? PyLong_AsUnsignedLongLong(args[2]) : sira_now_mono_ns();
-    if (PyErr_Occurred()) return NULL;
-    struct sira_taken taken;
+    if (PyErr_Occurred()) return -1;
     enum sira_link_status status = SIRA_LINK_OK;
     /* Something of a higher priority may have come, so look each time: two loads when nothing did. */
     if (sira_link_stirs(&self->reader)) status = sira_link_look(&self->reader, false);
-    if (status == SIRA_LINK_OK) status = sira_link_take(&self->reader, (uint32_t)cell, now_ns, &taken);
+    if (status == SIRA_LINK_OK) status = sira_link_take(&self->reader, (uint32_t)cell, now_ns, taken);
     if (sira_link_calls_writer(&self->memory->link)) (void)sira_bell_ring(self->peer_bell);
-    if (status == SIRA_LINK_EMPTY) Py_RETURN_NONE;
-    if (status != SIRA_LINK_OK) return corrupt_error(NULL);
-    return message_of(self, &taken, count > 1 && args[1] != Py_None ? args[1] : NULL);
+    if (status == SIRA_LINK_OK || status == SIRA_LINK_EMPTY) return status == SIRA_LINK_OK;
+    corrupt_error(NULL);
+    return -1;
+}
+
+/* take(cell, context=None, now_ns=now) -> Message or None */
+static PyObject *reader_take(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    struct sira_taken taken;
+    if (count < 1 || count > 3) return PyErr_Format(PyExc_TypeError, "take(cell, context=None, now_ns=now)");
+    const int got = take_next((ShmReader *)object, args, count, &taken);
+    if (got < 0) return NULL;
+    if (got == 0) Py_RETURN_NONE;
+    return message_of((ShmReader *)object, &taken, count > 1 && args[1] != Py_None ? args[1] : NULL);
+}
+
+/* relay(cell) -> ShmPost or None: what lies there, unopened, to be posted to other links */
+static PyObject *reader_relay(PyObject *object, PyObject *cell)
+{
+    struct sira_taken taken;
+    const int got = take_next((ShmReader *)object, &cell, 1, &taken);
+    if (got < 0) return NULL;
+    if (got == 0) Py_RETURN_NONE;
+    const uint8_t *data;
+    ShmView *view = NULL; /* owned, then by the post */
+    if (taken.hold != SIRA_LINK_NONE && !(view = view_of((ShmReader *)object, &taken, &data))) return NULL;
+    ShmPost *post = (ShmPost *)sira_shm_post_type.tp_alloc(&sira_shm_post_type, 0);
+    if (!post) {
+        Py_XDECREF(view);
+        return NULL;
+    }
+    post->fork_depth = sira_fork_depth;
+    memcpy(post->post.inlined, taken.inline_data, taken.inline_bytes);
+    post->post.post = (struct sira_post){
+        .priority = taken.priority, .flags = taken.flags, .inline_bytes = (uint16_t)taken.inline_bytes,
+        .inline_data = post->post.inlined, .deadline_ns = taken.deadline_ns, .owner = view, .chunk = SIRA_SHM_VIEWED,
+        .segment = view ? view->map->forwarded_id : 0, .offset = taken.offset, .bytes = view ? taken.bytes : 0};
+    return (PyObject *)post;
 }
 
 /* look(all=False) -> list of cells with something to take */
@@ -206,12 +243,14 @@ static PyObject *reader_peek(PyObject *object, PyObject *arg)
 }
 
 static PyMethodDef reader_methods[] = {
-    {"map", reader_map, METH_VARARGS, "map(segment, fd, bytes): map a publisher's segment; takes `fd` over."},
+    {"map", reader_map, METH_VARARGS, "map(segment, fd, bytes, forwarded=segment): map a publisher's segment; takes `fd` over."},
     {"drop", reader_drop, METH_O, "drop(segment): it was retired; views of it stay good."},
     {"look", reader_look, METH_VARARGS, "look(all=False) -> cells with something to take. all: the writer is dead."},
     {"peek", reader_peek, METH_O, "peek(cell) -> highest priority queued, or -1."},
     {"take", (PyCFunction)(void (*)(void))reader_take, METH_FASTCALL,
      "take(cell, context=None, now_ns=now) -> Message or None. Late ones are counted EXPIRED and passed over."},
+    {"relay", reader_relay, METH_O,
+     "relay(cell) -> ShmPost or None: the next message unopened, over the same memory, for other links."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -138,9 +138,9 @@ static void a_reader_can_neither_write_nor_shrink_nor_leave_a_segment(void)
     const struct sira_shm_chunk chunk = take(&arena, 100000);
     const int fd = dup(chunk.segment->shm.fd);
     const uint64_t bytes = chunk.segment->shm.bytes;
-    CHECK_EQUAL(sira_maps_add(&maps, 7, fd, bytes - 4096), EPERM); /* not the size that was told */
-    CHECK_EQUAL(sira_maps_add(&maps, 7, fd, bytes), 0);
-    CHECK_EQUAL(sira_maps_add(&maps, 7, fd, bytes), EEXIST);
+    CHECK_EQUAL(sira_maps_add(&maps, 7, fd, bytes - 4096, 0), EPERM); /* not the size that was told */
+    CHECK_EQUAL(sira_maps_add(&maps, 7, fd, bytes, 0), 0);
+    CHECK_EQUAL(sira_maps_add(&maps, 7, fd, bytes, 0), EEXIST);
     memcpy(sira_chunk_data(chunk), "seen", 4);
     const uint8_t *seen = sira_maps_range(&maps, 7, sira_chunk_offset(chunk), 100000, &map);
     CHECK(seen && memcmp(seen, "seen", 4) == 0);
@@ -178,15 +178,15 @@ static void memory_that_is_not_sealed_is_refused(void)
     sira_maps_open(&maps);
     const int open_fd = memfd_create("open", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     CHECK(open_fd >= 0 && ftruncate(open_fd, 4096) == 0);
-    CHECK_EQUAL(sira_maps_add(&maps, 1, open_fd, 4096), EPERM);
+    CHECK_EQUAL(sira_maps_add(&maps, 1, open_fd, 4096, 0), EPERM);
     CHECK(fcntl(open_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0);
-    CHECK_EQUAL(sira_maps_add(&maps, 1, open_fd, 4096), EPERM); /* its maker could map it for writing again */
+    CHECK_EQUAL(sira_maps_add(&maps, 1, open_fd, 4096, 0), EPERM); /* its maker could map it for writing again */
     CHECK_EQUAL(sira_shm_map(open_fd, 4096, true, false, &shm), 0); /* what both sides write may be */
     sira_shm_close(&shm);
     int pipes[2];
     CHECK(pipe(pipes) == 0);
-    CHECK_EQUAL(sira_maps_add(&maps, 1, pipes[0], 4096), EPERM);
-    CHECK_EQUAL(sira_maps_add(&maps, 1, -1, 4096), EBADF);
+    CHECK_EQUAL(sira_maps_add(&maps, 1, pipes[0], 4096, 0), EPERM);
+    CHECK_EQUAL(sira_maps_add(&maps, 1, -1, 4096, 0), EBADF);
     close(pipes[0]);
     close(pipes[1]);
     sira_maps_close(&maps);

@@ -687,7 +687,8 @@ class ShmPost:
     """One message, written once: inline up to 448 bytes, else its tensors in one chunk.
 
     The tensors lie one behind the other, each at the next multiple of 64 bytes. With `loan` they
-    must lie so in that chunk already, and none is copied. BAD_REQUEST otherwise.
+    must lie so in that chunk already, and none is copied. BAD_REQUEST otherwise. Collect from
+    the arena's writers first: what has come back is warm in the cache and used next.
     """
 
     def __new__(
@@ -748,13 +749,13 @@ class ShmWriter:
     def room(self, cell: int, priority: int, chunk_bytes: int, planned: int = 0, /) -> int: ...
     # `supersedes`: a ticket to withdraw as SUPERSEDED once the new one is there
     def post(
-        self, post: ShmPost, cell: int, supersedes: int = 0, flags: int = 0, /
+        self, post: ShmPost, cell: int, supersedes: int = 0, flags: int = ..., /
     ) -> int: ...  # ticket
     def pending(self, ticket: int, /) -> bool: ...
     def withdraw(self, ticket: int, reason: int, /) -> bool: ...  # False: taken first
     def withdraw_all(self, reason: int, cell: int = ..., /) -> int: ...
     def collect(self, all: bool = False, /) -> tuple[int, int]: ...  # free slots, live holds
-    # blocks without the GIL; True: something came back
+    # blocks without the GIL; True: something came back. One thread at a time for each writer
     def wait(self, timeout_s: float, wants: int = 1, /) -> bool: ...
     def sleep(self, wants: int = 1, /) -> bool: ...  # for an event loop: the bell will ring
     def end(self) -> None: ...  # the reader is gone: all chunks it held come back
@@ -766,11 +767,14 @@ class ShmReader:
 
     def __new__(cls, link: ShmLink, peer_bell: int, bell: int, /) -> ShmReader: ...
     bell: Final[int]  # rung by the writer; borrowed
-    def map(self, segment: int, fd: int, bytes: int, /) -> None: ...  # takes `fd` over
+    # takes `fd` over; `forwarded`: the segment's id on links that relay() posts to
+    def map(self, segment: int, fd: int, bytes: int, forwarded: int = ..., /) -> None: ...
     def drop(self, segment: int, /) -> None: ...
     def look(self, all: bool = False, /) -> list[int]: ...  # cells with something to take
     def peek(self, cell: int, /) -> int: ...  # highest priority queued, -1: none
     def take(self, cell: int, context: object = None, now_ns: int = ..., /) -> Message | None: ...
+    # the next message unopened, over the same memory, to be posted to other links
+    def relay(self, cell: int, /) -> ShmPost | None: ...
 
 @final
 class ShmBells:

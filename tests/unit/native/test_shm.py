@@ -180,6 +180,32 @@ def test_a_loan_is_posted_without_a_copy_and_only_as_it_was_made() -> None:
         assert code_of(lambda b=body: _native.ShmPost("a.b", b, None, None, loan)) == "BAD_REQUEST"  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("count", [4, 100_000])
+def test_a_relayed_message_is_not_copied_and_its_chunk_waits_for_the_end(count: int) -> None:
+    first, second = Pair(), Pair()
+    post = _native.ShmPost("a.b", {"x": np.arange(count)}, None, first.arena)
+    for segment, fd, size in first.arena.segments():
+        first.reader.map(segment, os.dup(fd), size, 1000 + segment)
+        second.reader.map(1000 + segment, os.dup(fd), size)
+    assert first.writer.post(post, 0, 0, 5) > 0
+    del post
+    between = first.reader.relay(0)
+    assert between is not None
+    assert between.copies == 0
+    assert first.reader.relay(0) is None
+    assert second.writer.post(between, 2) > 0
+    del between
+    x = second.take(2)["x"]
+    first.writer.collect()
+    assert x.tolist() == list(range(count))
+    if count > 10:
+        assert first.arena.chunk_bytes > 0  # held through both links
+    del x
+    second.writer.collect()  # gives back upstream
+    first.writer.collect()
+    assert first.arena.chunk_bytes == 0
+
+
 def test_refusals_say_which_limit_and_post_nothing() -> None:
     pair = Pair(slots=8, holds=1, window=3)
     big = {"x": np.zeros(1000, np.uint8)}
