@@ -112,13 +112,13 @@ enum sira_link_status sira_link_open(void *memory, size_t bytes, const struct si
 /* ---- counts ---------------------------------------------------------------------------------------------- */
 /* The step that a slot tells of and its cell does not yet: at most one of each kind a cell, as a writer takes one step
  * at a time. `after` is the count when the step is done. */
-static void finish(uint64_t *count, uint64_t stored, uint64_t after)
+static void finish(uint64_t *count, uint64_t after)
 {
-    if (after == stored + 1) *count = after;
+    if (after == *count + 1) *count = after;
 }
 
-static enum sira_link_status count_slot(const struct sira_link *link, const struct sira_link_cell *stored,
-                                        const struct sira_link_slot *slot, struct sira_link_counts *out)
+static enum sira_link_status count_slot(const struct sira_link *link, const struct sira_link_slot *slot,
+                                        struct sira_link_counts *out)
 {
     const uint64_t state = sira_word_load(&slot->state);
     const enum sira_slot_kind kind = sira_slot_kind(state);
@@ -127,32 +127,28 @@ static enum sira_link_status count_slot(const struct sira_link *link, const stru
     const uint64_t cell = sira_word_load(&slot->place.kind) >> 32;
     if (cell >= link->shape.cells) return SIRA_LINK_CORRUPT;
     struct sira_link_counts *counts = &out[cell];
-    finish(&counts->posted, stored[cell].posted, sira_word_load(&slot->posted_after));
+    finish(&counts->posted, sira_word_load(&slot->posted_after));
     if (kind == SIRA_SLOT_POSTED) counts->pending++;
     if (kind == SIRA_SLOT_EXPIRED) counts->taken++; /* for now: how many the reader passed over, told apart below */
     if (kind == SIRA_SLOT_WITHDRAWN) {
         const uint64_t after = sira_word_load(&slot->withdrawn_after);
         const uint64_t reason = after >> SIRA_COUNT_BITS;
         if (reason >= SIRA_LINK_REASONS) return SIRA_LINK_CORRUPT;
-        finish(&counts->withdrawn[reason], stored[cell].withdrawn[reason],
-               after & ((UINT64_C(1) << SIRA_COUNT_BITS) - 1));
+        finish(&counts->withdrawn[reason], after & ((UINT64_C(1) << SIRA_COUNT_BITS) - 1));
     }
     return SIRA_LINK_OK;
 }
 
 enum sira_link_status sira_link_counts(const struct sira_link *link, struct sira_link_counts *out)
 {
-    /* Cells are read once, into out; the slots are held against that copy. */
-    static _Thread_local struct sira_link_cell stored[SIRA_LINK_CELLS_MAX];
     enum sira_link_status status = SIRA_LINK_OK;
     for (uint32_t c = 0; c < link->shape.cells; c++) {
-        out[c] = (struct sira_link_counts){0};
-        out[c].posted = stored[c].posted = sira_word_load(&link->cells[c].posted);
+        out[c] = (struct sira_link_counts){.posted = sira_word_load(&link->cells[c].posted)};
         for (uint32_t r = 0; r < SIRA_LINK_REASONS; r++)
-            out[c].withdrawn[r] = stored[c].withdrawn[r] = sira_word_load(&link->cells[c].withdrawn[r]);
+            out[c].withdrawn[r] = sira_word_load(&link->cells[c].withdrawn[r]);
     }
     for (uint32_t s = 0; s < link->shape.slots; s++)
-        if (count_slot(link, stored, &link->slots[s], out)) status = SIRA_LINK_CORRUPT;
+        if (count_slot(link, &link->slots[s], out)) status = SIRA_LINK_CORRUPT;
     for (uint32_t c = 0; c < link->shape.cells; c++) {
         struct sira_link_counts *counts = &out[c];
         bool over = __builtin_add_overflow(counts->withdrawn[SIRA_LINK_EXPIRED], counts->taken,
