@@ -3,9 +3,9 @@
  * Every shared word is 64 bits. Nothing else in shm_*.c reads or writes one, so the model checker
  * (tests/shm_model_test.c) can put its own steps in the place of these and run the very same protocol code.
  *
- * Order: a load acquires, a store releases, what changes a word (swap, or, compare-and-swap) is sequentially
- * consistent: on x86 it drains the store buffer. The protocol leans on that drain where a flag "I sleep" meets a bit
- * "there is something": each side changes its own word with a swap or an or, and only then reads the other's. */
+ * Order: a store releases; loads, and what changes a word (swap, or, compare-and-swap), are sequentially consistent:
+ * on x86 the latter drain the store buffer. The protocol leans on that where a flag "I sleep" meets a bit "there is
+ * something": each side changes its own word with a swap or an or, and only then loads the other's. */
 #ifndef SIRA_SHM_ATOMIC_H
 #define SIRA_SHM_ATOMIC_H
 
@@ -30,7 +30,7 @@ void sira_bytes_out(void *to, const void *shared, size_t len);
 
 static inline uint64_t sira_word_load(const uint64_t *word)
 {
-    return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+    return __atomic_load_n(word, __ATOMIC_SEQ_CST); /* on x86 a plain load */
 }
 
 static inline void sira_word_store(uint64_t *word, uint64_t value)
