@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <time.h>
@@ -11,10 +10,7 @@
 /* ---- spinning: how long ---------------------------------------------------------------------------------- */
 bool sira_spin_pays(void)
 {
-    cpu_set_t cpus;
-    CPU_ZERO(&cpus);
-    if (sched_getaffinity(0, sizeof cpus, &cpus) < 0) return true; /* more CPUs than the set holds */
-    return CPU_COUNT(&cpus) > 1;
+    return sysconf(_SC_NPROCESSORS_ONLN) != 1;
 }
 
 void sira_spin_init(struct sira_spin *spin, uint64_t ns_max)

@@ -24,9 +24,10 @@ struct sira_spin {
     uint32_t left;      /* of those, still to come */
 };
 
-/* May this process run on more than one CPU? Asks the kernel. */
+/* Is there more than one CPU? Not how many are ours: a process that is pinned to one waits for one that may be pinned to
+ * another. Where both are on the same, learning finds out. */
 bool sira_spin_pays(void);
-/* `ns_max` as above; on one CPU a bounded spin becomes 0: the one waited for could not run. */
+/* `ns_max` as above; on a machine of one CPU a bounded spin becomes 0. */
 void sira_spin_init(struct sira_spin *spin, uint64_t ns_max);
 /* How long to spin in the wait that begins now, in ns. Pure; each wait asks once. */
 uint64_t sira_spin_budget(struct sira_spin *spin);
