@@ -71,7 +71,7 @@ static PyObject *arena_take(PyObject *object, PyObject *arg)
     if (PyErr_Occurred()) return NULL;
     if (bytes == 0) return PyErr_Format(PyExc_ValueError, "a chunk has at least one byte");
     if (((ShmArena *)object)->fork_depth != sira_fork_depth)
-        return sira_raise("CLOSED", "this arena belongs to the parent process: connect anew after fork()");
+        return sira_raise("CONNECTION_CLOSED", "this arena belongs to the parent process: connect anew after fork()");
     ShmChunk *chunk = PyObject_New(ShmChunk, &sira_shm_chunk_type);
     if (!chunk) return NULL;
     chunk->fork_depth = sira_fork_depth;

@@ -143,7 +143,7 @@ static PyObject *bells_wait(PyObject *object, PyObject *arg)
     const double timeout_s = PyFloat_AsDouble(arg);
     if (timeout_s == -1 && PyErr_Occurred()) return NULL;
     if (self->fork_depth != sira_fork_depth)
-        return sira_raise("CLOSED", "these bells belong to the parent process: connect anew after fork()");
+        return sira_raise("CONNECTION_CLOSED", "these bells belong to the parent process: connect anew after fork()");
     int64_t timeout_ns = timeout_s < 0 ? -1 : timeout_s > 1e9 ? INT64_MAX : (int64_t)(timeout_s * 1e9);
 
     ShmReader *small[SMALL];

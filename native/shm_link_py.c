@@ -176,7 +176,7 @@ static void writer_dealloc(PyObject *object)
 static bool is_child(uint32_t fork_depth)
 {
     if (fork_depth == sira_fork_depth) return false;
-    sira_raise("CLOSED", "this end of a link belongs to the parent process: connect anew after fork()");
+    sira_raise("CONNECTION_CLOSED", "this end of a link belongs to the parent process: connect anew after fork()");
     return true;
 }
 

@@ -65,7 +65,7 @@ static int place_tensors(struct sira_shm_post *out, const struct sira_body *body
         sira_chunk_hold(chunk);
     } else {
         if (arena->fork_depth != sira_fork_depth) {
-            sira_raise("CLOSED", "this arena belongs to the parent process: connect anew after fork()");
+            sira_raise("CONNECTION_CLOSED", "this arena belongs to the parent process: connect anew after fork()");
             return -1;
         }
         const int error = sira_arena_take(&arena->arena, bytes, &chunk);

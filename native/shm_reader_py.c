@@ -76,7 +76,7 @@ static PyObject *corrupt_error(const char *what)
 static bool is_child(const ShmReader *self)
 {
     if (self->fork_depth == sira_fork_depth) return false;
-    sira_raise("CLOSED", "this end of a link belongs to the parent process: connect anew after fork()");
+    sira_raise("CONNECTION_CLOSED", "this end of a link belongs to the parent process: connect anew after fork()");
     return true;
 }
 

@@ -653,7 +653,7 @@ def shm_bell() -> int:
 class ShmArena:
     """A publisher's memory for one topic and audience, in sealed memfds.
 
-    After fork() the child gets CLOSED from whatever would change it.
+    After fork() the child gets CONNECTION_CLOSED from whatever would change it.
     """
 
     def __new__(cls, bytes_max: int, *, warm_bytes: int = 8 << 20) -> ShmArena: ...
@@ -740,7 +740,7 @@ class ShmWriter:
     """The publisher's end. Takes over both descriptors. Refusals are negative numbers:
 
     -2 no slot, -3 no credit, -4 no hold, -5 held bytes. LINK_CORRUPT ends the link for ever;
-    CLOSED: it belongs to the parent process.
+    CONNECTION_CLOSED: it belongs to the parent process.
     """
 
     def __new__(cls, link: ShmLink, peer_bell: int, bell: int, /) -> ShmWriter: ...

@@ -417,7 +417,7 @@ def test_a_forked_child_neither_rings_nor_gives_back() -> None:
             lambda: pair.writer.collect(),
             lambda: pair.arena.take(1),
         ):
-            assert code_of(call) == "CLOSED"
+            assert code_of(call) == "CONNECTION_CLOSED"
 
     in_child(check)
     assert pair.writer.collect() == (16, 1)  # the parent's view is still held
