@@ -314,6 +314,13 @@ class ConnectionClosed(SiraError, ConnectionError):
     help = "connect again"
 
 
+class LinkCorrupt(SiraError):
+    """Words in shared memory that no honest peer writes; only the link to that peer ends."""
+
+    code = "LINK_CORRUPT"
+    help = "the other process is no client of ours, or a broken one; nothing else is touched"
+
+
 class StreamTruncated(SiraError):
     """A stream ended before its end mark: what came is a part."""
 

@@ -53,6 +53,7 @@ STATUS: dict[str, grpc.StatusCode] = {
     "ABORTED": grpc.StatusCode.ABORTED,
     "PROTOCOL_ERROR": grpc.StatusCode.INVALID_ARGUMENT,
     "CONNECTION_CLOSED": grpc.StatusCode.UNAVAILABLE,
+    "LINK_CORRUPT": grpc.StatusCode.DATA_LOSS,
     "INTERNAL": grpc.StatusCode.INTERNAL,
     "ADDRESS_IN_USE": grpc.StatusCode.FAILED_PRECONDITION,
     "DATA_DIR_IN_USE": grpc.StatusCode.FAILED_PRECONDITION,

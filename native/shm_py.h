@@ -50,7 +50,7 @@ typedef struct {
 } ShmPost;
 extern PyTypeObject sira_shm_post_type;
 
-/* ---- links (shm_link_py.c) ---- */
+/* ---- links (shm_link_py.c) and their ends (shm_writer_py.c, shm_reader_py.c) ---- */
 typedef struct {
     PyObject_HEAD
     struct sira_shm shm;

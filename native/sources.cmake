@@ -69,6 +69,7 @@ set(SIRA_PYTHON_SOURCES
   native/shm_arena_py.c
   native/shm_post_py.c
   native/shm_link_py.c
+  native/shm_writer_py.c
   native/shm_reader_py.c
   native/shm_bells_py.c
 )

@@ -46,6 +46,7 @@ STATUS: dict[str, int] = {
     "ABORTED": 409,
     "PROTOCOL_ERROR": 502,
     "CONNECTION_CLOSED": 503,
+    "LINK_CORRUPT": 502,
     "INTERNAL": 500,
     "ADDRESS_IN_USE": 500,
     "DATA_DIR_IN_USE": 500,
