@@ -119,8 +119,8 @@ proto-check: $(DEV) ## fail when the committed files are not what `make proto` w
 	@diff -r -x __pycache__ -x __init__.py -x '*.proto' build/proto/sira/v1 proto/sira/v1 \
 	  || { echo "proto/sira/v1 is out of date; run: make proto" >&2; exit 1; }
 
-bench: $(NATIVE) ## measure; read benches/README first
-	$(PY) -m benches
+bench: $(NATIVE) ## measure, all or ROW=name; read benches/README first
+	$(PY) -m benches $(ROW)
 
 demo: $(NATIVE) ## gateway and agents on this machine; TLS=1: with TLS, tokens and rules
 	$(PY) examples/demo/run.py $(if $(TLS),--tls)

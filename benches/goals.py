@@ -72,6 +72,10 @@ def _tls(system: str, name: str, size_mib: int | None = None) -> Figure:
     return Figure("tls", system, name, size_mib)
 
 
+def _linked(system: str, name: str, size_mib: int | None = None) -> Figure:
+    return Figure("link", system, name, size_mib)
+
+
 def _ruled(system: str, name: str = "server_cpu_us_per_message") -> Figure:
     return Figure("rules", system, name)
 
@@ -158,6 +162,59 @@ GOALS = (
         None,
         2,
         False,
+    ),
+    *(
+        Goal(
+            f"link, RTT p50 {wait}, {size}, {state}, of the bare pipe's",
+            _linked(f"link-{wait}", f"{state}_us_p50", size_mib),
+            _linked("bare-pipe", f"{state}_us_p50", size_mib),
+            limit,
+            False,
+        )
+        for wait, limit in (("blocking", 1.4), ("adaptive", 0.7))
+        for size, size_mib in (("256 B", None), ("16 MiB", 16))
+        for state in ("idle", "busy")
+    ),
+    *(
+        Goal(
+            f"link, RTT p50 spinning, {size}, idle, µs",
+            _linked("link-spinning", "idle_us_p50", size_mib),
+            None,
+            6,
+            False,
+        )
+        for size, size_mib in (("256 B", None), ("16 MiB", 16))
+    ),
+    Goal(
+        "link, RTT p50 blocking, 256 B, idle, of pyzmq ipc's",
+        _linked("link-blocking", "idle_us_p50"),
+        _linked("zmq-ipc", "idle_us_p50"),
+        1,
+        False,
+    ),
+    Goal(
+        "link, one way, 256 B, idle, messages/s",
+        _linked("link-adaptive", "idle_messages_per_s"),
+        None,
+        400_000,
+    ),
+    *(
+        Goal(
+            f"link, one way, 256 B, idle, of {theirs}'s",
+            _linked("link-adaptive", "idle_messages_per_s"),
+            _linked(theirs, "idle_messages_per_s"),
+            1,
+        )
+        for theirs in ("bare-pipe", "zmq-ipc")
+    ),
+    *(
+        Goal(
+            f"link, filled and read, {size_mib} MiB, idle, of the bare pipe's",
+            _linked("link-adaptive", "idle_gb_per_s", size_mib),
+            _linked("bare-pipe", "idle_gb_per_s", size_mib),
+            0.9,
+        )
+        for size_mib in (1, 16, 64)
     ),
     Goal(
         "p99 beside 5,000 idle connections, of alone",

@@ -34,7 +34,7 @@ class BenchError(Exception):
     """A participant failed, or said nothing in time. The measurement has no result."""
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Between fork and exec: a killed coordinator must not leave servers behind."""
     if hasattr(_LIBC, "prctl"):
         _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -64,7 +64,7 @@ class Process:
                 env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **env},
                 pass_fds=fds,
                 start_new_session=True,  # Ctrl-C reaches the coordinator alone, which stops us
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         self.pid = self._popen.pid
 

@@ -49,7 +49,7 @@ class System:
         return socket_of(stage) if self.by_socket else f"127.0.0.1:{port}", server
 
 
-def _no_server(_stage: Stage, _port: int) -> None:
+def no_server(_stage: Stage, _port: int) -> None:
     """One of the two ends listens itself."""
 
 
@@ -101,7 +101,7 @@ def socket_of(stage: Stage) -> str:
 
 
 GRPC = System(
-    "grpc", "raw grpcio aio, bidi", "benches.rivals.grpc_raw", ("grpc", "uvloop"), _no_server
+    "grpc", "raw grpcio aio, bidi", "benches.rivals.grpc_raw", ("grpc", "uvloop"), no_server
 )
 SIRA = System(
     "sira", "sira, its node", "benches.sira_side", ("sira",), start_node, sira_binary, "sira"
@@ -109,7 +109,7 @@ SIRA = System(
 SIRA_SOCKET = replace(
     SIRA, name="sira-socket", label="sira, its node by Unix socket", by_socket=True
 )
-ZMQ = System("zmq", "pyzmq tcp", "benches.rivals.zmq_tcp", ("zmq",), _no_server)
+ZMQ = System("zmq", "pyzmq tcp", "benches.rivals.zmq_tcp", ("zmq",), no_server)
 NATS = System(
     "nats",
     "nats-py, nats-server",

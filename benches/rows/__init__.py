@@ -13,6 +13,7 @@ from benches.rows import (
     fanout,
     greedy,
     idle,
+    link,
     local,
     mixed,
     rate,
@@ -35,4 +36,5 @@ ROWS: dict[str, ModuleType] = {
     "greedy": greedy,
     "idle5000": idle,
     "local": local,
+    "link": link,
 }
