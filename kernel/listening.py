@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from sira import _native
 from sira.kernel import retained
+from sira.kernel.authorize import Deny, Readable
 from sira.kernel.errors import Revoked, SiraError
 from sira.kernel.opening import check_contract, check_open
 from sira.kernel.slices import at_once
 from sira.kernel.subscriptions import OVERFLOW_NAMES, Subscription
-from sira.kernel.topics import REPLY_PREFIX, first_token
+from sira.kernel.topics import REPLY_PREFIX, first_token, is_pattern
 from sira.v1 import bus_pb2
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def close(bus: Bus, subscription: Subscription, now_ns: int, *, reason: str) -> 
     client.delivered_before += subscription.sub.delivered
     bus.subscriptions.remove(subscription)
     bus.routes.touch(subscription.pattern)
+    _keep_from_heirs(bus, subscription, now_ns, reason)
     stream.egress.close_sub(subscription.sub, now_ns, reason=reason)
     if first_token(subscription.pattern) == REPLY_PREFIX:
         bus.topics.forget_reply(subscription.pattern)
@@ -100,6 +102,30 @@ def close(bus: Bus, subscription: Subscription, now_ns: int, *, reason: str) -> 
             group=subscription.group_name,
             reason=reason,
         )
+
+
+def _keep_from_heirs(bus: Bus, subscription: Subscription, now_ns: int, reason: str) -> None:
+    """Drop what waits and may not be read by each member of the group that is left.
+
+    The data plane gives the rest to any of them, as it does with a new message: see `targets`.
+    """
+    pattern, group, access = subscription.pattern, subscription.group, bus.access
+    if group is None or first_token(pattern) == REPLY_PREFIX:
+        return
+    sub, whole = subscription.sub, Readable((pattern,))
+    members = (each.stream.credential for each in group.members if each.client is not bus.node)
+    heirs = {  # most groups act with one credential
+        (who.principal, who.ids, who.grounds, who.expires_s, id(who.scope)): who for who in members
+    }
+    exact = not is_pattern(pattern)
+    cut = [who for who in heirs.values() if exact or access.readable(who, pattern) != whole]
+    if cut:
+        kept = {
+            name
+            for name in sub.waiting_topics()
+            if any(isinstance(access.decide(who, "subscribe", name), Deny) for who in cut)
+        }
+        sub.withhold(kept, now_ns, reason=reason)
 
 
 def end(bus: Bus, subscription: Subscription, error: SiraError, now_ns: int) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from sira.kernel.identity import Principal
 from sira.kernel.node import Node
+from sira.kernel.policy import rules
+from sira.kernel.trust.credential import Credential
 from sira.v1 import bus_pb2
 
-from .plain import Plain, data_of, message, session, until
+from .plain import Plain, data_of, in_force, message, session, until
 
 OPEN = 'format = "sira-policy 1"\ndefault = "allow"\n'
 NARROWED = f"""{OPEN}
@@ -20,6 +23,22 @@ effect = "deny"
 principals = ["*"]
 actions = ["subscribe"]
 topics = ["lab.secret.>"]
+"""
+BOB_IS_CUT = f"""{OPEN}
+[[rule]]
+name = "bob-is-cut"
+effect = "deny"
+principals = ["sira://*/t0/user/bob"]
+actions = ["subscribe"]
+topics = ["lab.secret.>"]
+"""
+ANN_IS_OUT = """
+[[rule]]
+name = "ann-is-out"
+effect = "deny"
+principals = ["sira://*/t0/user/ann"]
+actions = ["subscribe"]
+topics = [">"]
 """
 SECRET, SHOWN = "lab.secret.a", "lab.shown"
 
@@ -151,3 +170,34 @@ def test_a_large_message_that_has_begun_ends_in_the_middle(tmp_path: Path) -> No
         await until(lambda: node.bus.hub.stats["transfers"] == 0)
 
     narrowing(tmp_path, work)
+
+
+@pytest.mark.parametrize("how", ["closes", "dies", "is denied all"])
+def test_what_a_member_of_a_group_leaves_goes_to_no_member_that_may_not_read_it(how: str) -> None:
+    async def work(node: Node, plain: Plain) -> None:
+        node.door._identify = lambda _, metadata: Credential(
+            Principal("local", "t0", "user", str(metadata.get("test-user"))), "token"
+        )
+        await in_force(node, rules.parse(BOB_IS_CUT))
+        ann, bob = plain.subscribing(("test-user", "ann")), plain.subscribing(("test-user", "bob"))
+        pub = plain.publishing(("test-user", "cal"))
+        await ann.opened(1, "lab.>", group="workers", window_messages=1)
+        await pub.publish(message(SHOWN, b"0"))
+        assert data_of(await ann.next(confirm=False)) == b"0"
+        for number in range(1, 5):
+            await pub.publish(message(SECRET if number % 2 else SHOWN, b"%d" % number))
+        await bob.opened(1, "lab.>", group="workers", window_messages=1)
+        if how == "closes":
+            await ann.send(bus_pb2.Item(close=bus_pb2.Close(subscription=1)))
+        elif how == "dies":
+            ann.call.cancel()
+        else:
+            await in_force(node, rules.parse(BOB_IS_CUT + ANN_IS_OUT))
+        assert [data_of(await bob.next()) for _ in range(2)] == [b"2", b"4"]
+        (hidden,) = await pub.publish(message(SECRET))
+        assert hidden.matched == 0
+        row = node.worlds.of("t0").bus.hub.row(SECRET)
+        reason = {"closes": "UNSUBSCRIBED", "dies": "PEER_LOST"}.get(how, "REVOKED")
+        assert row is not None and row["dropped"] == {reason: 2, "NO_MATCH": 1}
+
+    session(work)
