@@ -77,8 +77,9 @@ redis-server:
 	@[[ "$(REDIS)" == skip ]] || command -v redis-server >/dev/null || { echo \
 	  "missing: redis-server; run: sudo apt-get install -y redis-server (or: make test REDIS=skip)" >&2; exit 1; }
 
+# Files whole, two at a time: most of a test is waiting for the processes it has started.
 test: redis-server $(NATIVE) ## the whole suite with coverage; REDIS=skip leaves redis-server out
-	$(PY) -m pytest -q --cov --cov-report=term:skip-covered
+	$(PY) -m pytest -q -n 2 --dist loadfile --cov --cov-report=term:skip-covered
 
 native-test: native-test-c native-test-python ## C tests and Python unit tests under ASan and UBSan
 

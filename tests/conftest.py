@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,11 +17,19 @@ TEMP = pytest.StashKey[Path]()
 LEFT = pytest.StashKey[list[str]]()
 
 
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Give this run, and all that it starts, a folder of its own for what is temporary.
 
     pytest's own folders stay where they are: paths of Unix sockets in them are long enough.
+    A worker (pytest-xdist) is started by who has made the folder, and shares it.
     """
+    if _is_worker(config):
+        return
+    os.environ.setdefault("SIRA_RUN_SEED", str(random.SystemRandom().randrange(1 << 32)))
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     config.stash[TEMP] = Path(tempfile.mkdtemp(prefix="sira-t-"))
     os.environ["TMPDIR"] = str(config.stash[TEMP])
@@ -29,6 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail a run that leaves something in its temporary folder, and remove that folder."""
+    if _is_worker(session.config):
+        return
     folder = session.config.stash[TEMP]
     left = sorted(each.name for each in folder.iterdir() if not each.name.startswith(OTHERS))
     session.config.stash[LEFT] = left
@@ -37,6 +48,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    if _is_worker(config):
+        return
     folder = config.stash[TEMP]
     os.environ["TMPDIR"] = os.environ["PYTEST_DEBUG_TEMPROOT"]
     tempfile.tempdir = None

@@ -33,7 +33,11 @@ class Callable:
         return plain(image)
 
 
-@pytest.mark.parametrize("handler", [plain, asynchronous, Callable(), Callable], ids=repr)
+@pytest.mark.parametrize(
+    "handler",
+    [plain, asynchronous, Callable(), Callable],
+    ids=["function", "coroutine", "object", "factory"],
+)
 async def test_a_handler_is_a_function_a_coroutine_an_object_or_a_factory(
     world: Any, topic: str, handler: Any
 ) -> None:

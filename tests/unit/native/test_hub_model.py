@@ -17,8 +17,10 @@ from sira.v1 import bus_pb2, message_pb2
 from .hub_harness import Bench, Publisher, Subscriber, chunks, head, item, message, rows
 from .hub_reader import Reader, Sent
 
+# Fresh at each run, and the same in all its workers (tests/conftest.py).
+FRESH = random.Random(os.environ["SIRA_RUN_SEED"])
 SEEDS = [int(s) for s in os.environ.get("SIRA_SEED", "").split(",") if s] or [
-    random.SystemRandom().randrange(1 << 32) for _ in range(30)
+    FRESH.randrange(1 << 32) for _ in range(30)
 ]
 TOPICS = ("a", "a.b", "a.c", "state", "own.1", "own.2")
 PATTERNS = (*TOPICS, "a.*", ">", "own.*")

@@ -340,6 +340,7 @@ def test_key_files_say_what_they_are_and_are_read_back() -> None:
         "sira-token-keys 1\ned25519/02" + "00" * 31,
         "sira-token-keys 1\n" + "\n".join(f"ed25519/{i:064x}" for i in range(9)),
     ],
+    ids=["nothing", "bare", "newer", "no key", "private", "private beside", "short", "too many"],
 )
 def test_a_wrong_file_of_keys_is_refused_without_telling_a_private_key(text: str) -> None:
     with pytest.raises(BadSetting) as caught:
