@@ -29,6 +29,14 @@ from .raw import Raw, run, running, until, url_of
 
 pytestmark = pytest.mark.integration
 SAY_WHO = "import sys, sira\nwith sira.connect_sync(sys.argv[1]) as bus: print(bus.node.principal)"
+# Whoever it becomes may not read the folder of its own Python: it has connected once, and so
+# imported all that it needs.
+SAY_WHO_AS_NOBODY = f"""
+import os, sys, sira
+sira.connect_sync(sys.argv[1]).close()
+os.seteuid(65534)
+{SAY_WHO}
+"""
 
 
 async def python(code: str, *arguments: str, **more: Any) -> tuple[int, str]:
@@ -112,10 +120,12 @@ def test_the_nodes_own_user_is_anonymous_and_another_one_is_who_the_kernel_says(
             assert await python(SAY_WHO, url_of(node)) == (
                 0, "sira://local/default/user/anonymous",
             )  # fmt: skip
-            code = f"import os, sira.client.bus\nos.seteuid(65534)\n{SAY_WHO}"
-            assert await python(code, url_of(node)) == (0, "sira://local/default/user/uid-65534")
+            assert await python(SAY_WHO_AS_NOBODY, url_of(node)) == (
+                0,
+                "sira://local/default/user/uid-65534",
+            )
         async with running(tmp_path) as node:
-            exit_code, text = await python(code, url_of(node))
+            exit_code, text = await python(SAY_WHO_AS_NOBODY, url_of(node))
             assert exit_code == 1 and "Unreachable" in text and "Permission denied" in text
 
     run(work)
