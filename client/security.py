@@ -158,6 +158,13 @@ class Settled:
             parts += [read_secret(self.key)] if self.key else []
         return hashlib.sha256(b"\0".join(parts)).digest()
 
+    def shows_another(self, proof: bytes) -> bool:
+        """Return whether something else is shown now than when `proof` was taken."""
+        try:
+            return self.proof() != proof
+        except SiraError:
+            return False  # half written, or gone: what cannot be shown is not new
+
     def _credentials(self) -> grpc.ChannelCredentials:
         return grpc.ssl_channel_credentials(
             root_certificates=_read(self.ca) if self.ca else None,

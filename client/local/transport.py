@@ -125,10 +125,7 @@ class SocketTransport:
 
     def renewed(self) -> bool:
         """Return whether the token's file says something else than when this was made."""
-        try:
-            return self._security.proof() != self._proof
-        except SiraError:
-            return False  # half written, or gone: what cannot be shown is not new
+        return self._security.shows_another(self._proof)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -234,7 +231,8 @@ class SocketTransport:
         calls = self._calls
         for kind, number, descriptors, body in records:
             if descriptors:
-                self._refuse_descriptors(descriptors)
+                assert self._channel is not None, "it brought them"
+                self._channel.refuse_descriptors(descriptors)
             call = calls.get(number)
             if kind == record.MESSAGE:
                 if call is not None:
@@ -253,12 +251,6 @@ class SocketTransport:
                 self._hello.set_result(record.read_hello(body))
             elif kind != record.HALF_CLOSE:
                 raise ProtocolError(f"a record of kind {kind} from the node")
-
-    def _refuse_descriptors(self, count: int) -> None:
-        assert self._channel is not None, "it brought them"
-        for each in self._channel.take_descriptors(count):
-            os.close(each)
-        raise ProtocolError(f"{count} descriptors that nothing here takes")
 
     def _lost(self, error: SiraError | None) -> None:
         if self._ended is not None:

@@ -12,9 +12,10 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from sira import _native
-from sira.kernel.errors import Internal, SiraError
+from sira.kernel.errors import Internal, ProtocolError, SiraError
 from sira.kernel.local import descriptors
 from sira.kernel.local.record import BODY_BYTES_MAX, STATUS, head
 from sira.kernel.rpc import rich_status
@@ -90,6 +91,16 @@ class Channel:
         """Return what came beside the record being taken. See `Received.take`."""
         return self._received.take(count)
 
+    def refuse_descriptors(self, count: int) -> NoReturn:
+        """Close what came beside the record being taken.
+
+        Raises:
+            ProtocolError: always; QuotaExceeded: some never came. See `Received.take`.
+        """
+        for each in self.take_descriptors(count):
+            os.close(each)
+        raise ProtocolError(f"{count} descriptors that nothing here takes")
+
     def _readable(self) -> bool:
         """Take what is there; whether there may be more.
 
@@ -147,31 +158,21 @@ class Channel:
         if self._deaf or self.closed:
             return
         top = head(kind, call, len(body))
-        if self._queue:
-            self._put(top + body if len(body) <= _TOGETHER_BYTES else top)
-            if len(body) > _TOGETHER_BYTES:
-                self._put(body)
-            return
-        try:
-            if len(body) <= _TOGETHER_BYTES:
-                whole: bytes | memoryview = top + body
-                sent = self._sock.send(whole)
-                if sent < len(whole):
-                    self._put_first(memoryview(whole)[sent:])
-            else:
-                sent = self._sock.sendmsg((top, body))
-                if sent < len(top) + len(body):
-                    if sent < len(top):
-                        self._put_first(top[sent:])
-                        self._put(body)
-                    else:
-                        self._put_first(memoryview(body)[sent - len(top) :])
-        except BlockingIOError:
-            self._put_first(top + body if len(body) <= _TOGETHER_BYTES else top)
-            if len(body) > _TOGETHER_BYTES:
-                self._put(body)
-        except OSError:
-            self._hears_nothing()
+        pieces: Sequence[bytes] = (top + body,) if len(body) <= _TOGETHER_BYTES else (top, body)
+        sent = 0
+        if not self._queue:
+            try:
+                one = len(pieces) == 1  # the usual one, and `send` is cheaper
+                sent = self._sock.send(pieces[0]) if one else self._sock.sendmsg(pieces)
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._hears_nothing()
+                return
+            if sent == len(top) + len(body):
+                return
+        self._wait_with(pieces, [])
+        self._went(sent)
 
     def send_descriptors(self, kind: int, call: int, body: bytes, passed: Sequence[int]) -> None:
         """Send one record with descriptors beside it, which stay open here.
@@ -182,40 +183,36 @@ class Channel:
         if self._deaf or self.closed:
             return
         whole = head(kind, call, len(body), len(passed)) + body
+        sent = 0
         if not self._queue:
             try:
                 sent = descriptors.send(self._sock, [whole], passed)
             except BlockingIOError:
-                sent = 0
+                pass
             except (BrokenPipeError, ConnectionError):
                 self._hears_nothing()
                 return
             if sent == len(whole):
                 return
-            if sent:
-                self._put_first(memoryview(whole)[sent:])
-                return
         copies: list[int] = []
         try:
-            for each in passed:
+            for each in () if sent else passed:  # they leave with the first byte
                 copies.append(os.dup(each))
         except OSError:
             for each in copies:
                 os.close(each)
             raise
-        first = not self._queue
-        self._queue.append((whole, copies))
-        self.queued_bytes += len(whole)
-        if first:
+        self._wait_with((whole,), copies)
+        self._went(sent)
+
+    def _wait_with(self, pieces: Sequence[bytes], copies: list[int]) -> None:
+        """Queue what could not leave; `copies` are descriptors that leave with the first piece."""
+        if not self._queue:
             self._loop.add_writer(self._fd, self._writable)
-
-    def _put_first(self, data: bytes | memoryview) -> None:
-        self._put(data)
-        self._loop.add_writer(self._fd, self._writable)
-
-    def _put(self, data: bytes | memoryview) -> None:
-        self._queue.append((data, []))
-        self.queued_bytes += len(data)
+        for each in pieces:
+            self._queue.append((each, copies))
+            self.queued_bytes += len(each)
+            copies = []
 
     def _writable(self) -> None:
         queue = self._queue

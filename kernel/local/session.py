@@ -110,7 +110,7 @@ class Session:
         calls = self._calls
         for kind, number, descriptors, body in records:
             if descriptors:
-                self._refuse_descriptors(descriptors)
+                self.channel.refuse_descriptors(descriptors)
             call = calls.get(number)
             if kind == record.MESSAGE:
                 if call is not None:
@@ -199,11 +199,6 @@ class Session:
                     details={"setting": "socket_held_bytes_max", "limit_bytes": str(limit)},
                 )
             )
-
-    def _refuse_descriptors(self, count: int) -> None:
-        for each in self.channel.take_descriptors(count):
-            os.close(each)
-        raise ProtocolError(f"{count} descriptors that nothing here takes")
 
     def _rest(self) -> None:
         """Read no more until the caller has read."""
