@@ -194,16 +194,29 @@ static inline enum sira_status parse_fields(struct sira_slice body, const struct
 
 enum sira_status sira_chunk_parse(struct sira_slice body, struct sira_chunk *chunk)
 {
-    *chunk = (struct sira_chunk){{NULL, 0}, 0, 0, {NULL, 0}};
+    *chunk = (struct sira_chunk){.id = {NULL, 0}};
+    struct sira_slice lent = {NULL, 0};
     const struct field fields[] = {
         {1, SHAPE_ID, &chunk->id, NULL},
         {2, SHAPE_U32, &chunk->tensor, NULL},
         {3, SHAPE_U64, &chunk->offset, NULL},
+        {4, SHAPE_SLICE, &lent, NULL},
         {15, SHAPE_SLICE, &chunk->data, NULL},
     };
-    const enum sira_status status = parse_fields(body, fields, COUNT_OF(fields));
+    enum sira_status status = parse_fields(body, fields, COUNT_OF(fields));
     if (status) return status;
-    return chunk->id.len ? SIRA_OK : SIRA_BAD_ID; /* of which message? */
+    if (!chunk->id.len) return SIRA_BAD_ID; /* of which message? */
+    if (!lent.data) return SIRA_OK;
+    chunk->is_lent = true;
+    const struct field of_lent[] = {
+        {1, SHAPE_U32, &chunk->lent.segment, NULL},
+        {2, SHAPE_U64, &chunk->lent.offset, NULL},
+        {3, SHAPE_U64, &chunk->lent.bytes, NULL},
+        {4, SHAPE_U64, &chunk->lent.lease, NULL},
+    };
+    status = parse_fields(lent, of_lent, COUNT_OF(of_lent));
+    if (status) return status;
+    return chunk->data.len || !chunk->lent.bytes || !chunk->lent.lease ? SIRA_MALFORMED : SIRA_OK;
 }
 
 enum sira_status sira_abort_parse(struct sira_slice body, struct sira_abort *abort)

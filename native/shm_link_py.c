@@ -1,5 +1,6 @@
 /* The memory of a link as the node sees it, and what the module gets of all shm_*_py.c. */
 #include "shm_py.h"
+#include "shm_span.h"
 
 #include <errno.h>
 #include <structmember.h>
@@ -132,7 +133,7 @@ int sira_add_shm(PyObject *module)
 {
     PyTypeObject *const types[] = {&sira_shm_arena_type, &sira_shm_chunk_type, &sira_shm_post_type,
                                    &sira_shm_link_type, &sira_shm_writer_type, &sira_shm_reader_type,
-                                   &sira_shm_bells_type};
+                                   &sira_shm_bells_type, &sira_shm_maps_type, &sira_shm_span_type};
     if (PyType_Ready(&sira_shm_view_type) < 0) return -1; /* nobody names it */
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         if (sira_add_type(module, types[i]) < 0) return -1;

@@ -67,6 +67,7 @@ set(SIRA_PYTHON_SOURCES
   native/outbox_feed.c
   native/outbox_lost.c
   native/shm_arena_py.c
+  native/shm_maps_py.c
   native/shm_post_py.c
   native/shm_link_py.c
   native/shm_writer_py.c

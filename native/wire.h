@@ -154,7 +154,11 @@ enum sira_status sira_frame_next(const uint8_t *frame, size_t len, size_t *at, s
 /* Next of the packed subscriptions; false at the end (they were checked by sira_frame_next). */
 bool sira_subs_next(const struct sira_slice *subs, size_t *at, uint32_t *subscription);
 
-struct sira_chunk { struct sira_slice id; uint32_t tensor; uint64_t offset; struct sira_slice data; };
+/* Bytes of shared memory that stand for a chunk's. All its numbers are a stranger's. */
+struct sira_lent { uint32_t segment; uint64_t offset, bytes, lease; };
+/* Either `data` or, where `is_lent`, what `lent` names; then data is empty. */
+struct sira_chunk { struct sira_slice id; uint32_t tensor; uint64_t offset; struct sira_slice data;
+                    bool is_lent; struct sira_lent lent; };
 enum sira_status sira_chunk_parse(struct sira_slice body, struct sira_chunk *chunk);
 /* An Abort has an Error where a Chunk has a number: sira_chunk_parse cannot read it. */
 struct sira_abort { struct sira_slice id, error; };

@@ -777,6 +777,34 @@ class ShmReader:
     def relay(self, cell: int, /) -> ShmPost | None: ...
 
 @final
+class ShmMaps:
+    """Segments of others, mapped read-only, and the spans of them that live.
+
+    `bell` (an eventfd, borrowed) is rung when a lease is over and none was waiting to be asked for.
+    """
+
+    def __new__(cls, bell: int = -1) -> ShmMaps: ...
+    spans: Final[int]  # that live
+    lent_bytes: Final[int]  # of them
+    # takes `fd` over; LINK_CORRUPT: not a sealed memfd of that size, or a segment twice
+    def map(self, segment: int, fd: int, bytes: int, /) -> None: ...
+    def drop(self, segment: int, /) -> None: ...
+    # FRAME_CORRUPT: no such segment, or not within it; the lease is over then
+    def span(self, segment: int, offset: int, bytes: int, lease: int, /) -> ShmSpan: ...
+    def ended(self) -> list[int]: ...  # leases whose spans have gone since the last call
+    def silence(self) -> None: ...  # ring no more; before the bell is closed
+
+@final
+class ShmSpan:
+    """Bytes of a segment, read-only; its end gives its lease back."""
+
+    segment: Final[int]
+    offset: Final[int]
+    lease: Final[int]
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
 class ShmBells:
     """One descriptor to wait at for many ends. `spin_us_max` inf: never sleep."""
 

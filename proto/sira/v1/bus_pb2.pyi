@@ -98,16 +98,30 @@ class Item(_message.Message):
     def __init__(self, message: _Optional[_Union[_message_pb2.Message, _Mapping]] = ..., head: _Optional[_Union[_message_pb2.Message, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., opened: _Optional[_Union[Opened, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., ended: _Optional[_Union[Ended, _Mapping]] = ..., aside: _Optional[_Union[Frame, _Mapping]] = ..., subscriptions: _Optional[_Iterable[int]] = ..., quiet: _Optional[bool] = ..., wait_ms: _Optional[int] = ..., grade: _Optional[_Union[Grade, str]] = ...) -> None: ...
 
 class Chunk(_message.Message):
-    __slots__ = ("message_id", "tensor", "offset", "data")
+    __slots__ = ("message_id", "tensor", "offset", "lent", "data")
     MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
     TENSOR_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LENT_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     message_id: bytes
     tensor: int
     offset: int
+    lent: Lent
     data: bytes
-    def __init__(self, message_id: _Optional[bytes] = ..., tensor: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, message_id: _Optional[bytes] = ..., tensor: _Optional[int] = ..., offset: _Optional[int] = ..., lent: _Optional[_Union[Lent, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class Lent(_message.Message):
+    __slots__ = ("segment", "offset", "bytes", "lease")
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    segment: int
+    offset: int
+    bytes: int
+    lease: int
+    def __init__(self, segment: _Optional[int] = ..., offset: _Optional[int] = ..., bytes: _Optional[int] = ..., lease: _Optional[int] = ...) -> None: ...
 
 class Abort(_message.Message):
     __slots__ = ("message_id", "error")

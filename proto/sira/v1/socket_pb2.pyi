@@ -7,18 +7,42 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SocketHello(_message.Message):
-    __slots__ = ("version", "authorization", "window_bytes", "record_bytes_max", "calls_max")
+    __slots__ = ("version", "authorization", "window_bytes", "record_bytes_max", "calls_max", "lends")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     AUTHORIZATION_FIELD_NUMBER: _ClassVar[int]
     WINDOW_BYTES_FIELD_NUMBER: _ClassVar[int]
     RECORD_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     CALLS_MAX_FIELD_NUMBER: _ClassVar[int]
+    LENDS_FIELD_NUMBER: _ClassVar[int]
     version: int
     authorization: str
     window_bytes: int
     record_bytes_max: int
     calls_max: int
-    def __init__(self, version: _Optional[int] = ..., authorization: _Optional[str] = ..., window_bytes: _Optional[int] = ..., record_bytes_max: _Optional[int] = ..., calls_max: _Optional[int] = ...) -> None: ...
+    lends: bool
+    def __init__(self, version: _Optional[int] = ..., authorization: _Optional[str] = ..., window_bytes: _Optional[int] = ..., record_bytes_max: _Optional[int] = ..., calls_max: _Optional[int] = ..., lends: _Optional[bool] = ...) -> None: ...
+
+class SocketSegment(_message.Message):
+    __slots__ = ("segment", "bytes", "audience")
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
+    segment: int
+    bytes: int
+    audience: str
+    def __init__(self, segment: _Optional[int] = ..., bytes: _Optional[int] = ..., audience: _Optional[str] = ...) -> None: ...
+
+class SocketSegments(_message.Message):
+    __slots__ = ("segments",)
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    segments: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, segments: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class SocketLeases(_message.Message):
+    __slots__ = ("leases",)
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    leases: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, leases: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SocketMetadata(_message.Message):
     __slots__ = ("key", "value")
