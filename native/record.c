@@ -15,9 +15,9 @@ enum sira_record_fault sira_record_read(const uint8_t *head, uint32_t bytes_max,
     if (found.kind < SIRA_RECORD_HELLO || found.kind >= SIRA_RECORD_KINDS) return SIRA_RECORD_BAD_KIND;
     if (head[10] || head[11] || u32_at(head + 12)) return SIRA_RECORD_BAD_RESERVED;
     if (found.descriptors > SIRA_RECORD_DESCRIPTORS_MAX) return SIRA_RECORD_BAD_DESCRIPTORS;
-    const bool may_have_none = found.kind == SIRA_RECORD_HELLO || found.kind == SIRA_RECORD_STATUS;
-    if (!found.call && !may_have_none) return SIRA_RECORD_BAD_CALL;
-    if (found.call && found.kind == SIRA_RECORD_HELLO) return SIRA_RECORD_BAD_CALL;
+    const bool has_none = found.kind == SIRA_RECORD_HELLO || found.kind >= SIRA_RECORD_SEGMENT;
+    if (!found.call && !has_none && found.kind != SIRA_RECORD_STATUS) return SIRA_RECORD_BAD_CALL;
+    if (found.call && has_none) return SIRA_RECORD_BAD_CALL;
     if (found.bytes > bytes_max) return SIRA_RECORD_TOO_LONG;
     *out = found;
     return SIRA_RECORD_OK;

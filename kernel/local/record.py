@@ -19,6 +19,7 @@ from sira.v1 import socket_pb2
 SOCKET_NAME = "sira.sock"  # in the data folder
 VERSION = 1
 HELLO, CALL, MESSAGE, HALF_CLOSE, STATUS, CANCEL, WINDOW = range(1, 8)
+SEGMENT, GONE, RETURNED, STOP = range(8, 12)  # of no call: what `lends` of both hellos allows
 BODY_BYTES_MAX = 4 << 20  # frames have at most 2 MiB, answers of unary calls 4
 DESCRIPTORS_MAX = 253  # Linux: SCM_MAX_FD, of one sendmsg
 HEAD_BYTES = 16
@@ -101,6 +102,47 @@ def read_status(body: bytes) -> status_pb2.Status:
         ProtocolError: it is no `google.rpc.Status`.
     """
     return _parse(status_pb2.Status, body, "status")
+
+
+def segment(number: int, size_bytes: int, audience: str = "") -> bytes:
+    """Return the body of a `segment`; its descriptor goes beside it."""
+    return socket_pb2.SocketSegment(
+        segment=number, bytes=size_bytes, audience=audience
+    ).SerializeToString()
+
+
+def read_segment(body: bytes, descriptors: int) -> socket_pb2.SocketSegment:
+    """Return which shared memory came beside the record.
+
+    Raises:
+        ProtocolError: the body is none, or not one descriptor came.
+    """
+    found = _parse(socket_pb2.SocketSegment, body, "segment")
+    if not found.segment or not found.bytes or descriptors != 1:
+        raise ProtocolError(
+            f"segment {found.segment} of {found.bytes} bytes with {descriptors} descriptors"
+        )
+    return found
+
+
+def segments(numbers: Iterable[int]) -> bytes:
+    """Return the body of a `gone` or a `stop`."""
+    return socket_pb2.SocketSegments(segments=numbers).SerializeToString()
+
+
+def read_segments(body: bytes) -> list[int]:
+    """Return which segments a `gone` or a `stop` names. Raises ProtocolError: it is none."""
+    return list(_parse(socket_pb2.SocketSegments, body, "list of segments").segments)
+
+
+def leases(numbers: Iterable[int]) -> bytes:
+    """Return the body of a `returned`."""
+    return socket_pb2.SocketLeases(leases=numbers).SerializeToString()
+
+
+def read_leases(body: bytes) -> list[int]:
+    """Return which leases a `returned` ends. Raises ProtocolError: it is none."""
+    return list(_parse(socket_pb2.SocketLeases, body, "list of leases").leases)
 
 
 def _parse(kind: type[_M], body: bytes, name: str) -> _M:

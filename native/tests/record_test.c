@@ -19,7 +19,8 @@ static void every_kind_is_read_with_its_numbers(void)
 {
     uint8_t head[16];
     for (uint8_t kind = SIRA_RECORD_HELLO; kind < SIRA_RECORD_KINDS; kind++) {
-        const uint32_t call = kind == SIRA_RECORD_HELLO ? 0 : 0xfedcba98u;
+        const bool has_none = kind == SIRA_RECORD_HELLO || kind >= SIRA_RECORD_SEGMENT;
+        const uint32_t call = has_none ? 0 : 0xfedcba98u;
         put(head, LIMIT, call, kind, 253);
         struct sira_record record;
         assert(sira_record_read(head, LIMIT, &record) == SIRA_RECORD_OK);
@@ -48,6 +49,8 @@ static void what_is_wrong_is_told(void)
     put(head, 0, 0, SIRA_RECORD_MESSAGE, 0), refused(head, SIRA_RECORD_BAD_CALL);
     put(head, 0, 0, SIRA_RECORD_WINDOW, 0), refused(head, SIRA_RECORD_BAD_CALL);
     put(head, 0, 1, SIRA_RECORD_HELLO, 0), refused(head, SIRA_RECORD_BAD_CALL);
+    put(head, 0, 1, SIRA_RECORD_SEGMENT, 1), refused(head, SIRA_RECORD_BAD_CALL);
+    put(head, 0, 1, SIRA_RECORD_STOP, 0), refused(head, SIRA_RECORD_BAD_CALL);
     put(head, 0, 1, SIRA_RECORD_MESSAGE, 254), refused(head, SIRA_RECORD_BAD_DESCRIPTORS);
     for (int at = 10; at < 16; at++) {
         put(head, 0, 1, SIRA_RECORD_MESSAGE, 0);

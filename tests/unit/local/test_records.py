@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -67,11 +68,13 @@ def test_bodies_of_every_size_arrive_between_small_ones(size: int, step: int) ->
 @settings(max_examples=500, deadline=None)
 def test_any_bytes_give_records_or_a_typed_error(data: bytes, likely: bool) -> None:
     if likely:  # a head that passes most checks, to come behind it
-        data = struct.pack("<IIBBHI", len(data) % 64, 1, 1 + len(data) % 9, 0, 0, 0) + data
+        kind = 1 + len(data) % 13
+        call = int(kind < record.SEGMENT)
+        data = struct.pack("<IIBBHI", len(data) % 64, call, kind, 0, 0, 0) + data
     reader = _native.RecordReader(64)
     try:
         for kind, call, descriptors, body in receive(reader, data):
-            assert record.HELLO <= kind <= record.WINDOW and len(body) <= 64
+            assert record.HELLO <= kind <= record.STOP and len(body) <= 64
             assert 0 <= call < 1 << 32 and descriptors <= record.DESCRIPTORS_MAX
     except sira.SiraError as error:
         assert error.code == "PROTOCOL_ERROR"
@@ -140,3 +143,26 @@ def test_a_window_gives_something_and_not_everything(given_bytes: int) -> None:
     with pytest.raises(ProtocolError):
         record.read_grant(record.grant(given_bytes))
     assert record.read_grant(record.grant(5)) == 5
+
+
+def test_what_is_said_of_shared_memory_is_read_back() -> None:
+    read = record.read_segment(record.segment(7, 1 << 20, "a.b"), 1)
+    assert (read.segment, read.bytes, read.audience) == (7, 1 << 20, "a.b")
+    assert record.read_segments(record.segments([1, 9])) == [1, 9]
+    assert record.read_leases(record.leases([3, 1 << 63])) == [3, 1 << 63]
+
+
+@pytest.mark.parametrize(
+    ("number", "size_bytes", "descriptors"), [(0, 64, 1), (1, 0, 1), (1, 64, 0), (1, 64, 2)]
+)
+def test_a_segment_has_a_number_a_size_and_one_descriptor(
+    number: int, size_bytes: int, descriptors: int
+) -> None:
+    with pytest.raises(ProtocolError):
+        record.read_segment(record.segment(number, size_bytes), descriptors)
+
+
+@pytest.mark.parametrize("read", [record.read_segments, record.read_leases])
+def test_what_is_no_list_is_refused(read: Callable[[bytes], list[int]]) -> None:
+    with pytest.raises(ProtocolError):
+        read(b"\x0a\xff")
