@@ -5,8 +5,9 @@
  * Python's: it resolves a topic to a Route, this code remembers and obeys it.
  *
  * Python runs inside in few places, and may do there what it likes (publish on other streams, close any): resolve(),
- * admit() and aside(), and where an error is made and encoded. The Ingress at work is `busy` meanwhile: it is not fed again
- * and is taken apart only afterwards. wake() and drained() are never called from inside, but by hub_tell(), last.
+ * admit(), aside() and lender(), and where an error is made and encoded. The Ingress at work is `busy` meanwhile: it is not
+ * fed again and is taken apart only afterwards. lend() of an Egress may do everything but close that stream, or what it is
+ * subscribed to. wake() and drained() are never called from inside, but by hub_tell(), last.
  *
  * Conservation: every function that moves a delivery moves exactly one count with it, so that for each topic
  * owed = delivered + pending + retained + superseded + expired + sum(dropped). */
@@ -82,7 +83,8 @@ struct chunk {
     uint32_t refs, unsent;
     bool alone; /* the frame holds this item and nothing else: it can be forwarded as it is */
     bool credited;
-    PyObject *frame; /* owned: parsed.data points into it */
+    PyObject *frame; /* owned: parsed.data points into it. Where parsed.is_lent, a ShmSpan: its bytes are nobody's burden
+                      * here, so they ask for no credit and count as held by nobody */
     struct sira_chunk parsed;
 };
 
@@ -99,7 +101,7 @@ struct xfer {
     struct blob *head; /* borrowed: the head's blob holds a reference to us; NULL once it is gone */
     struct blob *keep_head; /* owned: for a `latest` topic, until it is whole or given up */
     uint32_t tensor_count, tensor_at; /* next expected chunk: tensor_at, offset_at */
-    uint64_t offset_at, received, total, buffered, credit_due;
+    uint64_t offset_at, received, lent, total, buffered, credit_due; /* lent: of `received`, by reference */
     uint64_t *tensor_bytes; /* owned */
     bool complete, aborted, parked, keep; /* keep: hold all chunks (retained topic) */
     uint64_t slot; /* SLOT_LATE: its answer is due when it is whole; SLOT_NONE: it was given, or is not wanted */
@@ -157,6 +159,7 @@ void xfer_unlink(struct xfer *xfer);
 void xfer_refuse(Hub *hub, struct xfer *xfer);
 struct xfer *xfer_find(const Ingress *in, struct sira_slice id); /* borrowed */
 void xfer_complete(Hub *hub, struct xfer *xfer); /* all bytes are here, and it is not parked */
+/* `frame`: of the chunk's bytes, or the ShmSpan that `chunk->data` is of. */
 int xfer_feed(Hub *hub, struct xfer *xfer, PyObject *frame, const struct sira_chunk *chunk, bool alone);
 void xfer_abort(Hub *hub, struct xfer *xfer, uint16_t reason, uint64_t now_ns);
 void xfer_release_held(Hub *hub, struct xfer *xfer);
@@ -357,6 +360,7 @@ struct receipt_slot {
     uint32_t matched;
     uint64_t bytes;
     PyObject *error; /* owned bytes; state 2 */
+    uint8_t lane; /* 0: the stream's */
 };
 
 /* Receipts come in the order of messages, but for large ones: theirs come when they are whole, by their id, so
@@ -396,12 +400,12 @@ struct History {
 void history_add(History *history, const uint8_t *id, uint32_t matched, uint64_t bytes, uint64_t now_ns);
 const struct past *history_find(History *history, const uint8_t *id, uint64_t now_ns);
 
-enum { LANE_GRPC = 1, LANE_NUMBER_MAX = 3 }; /* of sira.v1.Lane */
+enum { LANE_GRPC = 1, LANE_SHM = 2, LANE_NUMBER_MAX = 3 }; /* of sira.v1.Lane */
 
 struct Ingress {
     PyObject_HEAD
     Hub *hub; /* owned */
-    PyObject *stamp, *resolve, *wake, *drained, *aside; /* owned; drained, aside: or NULL */
+    PyObject *stamp, *resolve, *wake, *drained, *aside, *lender; /* owned; drained, aside, lender: or NULL */
     History *history; /* owned or NULL */
     Ingress *hub_prev, *hub_next;
     uint64_t client, serial;
@@ -437,6 +441,7 @@ void ingress_credit(Ingress *in, struct xfer *xfer);
 void ingress_settle(Ingress *in, uint64_t slot, const uint8_t *id, uint8_t state, uint32_t matched, uint64_t bytes,
                     PyObject *error);
 void ingress_answer(Ingress *in, const struct receipt_slot *slot); /* at once, outside of the order */
+void ingress_settle_whole(Ingress *in, const struct xfer *xfer); /* a large message is here, and was given to all */
 void ingress_wake(Ingress *in);
 void ingress_due(Ingress *in); /* hub_tell() is to look at it */
 void ingress_unfull(Ingress *in);
@@ -452,6 +457,7 @@ struct Egress {
     PyObject_HEAD
     Hub *hub; /* owned */
     PyObject *wake; /* owned */
+    PyObject *lend; /* owned or NULL: gives a lease for a ShmSpan, 0: the bytes must be copied */
     PyObject *control; /* owned list of encoded Items */
     uint64_t client;
     bool closed, idle, chunk_turn;

@@ -4,6 +4,7 @@
 #include "hub_stream.h"
 #include "pb.h"
 #include "pyutil.h"
+#include "shm_span.h"
 
 enum {
     TURN_BYTES = 16 << 10,      /* of one subscription before the next has its turn */
@@ -11,6 +12,7 @@ enum {
     BUSY_NS = 50000000,         /* "about": within the last 50 ms */
     CONTROL_ITEMS_MAX = 16384, /* unread; past it a client that asks for more is cut off: it does not read its answers */
     TAGGED_CHUNK_BYTES_MAX = SIRA_FRAME_BYTES_MAX - 64, /* the subscription must fit beside it */
+    COPIED_CHUNK_BYTES = SIRA_FRAME_BYTES_MAX - (8 << 10), /* of a lent one, for who cannot map it; as the SDK's are */
 };
 
 /* ---- the list of subscriptions that have something and may send it ------------------------------------------ */
@@ -226,6 +228,63 @@ static PyObject *chunk_frame(const struct out *out, const struct chunk *chunk, s
     return frame;
 }
 
+/* A Frame of one item: the subscriber may look at the memory itself. NULL without an exception: copy. */
+static PyObject *lent_frame(Egress *egress, const struct out *out, const struct chunk *chunk)
+{
+    PyObject *call = Py_NewRef(egress->lend);                                 /* owned: it may be replaced meanwhile */
+    PyObject *number = PyObject_CallFunctionObjArgs(call, chunk->frame, NULL); /* owned */
+    Py_DECREF(call);
+    const uint64_t lease = number ? PyLong_AsUnsignedLongLong(number) : 0;
+    Py_XDECREF(number);
+    if (PyErr_Occurred()) PyErr_WriteUnraisable((PyObject *)egress); /* the bytes can still be copied */
+    if (!lease || lease == UINT64_MAX) return NULL;
+    const struct sira_lent lent = sira_span_lent(chunk->frame);
+    const struct sira_chunk *parsed = &chunk->parsed;
+    const size_t about = pb_uint_size(1, lent.segment) + (lent.offset ? pb_uint_size(2, lent.offset) : 0) +
+                         pb_uint_size(3, lent.bytes) + pb_uint_size(4, lease);
+    size_t body = pb_bytes_size(1, SIRA_ID_BYTES) + pb_bytes_size(4, about);
+    if (parsed->tensor) body += pb_uint_size(2, parsed->tensor);
+    if (parsed->offset) body += pb_uint_size(3, parsed->offset);
+    const size_t sub_len = pb_varint_size(out->sub->id);
+    const size_t item = pb_bytes_size(SIRA_ITEM_CHUNK, body) + (out->tagged ? pb_bytes_size(12, sub_len) : 0);
+    PyObject *frame = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)pb_bytes_size(1, item)); /* owned */
+    if (!frame) return NULL;
+    uint8_t *p = (uint8_t *)PyBytes_AS_STRING(frame);
+    p = pb_put_varint(pb_put_key(p, 1, PB_LEN), item);
+    if (out->tagged) {
+        p = pb_put_varint(pb_put_key(p, 12, PB_LEN), sub_len);
+        p = pb_put_varint(p, out->sub->id);
+    }
+    p = pb_put_varint(pb_put_key(p, SIRA_ITEM_CHUNK, PB_LEN), body);
+    p = pb_put_bytes(p, 1, out->xfer->id, SIRA_ID_BYTES);
+    if (parsed->tensor) p = pb_put_uint(p, 2, parsed->tensor);
+    if (parsed->offset) p = pb_put_uint(p, 3, parsed->offset);
+    p = pb_put_varint(pb_put_key(p, 4, PB_LEN), about);
+    p = pb_put_uint(p, 1, lent.segment);
+    if (lent.offset) p = pb_put_uint(p, 2, lent.offset);
+    p = pb_put_uint(p, 3, lent.bytes);
+    (void)pb_put_uint(p, 4, lease);
+    return frame;
+}
+
+/* The next bytes of `chunk` for `out`, *len of them. New reference; NULL with an exception. */
+static PyObject *piece_frame(Egress *egress, const struct out *out, const struct chunk *chunk, uint64_t now_ns,
+                             size_t *len)
+{
+    const size_t all = chunk->parsed.data.len;
+    *len = all - out->split_at;
+    if (chunk->parsed.is_lent && egress->lend && !out->split_at) {
+        PyObject *frame = lent_frame(egress, out, chunk); /* owned */
+        if (frame || PyErr_Occurred()) return frame;
+    }
+    const bool busy = egress->small_ns && now_ns - egress->small_ns < BUSY_NS;
+    if (busy && *len > BUSY_CHUNK_BYTES) *len = BUSY_CHUNK_BYTES;
+    if (out->tagged && *len > TAGGED_CHUNK_BYTES_MAX) *len = TAGGED_CHUNK_BYTES_MAX;
+    if (chunk->parsed.is_lent && *len > COPIED_CHUNK_BYTES) *len = COPIED_CHUNK_BYTES;
+    if (chunk->alone && !out->tagged && *len == all) return Py_NewRef(chunk->frame);
+    return chunk_frame(out, chunk, out->split_at, *len);
+}
+
 static PyObject *frame_of_chunk(Egress *egress, uint64_t now_ns)
 {
     Hub *hub = egress->hub;
@@ -239,13 +298,8 @@ static PyObject *frame_of_chunk(Egress *egress, uint64_t now_ns)
         struct chunk *chunk = out->chunk;
         if (!chunk) continue;
         const size_t all = chunk->parsed.data.len;
-        const bool busy = egress->small_ns && now_ns - egress->small_ns < BUSY_NS;
-        PyObject *frame; /* owned */
-        size_t len = all - out->split_at;
-        if (busy && len > BUSY_CHUNK_BYTES) len = BUSY_CHUNK_BYTES;
-        if (out->tagged && len > TAGGED_CHUNK_BYTES_MAX) len = TAGGED_CHUNK_BYTES_MAX;
-        if (chunk->alone && !out->tagged && len == all) frame = Py_NewRef(chunk->frame);
-        else frame = chunk_frame(out, chunk, out->split_at, len);
+        size_t len;
+        PyObject *frame = piece_frame(egress, out, chunk, now_ns, &len); /* owned */
         if (!frame) return NULL;
         out->split_at += len;
         if (out->split_at == all) {
@@ -421,5 +475,6 @@ void egress_close(Egress *egress, uint16_t reason, uint64_t now_ns)
     egress->subs = NULL;
     egress->sub_cap = 0;
     Py_CLEAR(egress->wake);
+    Py_CLEAR(egress->lend);
     PyList_SetSlice(egress->control, 0, PyList_GET_SIZE(egress->control), NULL);
 }

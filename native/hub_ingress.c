@@ -3,6 +3,7 @@
 #include "hub_stream.h"
 #include "pb.h"
 #include "pyutil.h"
+#include "shm_span.h"
 
 /* A message in one piece, so that with the node's stamp and a subscription it still fits into a frame. */
 enum { INLINE_BYTES_MAX = SIRA_FRAME_BYTES_MAX - SIRA_STAMP_BYTES_MAX - 64 };
@@ -165,6 +166,42 @@ static bool chunk_is_all(PyObject *frame, const struct sira_item *item, const st
            (size_t)PyBytes_GET_SIZE(frame) == pb_bytes_size(1, item->raw.len);
 }
 
+/* The span that a lent chunk names, as lender() gives it. Runs Python: the transfer may be gone afterwards.
+ * New reference; NULL with an exception. */
+static PyObject *borrow(Ingress *in, const struct sira_lent *lent, PyObject *topic)
+{
+    if (!in->lender) return sira_raise("PROTOCOL_ERROR", "nobody lends on this stream");
+    PyObject *call = Py_NewRef(in->lender); /* owned: it may be replaced meanwhile */
+    PyObject *span = PyObject_CallFunction(call, "IKKKO", lent->segment, (unsigned long long)lent->offset,
+                                           (unsigned long long)lent->bytes, (unsigned long long)lent->lease,
+                                           topic); /* owned */
+    Py_DECREF(call);
+    if (!span || Py_IS_TYPE(span, &sira_shm_span_type)) return span;
+    Py_DECREF(span);
+    return PyErr_Format(PyExc_TypeError, "lender() gave no ShmSpan");
+}
+
+static int take_lent(Ingress *in, struct xfer *xfer, struct sira_chunk *chunk, uint64_t now_ns)
+{
+    PyObject *topic = Py_NewRef(xfer->name ? xfer->name : Py_None); /* owned */
+    PyObject *span = borrow(in, &chunk->lent, topic);               /* owned */
+    Py_DECREF(topic);
+    xfer = in->closed ? NULL : xfer_find(in, chunk->id);
+    int rc = 0;
+    if (!xfer) { /* taken apart by lender(): nobody is there to be told */
+        PyErr_Clear();
+    } else if (!span) {
+        char code[REASON_BYTES];
+        hub_exception_code(code, sizeof code);
+        rc = give_up(in, xfer, code, now_ns);
+    } else {
+        chunk->data = (struct sira_slice){sira_span_data(span), sira_span_lent(span).bytes};
+        if (xfer_feed(in->hub, xfer, span, chunk, false) < 0) rc = give_up(in, xfer, "FRAME_CORRUPT", now_ns);
+    }
+    Py_XDECREF(span);
+    return rc;
+}
+
 static int take_chunk(Ingress *in, PyObject *frame, const struct sira_item *item, uint64_t now_ns)
 {
     struct sira_chunk chunk;
@@ -175,7 +212,13 @@ static int take_chunk(Ingress *in, PyObject *frame, const struct sira_item *item
     }
     in->hub->chunks_in++;
     struct xfer *xfer = xfer_find(in, chunk.id);
-    if (!xfer) return 0; /* of a transfer that was refused or given up meanwhile */
+    if (!xfer) { /* of one that was refused or given up meanwhile: a lease comes back at once */
+        PyObject *span = chunk.is_lent ? borrow(in, &chunk.lent, Py_None) : NULL; /* owned */
+        Py_XDECREF(span);
+        PyErr_Clear();
+        return 0;
+    }
+    if (chunk.is_lent) return take_lent(in, xfer, &chunk, now_ns);
     if (in->parked_bytes + in->buffered_bytes >= in->window_bytes &&
         xfer->buffered + chunk.data.len > in->hub->transfer_window_bytes) { /* a full stream is read on trust */
         sira_raise("PROTOCOL_ERROR", "a chunk came past the credit of its message (%llu bytes are held)",
@@ -303,6 +346,7 @@ static void take_apart(Ingress *in, uint64_t now_ns)
     Py_CLEAR(in->wake);
     Py_CLEAR(in->drained);
     Py_CLEAR(in->aside);
+    Py_CLEAR(in->lender);
     PyList_SetSlice(in->credits, 0, PyList_GET_SIZE(in->credits), NULL);
 }
 

@@ -79,6 +79,7 @@ int post(Ingress *in, Route *route, struct blob *blob, uint64_t slot, bool quiet
     if (refused) return post_refused(in, topic, blob, slot);
     if (quiet) ingress_settle(in, slot, id, 3, matched, blob->payload_bytes, NULL);
     else if (xfer && xfer->received < xfer->total) xfer->slot = slot;
+    else if (xfer) ingress_settle_whole(in, xfer);
     else ingress_settle(in, slot, id, 1, matched, blob->payload_bytes, NULL);
     if (xfer && xfer->received == xfer->total) xfer_complete(in->hub, xfer);
     return 0;

@@ -161,7 +161,7 @@ static uint8_t *receipt_write(uint8_t *p, const struct receipt_slot *slot, uint8
     }
     if (slot->matched) p = pb_put_uint(p, 2, slot->matched);
     p = pb_put_uint(p, 3, 1);
-    p = pb_put_bytes(p, 5, &lane, 1);
+    p = pb_put_bytes(p, 5, slot->lane ? &slot->lane : &lane, 1);
     p = pb_put_uint(p, 6, 1);
     if (slot->bytes) p = pb_put_uint(p, 7, slot->bytes);
     return p;
@@ -180,6 +180,15 @@ void ingress_answer(Ingress *in, const struct receipt_slot *slot)
         Py_DECREF(bytes);
     }
     if (PyErr_Occurred()) PyErr_WriteUnraisable((PyObject *)in); /* no memory: the publisher will time out */
+}
+
+void ingress_settle_whole(Ingress *in, const struct xfer *xfer)
+{
+    struct receipt_slot slot = {.state = 1, .matched = xfer->matched, .bytes = xfer->total};
+    memcpy(slot.id, xfer->id, SIRA_ID_BYTES);
+    if (xfer->lent && xfer->lent == xfer->total) slot.lane = LANE_SHM;
+    if (in->history) history_add(in->history, slot.id, slot.matched, slot.bytes, in->hub->now_ns);
+    ingress_answer(in, &slot);
 }
 
 /* The first of the encoded items in `list` as one Frame, far below its limit; they leave the list. Frame bodies join

@@ -65,6 +65,7 @@ static void ingress_dealloc(PyObject *self)
     Py_XDECREF(in->wake);
     Py_XDECREF(in->drained);
     Py_XDECREF(in->aside);
+    Py_XDECREF(in->lender);
     Py_XDECREF(in->history);
     Py_XDECREF(in->hub);
     type->tp_free(self);
@@ -161,6 +162,20 @@ static int ingress_set_aside(PyObject *self, PyObject *value, void *unused)
     return 0;
 }
 
+static PyObject *ingress_get_lender(PyObject *self, void *unused)
+{
+    (void)unused;
+    const Ingress *in = (Ingress *)self;
+    return Py_NewRef(in->lender ? in->lender : Py_None);
+}
+
+static int ingress_set_lender(PyObject *self, PyObject *value, void *unused)
+{
+    (void)unused;
+    Py_XSETREF(((Ingress *)self)->lender, value && value != Py_None ? Py_NewRef(value) : NULL);
+    return 0;
+}
+
 static PyObject *ingress_get_lane(PyObject *self, void *unused)
 {
     (void)unused;
@@ -184,6 +199,8 @@ static PyGetSetDef ingress_getset[] = {
     {"full", ingress_get, NULL, "Stop reading this stream until `drained` is called.", (void *)0},
     {"drained", ingress_get, ingress_set_drained, "Called when `full` ends.", (void *)1},
     {"aside", ingress_get_aside, ingress_set_aside, "Called with (frame, now_ns) of an aside.", NULL},
+    {"lender", ingress_get_lender, ingress_set_lender,
+     "Called with (segment, offset, bytes, lease, topic or None) of a lent chunk; gives its ShmSpan.", NULL},
     {"lane", ingress_get_lane, ingress_set_lane, "Number of sira.v1.Lane that its receipts tell.", NULL},
     {"published", ingress_get, NULL, "Messages accepted.", (void *)2},
     {"bytes", ingress_get, NULL, "Payload bytes accepted.", (void *)3},
@@ -237,6 +254,7 @@ static void egress_dealloc(PyObject *self)
     if (egress->hub && egress->control) egress_close(egress, R_PEER_LOST, egress->hub->now_ns);
     Py_XDECREF(egress->control);
     Py_XDECREF(egress->wake);
+    Py_XDECREF(egress->lend);
     Py_XDECREF(egress->hub);
     type->tp_free(self);
     Py_DECREF(type);
@@ -384,7 +402,23 @@ static PyObject *egress_get(PyObject *self, void *which)
     }
 }
 
+static PyObject *egress_get_lend(PyObject *self, void *unused)
+{
+    (void)unused;
+    const Egress *egress = (Egress *)self;
+    return Py_NewRef(egress->lend ? egress->lend : Py_None);
+}
+
+static int egress_set_lend(PyObject *self, PyObject *value, void *unused)
+{
+    (void)unused;
+    Py_XSETREF(((Egress *)self)->lend, value && value != Py_None ? Py_NewRef(value) : NULL);
+    return 0;
+}
+
 static PyGetSetDef egress_getset[] = {
+    {"lend", egress_get_lend, egress_set_lend,
+     "Called with a ShmSpan that the subscriber is to look at; gives its lease, 0: copy the bytes.", NULL},
     {"pending", egress_get, NULL, "Messages waiting to be sent.", (void *)0},
     {"in_flight", egress_get, NULL, "Messages sent and not confirmed.", (void *)1},
     {"queued_bytes", egress_get, NULL, "Payload bytes waiting to be sent.", (void *)2},

@@ -128,12 +128,18 @@ uint8_t *blob_write(const struct blob *blob, uint8_t *p, uint64_t now_ns)
 
 /* ---- chunks -------------------------------------------------------------------------------------------------- */
 
+/* Bytes of it that the node holds. */
+static uint64_t burden(const struct chunk *chunk)
+{
+    return chunk->parsed.is_lent ? 0 : chunk->parsed.data.len;
+}
+
 static void chunk_unref(Hub *hub, struct xfer *xfer, struct chunk *chunk)
 {
     assert(chunk->refs > 0);
     if (--chunk->refs) return;
     if (xfer->last == chunk) xfer->last = NULL;
-    hub->buffered_bytes -= chunk->parsed.data.len;
+    hub->buffered_bytes -= burden(chunk);
     Py_DECREF(chunk->frame);
     PyMem_Free(chunk);
 }
@@ -143,12 +149,13 @@ static void chunk_credit(struct xfer *xfer, struct chunk *chunk)
 {
     if (chunk->credited) return;
     chunk->credited = true;
-    xfer->buffered -= chunk->parsed.data.len;
+    const uint64_t held = burden(chunk);
+    xfer->buffered -= held;
     Ingress *in = xfer->ingress;
     if (!in) return;
-    in->buffered_bytes -= chunk->parsed.data.len;
-    xfer->credit_due += chunk->parsed.data.len;
-    if (!xfer->complete && xfer->credit_due >= in->hub->transfer_window_bytes / 4) ingress_credit(in, xfer);
+    in->buffered_bytes -= held;
+    xfer->credit_due += held;
+    if (held && !xfer->complete && xfer->credit_due >= in->hub->transfer_window_bytes / 4) ingress_credit(in, xfer);
     ingress_unfull(in);
 }
 
@@ -286,7 +293,7 @@ void xfer_complete(Hub *hub, struct xfer *xfer)
 {
     xfer->complete = true;
     if (xfer->ingress && xfer->slot != SLOT_NONE && !xfer->parked) {
-        ingress_settle(xfer->ingress, xfer->slot, xfer->id, 1, xfer->matched, xfer->total, NULL);
+        ingress_settle_whole(xfer->ingress, xfer);
         xfer->slot = SLOT_NONE;
     }
     struct blob *head = xfer->keep_head; /* owned: goes to the topic */
@@ -323,7 +330,7 @@ int xfer_feed(Hub *hub, struct xfer *xfer, PyObject *frame, const struct sira_ch
     }
     const size_t len = parsed->data.len;
     *chunk = (struct chunk){.refs = 1, .alone = alone, .parsed = *parsed};
-    if (!pins_more(len, frame)) {
+    if (parsed->is_lent || !pins_more(len, frame)) {
         chunk->frame = Py_NewRef(frame);
     } else {
         chunk->frame = PyBytes_FromStringAndSize((const char *)parsed->data.data, (Py_ssize_t)len);
@@ -334,10 +341,12 @@ int xfer_feed(Hub *hub, struct xfer *xfer, PyObject *frame, const struct sira_ch
         chunk->alone = false;
         chunk->parsed.data.data = (const uint8_t *)PyBytes_AS_STRING(chunk->frame);
     }
-    hub->buffered_bytes += len;
-    xfer->buffered += len;
-    xfer->ingress->buffered_bytes += len;
+    const uint64_t held = burden(chunk);
+    hub->buffered_bytes += held;
+    xfer->buffered += held;
+    xfer->ingress->buffered_bytes += held;
     xfer->received += len;
+    xfer->lent += len - held;
     xfer->offset_at += len;
     while (xfer->tensor_at < xfer->tensor_count && xfer->offset_at == xfer->tensor_bytes[xfer->tensor_at]) {
         xfer->tensor_at++;

@@ -573,6 +573,10 @@ class Ingress:
     # takes (frame, now_ns) of an aside for the client's Subscribe stream; None: asides are skipped.
     # What it raises ends the stream.
     aside: Callable[[bytes, int], None] | None
+    # takes (segment, offset, bytes, lease, topic) of a chunk that names shared memory and gives the
+    # span; topic None: its message was refused meanwhile. What it raises gives that message up.
+    # None: such a chunk is refused.
+    lender: Callable[[int, int, int, int, str | None], ShmSpan] | None
     lane: int  # number of sira.v1.Lane that its receipts tell; at first that of gRPC
     # messages whose receipt next_frame() has not given out yet (quiet ones too, until settled)
     unanswered: int
@@ -615,6 +619,9 @@ class Egress:
     pending: int  # messages waiting to be sent
     in_flight: int  # sent, not confirmed
     queued_bytes: int
+    # takes a span that the subscriber is to look at itself and gives its lease; 0: its bytes are
+    # copied. Called within next_frame(): it must not close this stream. None: all are copied
+    lend: Callable[[ShmSpan], int] | None
 
 @final
 class Sub:

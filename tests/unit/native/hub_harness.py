@@ -45,9 +45,11 @@ def head(topic: str, sizes: list[int], **fields: Any) -> message_pb2.Message:
     return message_pb2.Message(id=_native.new_id(), topic=topic, tensors=body, **fields)
 
 
-def chunks(made: message_pb2.Message, chunk_bytes: int) -> Iterator[bytes]:
-    """Frames of one chunk each; the bytes tell their tensor and place."""
+def chunks(made: message_pb2.Message, chunk_bytes: int, only: int | None = None) -> Iterator[bytes]:
+    """Frames of one chunk each, of all tensors or one; the bytes tell their tensor and place."""
     for index, tensor in enumerate(made.tensors):
+        if only not in (None, index):
+            continue
         for start in range(0, tensor.data_bytes, chunk_bytes):
             size = min(chunk_bytes, tensor.data_bytes - start)
             yield frame(

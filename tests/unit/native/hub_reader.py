@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sira import _native
 from sira.v1 import bus_pb2, message_pb2
 
 from .hub_harness import payload_of
@@ -24,9 +25,15 @@ class Sent:
 class Reader:
     """One Subscribe stream's reader, by the rules of bus.proto."""
 
-    def __init__(self, sent: dict[bytes, Sent], unordered: set[int]) -> None:
-        """`unordered`: subscriptions of groups, which may inherit what is older than their own."""
-        self._sent, self._unordered = sent, unordered
+    def __init__(
+        self, sent: dict[bytes, Sent], unordered: set[int], spans: dict[int, _native.ShmSpan]
+    ) -> None:
+        """Read what the node lends through `spans`, by lease.
+
+        `unordered`: subscriptions of groups, which may inherit what is older than their own.
+        """
+        self._sent, self._unordered, self._spans = sent, unordered, spans
+        self.read_leases: set[int] = set()
         self._open: dict[tuple[int, bytes], bytearray] = {}
         self._untagged: dict[bytes, int] = {}
         self._seen: set[tuple[int, bytes]] = set()
@@ -67,8 +74,13 @@ class Reader:
         sent = self._sent[chunk.message_id]
         sizes = [t.data_bytes for t in sent.made.tensors]
         assert len(data) == sum(sizes[: chunk.tensor]) + chunk.offset
-        assert chunk.data == payload_of(chunk.tensor, chunk.offset, len(chunk.data))
-        data += chunk.data
+        bytes_ = chunk.data
+        if chunk.HasField("lent"):
+            self.read_leases.add(chunk.lent.lease)
+            bytes_ = bytes(self._spans[chunk.lent.lease])
+            assert len(bytes_) == chunk.lent.bytes
+        assert bytes_ == payload_of(chunk.tensor, chunk.offset, len(bytes_))
+        data += bytes_
         if len(data) == sum(sizes):
             self._end(number, chunk.message_id)
             self._whole(sent)

@@ -4,9 +4,11 @@ seeded walks through all that can happen, also from inside the callbacks.
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import random
+from collections.abc import Iterator
 
 import pytest
 
@@ -16,6 +18,7 @@ from sira.v1 import bus_pb2, message_pb2
 
 from .hub_harness import Bench, Publisher, Subscriber, chunks, head, item, message, rows
 from .hub_reader import Reader, Sent
+from .lent_harness import Borrower, Memory, lent_chunk
 
 # Fresh at each run, and the same in all its workers (tests/conftest.py).
 FRESH = random.Random(os.environ["SIRA_RUN_SEED"])
@@ -44,6 +47,9 @@ class Walk:
         self.subscribers: list[Subscriber] = []
         self.transfers: list[tuple[Publisher, list[bytes]]] = []
         self.groups = [_native.Group("g1"), _native.Group("g2")]
+        self.memory = Memory(30_000, 1_000)
+        self.lent: set[int] = set()  # leases that the node was told
+        self.borrowers: dict[Subscriber, Borrower] = {}
         self.sent: dict[bytes, Sent] = {}
         self.readers: dict[Subscriber, Reader] = {}
         self.unordered: dict[Subscriber, set[int]] = {}
@@ -58,7 +64,7 @@ class Walk:
             self.publish: 30, self.begin: 6, self.chunk: 20, self.write: 25, self.take: 20,
             self.read: 10, self.subscribe: 4, self.unsubscribe: 2, self.connect: 2,
             self.kill_subscriber: 1, self.kill_publisher: 1, self.tick: 6, self.redeclare: 1,
-            self.give_up: 1, self.bad_chunk: 1, self.withhold: 2,
+            self.give_up: 1, self.bad_chunk: 1, self.withhold: 2, self.give_back: 10,
         }  # fmt: skip
         self.random.choices(list(actions), list(actions.values()))[0]()
 
@@ -146,7 +152,45 @@ class Walk:
             if not self.feed(publisher, frame.SerializeToString()):
                 del self.sent[made.id]
             elif publisher in self.publishers:
-                self.transfers.append((publisher, list(chunks(made, 1_000))))
+                self.transfers.append((publisher, list(self.parts(made))))
+
+    def parts(self, made: message_pb2.Message) -> Iterator[bytes]:
+        """Chunks of a message; some of its tensors by name."""
+        lends = self.random.random() < 0.4
+        for index, tensor in enumerate(made.tensors):
+            if lends and tensor.data_bytes and self.memory.has_room and self.random.random() < 0.8:
+                yield lent_chunk(self.memory, made, index)
+            else:
+                yield from chunks(made, 1_000, index)
+
+    def lender(
+        self, segment: int, offset: int, size: int, lease: int, topic: str | None
+    ) -> _native.ShmSpan:
+        draw = self.random.random()
+        span = self.memory.lender(segment, offset, size, lease, topic)
+        self.lent.add(lease)
+        if draw < 0.02:
+            raise Denied("by the walk")
+        if draw < 0.05:
+            self.random.choice((self.publish, self.write, self.unsubscribe, self.withhold))()
+        elif draw < 0.055:
+            self.kill_publisher()
+        return span
+
+    def lend(self, subscriber: Subscriber, span: _native.ShmSpan) -> int:
+        return self.borrowers[subscriber].lend(span) if self.random.random() < 0.8 else 0
+
+    def give_back(self) -> None:
+        """Subscribers let go of what they have read; the publisher uses that memory again."""
+        if subscriber := self.subscriber():
+            held, read = self.borrowers[subscriber].spans, self.readers[subscriber].read_leases
+            for lease in self.random.sample(sorted(read), len(read) // 2):
+                read.remove(lease)
+                del held[lease]
+        for subscriber, borrower in self.borrowers.items():
+            if subscriber not in self.subscribers and subscriber not in self.writing:
+                borrower.spans.clear()  # as a session does that ends
+        self.memory.take_back()
 
     def transfer(self) -> tuple[Publisher, list[bytes]] | None:
         free = [t for t in self.transfers if t[1] and t[0] not in self.feeding]
@@ -251,12 +295,16 @@ class Walk:
                 window_messages=20, window_bytes=100_000, on_wake=self.in_wake
             )
             made.stream.drained = self.in_wake
+            made.stream.lender = self.lender
             self.publishers.append(made)
         if len(self.subscribers) < 4:
             subscriber = self.bench.subscriber(on_wake=self.in_wake)
             self.subscribers.append(subscriber)
             self.unordered[subscriber] = set()
-            self.readers[subscriber] = Reader(self.sent, self.unordered[subscriber])
+            borrower = self.borrowers[subscriber] = Borrower()
+            self.readers[subscriber] = Reader(self.sent, self.unordered[subscriber], borrower.spans)
+            if self.random.random() < 0.7:
+                subscriber.stream.lend = functools.partial(self.lend, subscriber)
 
     def kill_subscriber(self) -> None:
         if subscriber := self.subscriber():
@@ -313,6 +361,10 @@ class Walk:
         stats = self.bench.hub.stats
         held = (stats["messages_held"], stats["message_bytes_held"], stats["chunk_bytes_held"])
         assert held == (0, 0, 0) and stats["transfers"] == 0, stats
+        for borrower in self.borrowers.values():
+            borrower.spans.clear()
+        self.memory.take_back()
+        assert not self.memory.leases & self.lent, "memory that nobody looks at has not come back"
 
 
 def walk_through(seed: int, steps: int) -> None:
