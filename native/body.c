@@ -6,6 +6,8 @@ static void body_begin(struct sira_body *body)
 {
     body->tensor_count = body->dim_count = body->gathered_count = 0;
     body->payload_bytes = 0;
+    body->chunk = NULL;
+    body->is_loan = false;
     body->tensors = body->small_tensors;
     body->dims = body->small_dims;
     body->tensor_room = SIRA_BODY_TENSORS_SMALL;
@@ -67,6 +69,7 @@ void sira_body_clear(struct sira_body *body)
         Py_CLEAR(body->tensors[i].name_owner);
         Py_CLEAR(body->tensors[i].owner);
     }
+    Py_CLEAR(body->chunk);
     if (body->tensors != body->small_tensors) PyMem_Free(body->tensors);
     if (body->dims != body->small_dims) PyMem_Free(body->dims);
     body_begin(body);

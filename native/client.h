@@ -1,5 +1,6 @@
 /* The client's data plane. Read client.c first, then the way of a message: outbox.c (queue and batches), sender.c
- * (one publisher), outbox_upload.c (large messages), outbox_feed.c (answers, lost connections); inbox.c (split,
+ * (one publisher), outbox_upload.c (large messages), outbox_lend.c (those in shared memory), outbox_feed.c (answers),
+ * outbox_lost.c (lost connections); inbox.c (split,
  * reassemble), inbox_order.c (what waits for what), mailbox.c (one subscription), pool.c (memory of large messages).
  *
  * Everything is guarded by the GIL. It is released around copies of SIRA_UNLOCKED_COPY_BYTES and more, and may
@@ -162,11 +163,13 @@ struct transfer {
     struct transfer *next, *prev;
     uint8_t id[SIRA_ID_BYTES];
     PyObject *head;       /* owned bytes: the Message without its data */
-    PyObject *buffer;     /* owned; NULL: nobody wants it, or nothing to come */
+    PyObject *buffer;     /* owned; NULL: no byte of it was needed yet */
+    bool wanted;          /* somebody waits for it; if not, it has neither buffer nor spans, or is busy */
     uint32_t tensor_count, tensor; /* of the next chunk */
     uint64_t offset;      /* of the next chunk, in its tensor */
-    uint64_t total;       /* payload bytes */
+    uint64_t total, room; /* bytes of the payload, of the buffer */
     uint64_t *bytes, *starts; /* of each tensor; starts: in the buffer, 64-byte aligned. Owned, one allocation */
+    PyObject **spans;     /* of each tensor: owned ShmSpan that it is; NULL: it is in the buffer. Owned; NULL: none is */
     uint32_t target_count;
     struct target *targets; /* owned */
     uint32_t busy;        /* calls that use it while others may run */
@@ -176,6 +179,7 @@ struct transfer {
 typedef struct Inbox {
     PyObject_HEAD
     struct sira_pool *pool; /* owned */
+    PyObject *maps;         /* owned ShmMaps; NULL: chunks come with their bytes */
     uint64_t message_bytes_max;
     struct port **ports;    /* open addressing by subscription; NULL: empty */
     uint32_t port_count, ports_room; /* room: power of two, or 0 */
@@ -252,14 +256,22 @@ struct upload {
     uint64_t deadline_ns; /* UINT64_MAX: none */
     uint64_t served;      /* turn of its last chunk */
     uint64_t taken, credited; /* bytes of this connection */
+    uint64_t lent;        /* of the bytes taken: by reference */
     uint64_t offset;      /* next chunk: in tensor */
     uint32_t tensor;
     uint32_t head_len;    /* as counted in unanswered_bytes */
     uint8_t priority;
     enum upload_state state;
     bool quiet;
-    uint32_t busy;        /* copies without the GIL going on */
+    uint32_t busy;        /* copies without the GIL going on, and calls that come back to it */
     bool dropped;         /* unlinked while busy: whoever copies frees it */
+    struct upload *lent_next; /* in a list of outbox_lend_heads() */
+};
+
+/* A chunk that was sent by reference and may still be read. */
+struct lease {
+    uint64_t number;      /* 0: empty */
+    PyObject *chunk;      /* owned ShmChunk */
 };
 
 enum { OUTBOX_FORGOTTEN_MAX = 64, OUTBOX_SPARE_BATCHES_MAX = 8 };
@@ -278,7 +290,8 @@ typedef struct Outbox {
     uint32_t spare_count;
     uint32_t mask;        /* bit p: queues[p] holds something */
     uint32_t room_hint;   /* bytes of the last frame, for the next one's first allocation */
-    struct upload *uploads; /* all not answered or not sent */
+    struct upload *uploads, *oldest_upload; /* all not answered or not sent, the newest first */
+    uint32_t active_uploads; /* of them: in UPLOAD_ACTIVE */
     uint64_t turn;
     uint64_t unanswered, unanswered_bytes; /* not quiet; bytes as encoded, of uploads the head */
     uint64_t quiet_queued, quiet_queued_bytes;
@@ -290,6 +303,13 @@ typedef struct Outbox {
     bool signalled;       /* wake was called, or is not needed, until take() returns None */
     bool quiet_forgotten; /* a refusal may name a message that is no longer known */
     PyObject *broken;     /* owned exception: raised by the next feed(), after outcomes that came before it */
+    PyObject *placer;     /* owned, NULL: none. (topic, bytes) -> ShmChunk | None */
+    unsigned long long lend_bytes_min; /* payload of the smallest body that the placer is asked for */
+    char lends;           /* bool of structmember.h: the stream under it takes chunks by reference */
+    struct lease *leases; /* owned: open addressing by number */
+    uint32_t leases_room; /* power of two, or 0 */
+    unsigned long long lease_count;
+    uint64_t lease_last, lease_floor; /* the newest number; up to this one all were forgotten */
     /* Transfers that ended before they were answered: an answer may still come. */
     uint8_t forgotten[OUTBOX_FORGOTTEN_MAX][SIRA_ID_BYTES];
     uint32_t forgotten_len, forgotten_at;
@@ -297,15 +317,19 @@ typedef struct Outbox {
 extern PyTypeObject sira_outbox_type;
 
 /* outbox.c */
+/* Let shared memory hold the tensors of `body`: those that lie in `loan` (borrowed, a ShmChunk; NULL: none) already, else
+ * those of at least lend_bytes_min for which the placer has a chunk, which are copied there. 0, or -1 with an exception.
+ * Before outbox_push_body. `topic`: borrowed, a checked str. May run anything; nothing of the outbox is held meanwhile. */
+int outbox_place(Outbox *self, PyObject *topic, struct sira_body *body, PyObject *loan);
 enum outbox_pushed { OUTBOX_PUSHED, OUTBOX_FULL /* past twice the window; no exception */, OUTBOX_FAILED };
 /* Encode and queue; the caller then calls outbox_signal(). Takes over `body` when it is large. The id goes to `id`.
  * Requires: topic is checked. Ensures: nothing changed unless OUTBOX_PUSHED. Runs Python code only to raise. */
 enum outbox_pushed outbox_push_body(Outbox *self, struct sira_slice topic, struct sira_body *body,
                                     const struct sira_options *options, PyObject *ticket, uint8_t *id);
 bool outbox_room(const Outbox *self); /* the window takes one more message */
+bool outbox_full(const Outbox *self, bool large); /* past twice the window: nothing is queued */
 void outbox_signal(Outbox *self); /* wake(), if the writer waits and something is ready. May run anything */
 bool outbox_ready(const Outbox *self);
-void outbox_sent(Outbox *self, struct batch *batch, uint64_t now_ns); /* its records' bookkeeping, as it leaves */
 
 /* outbox_batch.c */
 void batches_append(struct batches *list, struct batch *batch);
@@ -325,6 +349,11 @@ void batch_age(struct batch *batch, uint64_t now_ns); /* write what is left of e
 /* outbox_upload.c */
 struct upload *upload_find(const Outbox *self, const uint8_t *id);
 void upload_link(Outbox *self, struct upload *upload);
+static inline void upload_enter(Outbox *self, struct upload *upload, enum upload_state state)
+{
+    self->active_uploads += (state == UPLOAD_ACTIVE) - (upload->state == UPLOAD_ACTIVE);
+    upload->state = state;
+}
 /* Unlink and uncount it, release its batch. Its ticket goes to the caller (owned, may be NULL), its memory goes
  * now or when nobody copies from it. May run anything. */
 PyObject *upload_end(Outbox *self, struct upload *upload);
@@ -334,6 +363,19 @@ PyObject *upload_chunk(Outbox *self, struct upload *upload, uint64_t now_ns); /*
 int upload_abort_item(Outbox *self, const struct upload *upload); /* queue an Abort. -1: MemoryError */
 void outbox_forget(Outbox *self, const uint8_t *id);    /* an answer may still come: it will be ignored */
 bool outbox_forgotten(Outbox *self, const uint8_t *id); /* true once for each outbox_forget */
+
+void upload_done(Outbox *self, struct upload *upload); /* its last byte was taken: give the memory back. May run anything */
+
+/* outbox_lend.c */
+bool upload_lends(const Outbox *self, const struct upload *upload); /* what is left of it goes by reference */
+/* All that is left of it, by reference, in one Frame; NULL: MemoryError. Requires: upload_lends. */
+PyObject *upload_lend(Outbox *self, struct upload *upload);
+/* `frame` (owned) of a batch that leaves, with all of its large messages behind it that may go by reference and fit.
+ * New reference, perhaps `frame` itself. The caller ends *sent by outbox_lent(). Runs nothing. */
+PyObject *outbox_lend_heads(Outbox *self, struct batch *batch, PyObject *frame, struct upload **sent);
+void outbox_lent(Outbox *self, struct upload *sent); /* may run anything */
+void outbox_forget_leases(Outbox *self); /* memory that they stand for is not used again. Runs nothing */
+PyObject *outbox_returned(Outbox *self, PyObject *leases);
 
 /* sender.c */
 extern PyTypeObject sira_sender_type;

@@ -3,6 +3,8 @@
 
 #include <structmember.h>
 
+#include "shm_span.h"
+
 /* ---- subscriptions ---------------------------------------------------------------------------------------- */
 static uint32_t port_slot(const Inbox *self, uint32_t subscription)
 {
@@ -340,6 +342,7 @@ static void inbox_dealloc(Inbox *self)
     PyObject_GC_UnTrack(self);
     inbox_clear(self);
     PyMem_Free(self->ports);
+    Py_CLEAR(self->maps);
     sira_pool_release(self->pool);
     type->tp_free(self);
 }
@@ -354,7 +357,25 @@ static PyObject *inbox_get_buffers_mapped(Inbox *self, void *Py_UNUSED(closure))
     return PyLong_FromUnsignedLongLong(sira_pool_mapped_count(self->pool));
 }
 
+static PyObject *inbox_get_maps(Inbox *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(self->maps ? self->maps : Py_None);
+}
+
+static int inbox_set_maps(Inbox *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (value == Py_None) value = NULL;
+    if (value && Py_TYPE(value) != &sira_shm_maps_type) {
+        PyErr_Format(PyExc_TypeError, "maps: want ShmMaps or None, not %.100s", Py_TYPE(value)->tp_name);
+        return -1;
+    }
+    Py_XSETREF(self->maps, Py_XNewRef(value));
+    return 0;
+}
+
 static PyGetSetDef inbox_getset[] = {
+    {"maps", (getter)inbox_get_maps, (setter)inbox_set_maps,
+     "ShmMaps in which chunks by reference are looked up; None: there are none", NULL},
     {"warm_bytes", (getter)inbox_get_warm_bytes, NULL, "memory kept for the next large messages", NULL},
     {"buffers_mapped", (getter)inbox_get_buffers_mapped, NULL, "buffers made so far, reused ones not counted", NULL},
     {NULL, NULL, NULL, NULL, NULL},

@@ -1,8 +1,9 @@
-/* Large messages coming in: a head reserves memory and places, chunks fill it in order, the last one makes the
- * message. See client.h about what may run in between. */
+/* Large messages coming in: a head reserves places, chunks fill memory in order, the last one makes the message. A
+ * tensor that comes as a reference to shared memory stays where it is. See client.h about what may run in between. */
 #include "client.h"
 
 #include "pb.h"
+#include "shm_span.h"
 
 static struct transfer *transfer_find(const Inbox *self, struct sira_slice id, uint32_t subscription)
 {
@@ -17,11 +18,19 @@ static struct transfer *transfer_find(const Inbox *self, struct sira_slice id, u
     return found;
 }
 
+/* Buffers and spans: their ends run no Python code. */
+static void let_memory_go(struct transfer *transfer)
+{
+    Py_CLEAR(transfer->buffer);
+    for (uint32_t i = 0; transfer->spans && i < transfer->tensor_count; i++) Py_CLEAR(transfer->spans[i]);
+}
+
 static void transfer_free(struct transfer *transfer)
 {
+    let_memory_go(transfer);
     PyMem_Free(transfer->bytes);
+    PyMem_Free(transfer->spans);
     PyMem_Free(transfer->targets);
-    Py_XDECREF(transfer->buffer);
     Py_XDECREF(transfer->head);
     PyMem_Free(transfer);
 }
@@ -40,7 +49,9 @@ void transfer_release(Inbox *self, struct transfer *transfer)
 
 static void transfer_unuse(struct transfer *transfer)
 {
-    if (--transfer->busy == 0 && transfer->dropped) transfer_free(transfer);
+    if (--transfer->busy) return;
+    if (transfer->dropped) transfer_free(transfer);
+    else if (!transfer->wanted) let_memory_go(transfer);
 }
 
 int inbox_drop(Inbox *self, struct transfer *transfer)
@@ -63,20 +74,19 @@ int inbox_drop(Inbox *self, struct transfer *transfer)
 void inbox_forget_port(Inbox *self, const struct port *port)
 {
     for (struct transfer *t = self->transfers; t; t = t->next) {
-        bool wanted = false;
+        t->wanted = false;
         for (uint32_t i = 0; i < t->target_count; i++) {
             struct waiting **waiting = &t->targets[i].waiting;
             if (*waiting && (*waiting)->port == port) *waiting = NULL;
-            wanted |= *waiting != NULL;
+            t->wanted |= *waiting != NULL;
         }
-        /* A buffer's end runs no Python code. A copy that is going on has its own reference. */
-        if (!wanted) Py_CLEAR(t->buffer);
+        if (!t->wanted && !t->busy) let_memory_go(t);
     }
 }
 
 /* ---- heads ------------------------------------------------------------------------------------------------ */
 /* Sizes, starts and the buffer's length. false: more than can be addressed. */
-static bool plan(struct transfer *transfer, const struct sira_env *env, uint64_t *room)
+static bool plan(struct transfer *transfer, const struct sira_env *env)
 {
     uint64_t at = 0;
     for (uint32_t i = 0; i < env->tensor_count; i++) {
@@ -86,7 +96,7 @@ static bool plan(struct transfer *transfer, const struct sira_env *env, uint64_t
         if (__builtin_add_overflow(at, INBOX_ALIGN_BYTES - 1, &at)) return false;
         at &= ~(uint64_t)(INBOX_ALIGN_BYTES - 1);
     }
-    *room = at;
+    transfer->room = at;
     return true;
 }
 
@@ -174,8 +184,7 @@ int inbox_head(Inbox *self, const struct sira_item *item)
         goto failed;
     }
     transfer->starts = transfer->bytes + env.tensor_count;
-    uint64_t room = 0;
-    if (!plan(transfer, &env, &room)) {
+    if (!plan(transfer, &env)) {
         sira_raise_status(SIRA_TOO_LARGE, 0);
         goto failed;
     }
@@ -186,13 +195,8 @@ int inbox_head(Inbox *self, const struct sira_item *item)
                    (unsigned long)transfer->targets[i].subscription);
         goto failed;
     }
-    bool wanted = false;
     for (uint32_t i = 0; i < transfer->target_count; i++)
-        wanted |= inbox_port(self, transfer->targets[i].subscription) != NULL;
-    if (wanted && room) {
-        if (!(transfer->buffer = sira_buffer_new(self->pool, room))) goto failed;
-        sira_heap_warm();
-    }
+        transfer->wanted |= inbox_port(self, transfer->targets[i].subscription) != NULL;
 
     transfer->next = self->transfers;
     if (transfer->next) transfer->next->prev = transfer;
@@ -213,16 +217,17 @@ failed:
 }
 
 /* ---- messages --------------------------------------------------------------------------------------------- */
-/* A new Message over the filled buffer, for that mailbox. New reference. May run anything. */
+/* A new Message over what was filled, for that mailbox. Requires: busy, so that it stays. New reference. May run anything. */
 static PyObject *assembled(const struct transfer *transfer, Mailbox *mailbox)
 {
     struct sira_part parts[SIRA_TENSORS_MAX];
     assert(transfer->tensor_count <= SIRA_TENSORS_MAX);
     for (uint32_t i = 0; i < transfer->tensor_count; i++) {
-        const bool empty = transfer->bytes[i] == 0;
-        parts[i].owner = empty ? NULL : transfer->buffer;
-        parts[i].data = empty ? NULL : sira_buffer_data(transfer->buffer) + transfer->starts[i];
-        parts[i].len = transfer->bytes[i];
+        PyObject *span = transfer->spans ? transfer->spans[i] : NULL; /* borrowed */
+        parts[i] = (struct sira_part){.len = transfer->bytes[i]};
+        if (!transfer->bytes[i]) continue;
+        parts[i].owner = span ? span : transfer->buffer;
+        parts[i].data = span ? sira_span_data(span) : sira_buffer_data(transfer->buffer) + transfer->starts[i];
     }
     PyTypeObject *type = (PyTypeObject *)Py_NewRef(mailbox->message_type); /* owned */
     PyObject *context = Py_NewRef(mailbox->context);                       /* owned */
@@ -241,8 +246,7 @@ static int complete(Inbox *self, struct transfer *transfer)
     const PyTypeObject *type = NULL;                    /* of message, to compare only */
     const PyObject *context = NULL;
     int result = 0;
-    PyObject *buffer = Py_XNewRef(transfer->buffer);    /* owned: detach() may drop the transfer's own */
-    transfer->busy++;
+    transfer->busy++; /* so that detach() leaves it what it has */
     for (uint32_t i = 0; i < transfer->target_count && !transfer->dropped; i++) {
         if (!transfer->targets[i].waiting) continue;
         Mailbox *mailbox = transfer->targets[i].waiting->port->mailbox; /* borrowed until something runs */
@@ -278,7 +282,6 @@ static int complete(Inbox *self, struct transfer *transfer)
         }
     }
     transfer_unuse(transfer);
-    Py_XDECREF(buffer);
     Py_XDECREF(message);
     return result;
 }
@@ -292,6 +295,58 @@ static int broken(Inbox *self, struct transfer *transfer, const char *why)
     return -1;
 }
 
+/* Copy bytes of the next tensor into the buffer, which is made when it is first needed. False: the transfer was dropped
+ * meanwhile, by reset() from another thread. -1: MemoryError; the transfer is dropped. */
+static int fill(Inbox *self, struct transfer *transfer, const uint8_t *data, uint64_t len)
+{
+    const uint64_t start = transfer->starts[transfer->tensor] + transfer->offset;
+    if (!transfer->buffer) {
+        if (!(transfer->buffer = sira_buffer_new(self->pool, transfer->room))) {
+            PyObject *type, *value, *trace; /* owned */
+            PyErr_Fetch(&type, &value, &trace);
+            if (inbox_drop(self, transfer) < 0) PyErr_Clear();
+            PyErr_Restore(type, value, trace);
+            return -1;
+        }
+        sira_heap_warm();
+    }
+    transfer->busy++;
+    sira_buffer_touch(transfer->buffer, start + len, len);
+    sira_copy_bytes(sira_buffer_data(transfer->buffer) + start, data, len);
+    const bool dropped = transfer->dropped;
+    transfer_unuse(transfer);
+    return !dropped;
+}
+
+/* Keep the span (owned; taken over) as the next tensor, if it is all of it. False: no memory to keep it. */
+static bool keep_span(struct transfer *transfer, PyObject *span, uint64_t len)
+{
+    if (transfer->offset || len != transfer->bytes[transfer->tensor]) return false;
+    if (!transfer->spans) transfer->spans = PyMem_Calloc(transfer->tensor_count, sizeof *transfer->spans);
+    if (!transfer->spans) return false;
+    transfer->spans[transfer->tensor] = span;
+    return true;
+}
+
+/* Take a chunk that was checked, in `span` (owned; NULL: its bytes are in the frame). */
+static int take_chunk(Inbox *self, struct transfer *transfer, const struct sira_chunk *chunk, PyObject *span)
+{
+    const uint64_t len = span ? chunk->lent.bytes : chunk->data.len;
+    int kept = 1;
+    if (transfer->wanted && span && keep_span(transfer, span, len)) {
+        span = NULL;
+    } else if (transfer->wanted) {
+        kept = fill(self, transfer, span ? sira_span_data(span) : chunk->data.data, len);
+    }
+    Py_XDECREF(span); /* its lease returns: copied, or nobody wants it */
+    if (kept <= 0) return kept;
+    transfer->offset += len;
+    if (!at_end(transfer)) return 0;
+    if (transfer->wanted || transfer->total == 0) return complete(self, transfer);
+    transfer_release(self, transfer); /* nobody wanted it */
+    return 0;
+}
+
 int inbox_chunk(Inbox *self, PyObject *frame, const struct sira_item *item)
 {
     struct sira_chunk chunk;
@@ -300,35 +355,31 @@ int inbox_chunk(Inbox *self, PyObject *frame, const struct sira_item *item)
         sira_raise_status(status, (size_t)(item->body.data - (const uint8_t *)PyBytes_AS_STRING(frame)));
         return -1;
     }
+    if (chunk.is_lent && !self->maps) {
+        sira_raise("PROTOCOL_ERROR", "a chunk in shared memory, of which none is known here");
+        return -1;
+    }
+    PyObject *span = NULL; /* owned. First: whatever becomes of the chunk, its lease returns */
+    if (chunk.is_lent && !(span = sira_span_new(self->maps, &chunk.lent))) return -1;
     struct transfer *transfer = transfer_find(self, chunk.id, item->sub_first);
     if (!transfer) {
+        Py_XDECREF(span);
         sira_raise("PROTOCOL_ERROR", "a chunk of a message that was not announced");
         return -1;
     }
     assert(transfer->tensor < transfer->tensor_count);
-    if (chunk.tensor != transfer->tensor || chunk.offset != transfer->offset)
-        return broken(self, transfer, "a chunk does not follow the one before it");
     const uint64_t left = transfer->bytes[transfer->tensor] - transfer->offset;
-    if (chunk.data.len == 0) return broken(self, transfer, "a chunk without data");
-    if (chunk.data.len > left) return broken(self, transfer, "a chunk reaches past the end of its tensor");
-
-    const uint64_t start = transfer->starts[transfer->tensor] + transfer->offset;
-    transfer->offset += chunk.data.len;
-    PyObject *buffer = transfer->buffer; /* made owned: it may be dropped while the copy runs */
-    if (buffer) {
-        Py_INCREF(buffer);
-        transfer->busy++;
-        sira_buffer_touch(buffer, start + chunk.data.len, chunk.data.len);
-        sira_copy_bytes(sira_buffer_data(buffer) + start, chunk.data.data, chunk.data.len);
-        Py_DECREF(buffer);
-        const bool dropped = transfer->dropped;
-        transfer_unuse(transfer);
-        if (dropped) return 0; /* by reset(), from another thread */
-    }
-    if (!at_end(transfer)) return 0;
-    if (transfer->buffer || transfer->total == 0) return complete(self, transfer);
-    transfer_release(self, transfer); /* nobody wanted it */
-    return 0;
+    const uint64_t len = span ? chunk.lent.bytes : chunk.data.len;
+    const char *why = NULL;
+    if (chunk.tensor != transfer->tensor || chunk.offset != transfer->offset)
+        why = "a chunk does not follow the one before it";
+    else if (len == 0)
+        why = "a chunk without data";
+    else if (len > left)
+        why = "a chunk reaches past the end of its tensor";
+    if (!why) return take_chunk(self, transfer, &chunk, span);
+    Py_XDECREF(span);
+    return broken(self, transfer, why);
 }
 
 int inbox_abort(Inbox *self, const struct sira_item *item)

@@ -2,7 +2,8 @@
  *
  * Messages are encoded when they are pushed, into the batch of their priority; take() gives a whole batch, the
  * highest priority first, so nothing waits for company. A large message is pushed as its head, which keeps its
- * place among the others, and sends its chunks once the head has left (outbox_upload.c).
+ * place among the others, and sends its chunks once the head has left (outbox_upload.c), or with it where they only
+ * name shared memory (outbox_lend.c).
  *
  * Answers come in the order of sending (outbox_feed.c); so a batch that was sent is kept until all in it are
  * answered, and a lost connection can send it again (outbox_lost.c). A quiet message has no answer of its own: it
@@ -24,7 +25,7 @@ static struct batch *next_batch(const Outbox *self, struct batches **list)
 
 bool outbox_ready(const Outbox *self)
 {
-    return self->again.first || self->mask || (self->uploads && upload_next(self));
+    return self->again.first || self->mask || upload_next(self);
 }
 
 void outbox_signal(Outbox *self)
@@ -44,6 +45,11 @@ static bool has_room(const Outbox *self, uint64_t times)
 bool outbox_room(const Outbox *self)
 {
     return has_room(self, 1);
+}
+
+bool outbox_full(const Outbox *self, bool large)
+{
+    return !has_room(self, 2) || (large && self->upload_bytes >= 2 * self->window_bytes);
 }
 
 /* ---- push ------------------------------------------------------------------------------------------------- */
@@ -67,7 +73,7 @@ static uint8_t *item_flags(uint8_t *at, const struct sira_options *options)
 
 static struct upload *upload_of(Outbox *self, const uint8_t *id, const struct sira_options *options)
 {
-    if (upload_find(self, id)) {
+    if (options->has_id && upload_find(self, id)) { /* one that we made is new */
         sira_raise("BAD_REQUEST", "a large message of this id is being sent");
         return NULL;
     }
@@ -99,14 +105,13 @@ enum outbox_pushed outbox_push_body(Outbox *self, struct sira_slice topic, struc
         .time_ns = sira_now_wall_ns(),
         .options = options,
     };
-    const bool large = body->payload_bytes > self->inline_bytes_max;
+    const bool large = body->chunk || body->payload_bytes > self->inline_bytes_max;
     const uint32_t kind = large ? SIRA_ITEM_HEAD : SIRA_ITEM_MESSAGE;
     const size_t size = sira_encode_size(&envelope, body, large);
     if (!size) return OUTBOX_FAILED;
     const size_t item = item_size(kind, size, options);
     const size_t len = pb_bytes_size(1, item);
-    if (!has_room(self, 2) || (large && self->upload_bytes >= 2 * self->window_bytes))
-        return OUTBOX_FULL;
+    if (outbox_full(self, large)) return OUTBOX_FULL;
 
     struct upload *upload = large ? upload_of(self, id, options) : NULL;
     struct batches *queue = &self->queues[options->priority];
@@ -145,22 +150,23 @@ enum outbox_pushed outbox_push_body(Outbox *self, struct sira_slice topic, struc
         sira_body_move(&upload->body, body);
         self->upload_bytes += upload->body.payload_bytes;
         upload_link(self, upload);
-        sira_heap_warm();
+        if (!upload->body.chunk) sira_heap_warm();
     }
     return OUTBOX_PUSHED;
 }
 
 static PyObject *outbox_push(Outbox *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
-    static const char *const known[] = {"topic", "body", "options", "ticket"};
-    PyObject *values[4] = {NULL, NULL, NULL, NULL}; /* borrowed */
+    enum { KNOWN = 5 };
+    static const char *const known[KNOWN] = {"topic", "body", "options", "ticket", "loan"};
+    PyObject *values[KNOWN] = {NULL, NULL, NULL, NULL, NULL}; /* borrowed */
     const Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
     if (count > 4) goto bad_call;
     for (Py_ssize_t i = 0; i < count; i++) values[i] = args[i];
     for (Py_ssize_t i = 0; i < named; i++) {
         int k = 0;
-        while (k < 4 && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, i), known[k])) k++;
-        if (k == 4 || values[k]) goto bad_call;
+        while (k < KNOWN && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, i), known[k])) k++;
+        if (k == KNOWN || values[k]) goto bad_call;
         values[k] = args[count + i];
     }
     if (!values[0] || !values[1]) goto bad_call;
@@ -169,7 +175,8 @@ static PyObject *outbox_push(Outbox *self, PyObject *const *args, Py_ssize_t cou
     struct sira_body body;
     if (!options || sira_topic_of_py(values[0], &topic) < 0) return NULL;
     if (sira_body_from_py(values[1], &body) < 0) return NULL; /* may run anything; nothing of ours is held yet */
-    PyObject *result = PyBytes_FromStringAndSize(NULL, SIRA_ID_BYTES); /* owned */
+    const bool placed = outbox_place(self, values[0], &body, values[4] == Py_None ? NULL : values[4]) == 0;
+    PyObject *result = placed ? PyBytes_FromStringAndSize(NULL, SIRA_ID_BYTES) : NULL; /* owned */
     const enum outbox_pushed pushed =
         result ? outbox_push_body(self, topic, &body, options, values[3] == Py_None ? NULL : values[3],
                                   (uint8_t *)PyBytes_AS_STRING(result))
@@ -185,12 +192,13 @@ static PyObject *outbox_push(Outbox *self, PyObject *const *args, Py_ssize_t cou
                    (unsigned long long)(self->unanswered + self->quiet_queued));
     return NULL;
 bad_call:
-    PyErr_SetString(PyExc_TypeError, "push(topic, body, options=None, ticket=None)");
+    PyErr_SetString(PyExc_TypeError, "push(topic, body, options=None, ticket=None, *, loan=None)");
     return NULL;
 }
 
 /* ---- take ------------------------------------------------------------------------------------------------- */
-void outbox_sent(Outbox *self, struct batch *batch, uint64_t now_ns)
+/* The bookkeeping of its records, as it leaves. */
+static void batch_sent(Outbox *self, struct batch *batch, uint64_t now_ns)
 {
     bool whole = false;
     batch->at = 0;
@@ -202,7 +210,7 @@ void outbox_sent(Outbox *self, struct batch *batch, uint64_t now_ns)
             self->quiet_queued_bytes -= record->len;
             self->quiet_sent += !record->upload;
         }
-        if (record->upload) record->upload->state = UPLOAD_ACTIVE;
+        if (record->upload) upload_enter(self, record->upload, UPLOAD_ACTIVE);
         else whole = true;
         batch->live += record->upload || !record->quiet;
     }
@@ -220,11 +228,14 @@ static PyObject *take_batch(Outbox *self, struct batches *list, struct batch *ba
     self->room_hint = batch->used < self->batch_bytes ? batch->used + batch->used / 4 : self->batch_bytes;
     if (self->room_hint > self->batch_bytes) self->room_hint = self->batch_bytes;
     self->small_last = true;
-    outbox_sent(self, batch, now_ns);
+    batch_sent(self, batch, now_ns);
     batches_append(&self->sent, batch);
     if (!self->cursor) self->cursor = batch;
+    struct upload *lent = NULL;
+    if (self->lends && self->uploads) frame = outbox_lend_heads(self, batch, frame, &lent);
     batch_settle(self, batch);
     if (self->quiet_sent > 2 * self->window_messages) outbox_forget_quiet(self);
+    outbox_lent(self, lent);
     return frame;
 }
 
@@ -234,7 +245,7 @@ static PyObject *outbox_take(Outbox *self, PyObject *now)
     if (now_ns == (unsigned long long)-1 && PyErr_Occurred()) return NULL;
     struct batches *list;
     struct batch *batch = next_batch(self, &list);
-    struct upload *upload = self->uploads && !(batch && !self->small_last) ? upload_next(self) : NULL;
+    struct upload *upload = !(batch && !self->small_last) ? upload_next(self) : NULL;
     if (upload) {
         self->small_last = false;
         return upload_chunk(self, upload, now_ns);
@@ -259,15 +270,16 @@ static int size_of(const char *name, long long value, long long max, uint32_t *o
 static PyObject *outbox_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"source", "window_messages", "window_bytes", "batch_bytes", "inline_bytes_max",
-                            "chunk_bytes", "chunk_bytes_busy", "transfer_window_bytes", "wake", NULL};
-    PyObject *source = NULL, *wake = NULL; /* borrowed */
+                            "chunk_bytes", "chunk_bytes_busy", "transfer_window_bytes", "wake", "placer",
+                            "lend_bytes_min", NULL};
+    PyObject *source = NULL, *wake = NULL, *placer = NULL; /* borrowed */
     long long messages = 4096, bytes = 8 << 20, batch = SIRA_BATCH_BYTES, in_line = 256 << 10,
-              chunk = SIRA_CHUNK_BYTES, busy = SIRA_CHUNK_BYTES_BUSY, transfer = 8 << 20;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$ULLLLLLLO:Outbox", names, &source, &messages, &bytes, &batch,
-                                     &in_line, &chunk, &busy, &transfer, &wake))
+              chunk = SIRA_CHUNK_BYTES, busy = SIRA_CHUNK_BYTES_BUSY, transfer = 8 << 20, lend = 64 << 10;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$ULLLLLLLOOL:Outbox", names, &source, &messages, &bytes, &batch,
+                                     &in_line, &chunk, &busy, &transfer, &wake, &placer, &lend))
         return NULL;
-    if (messages < 1 || messages > 1 << 24 || bytes < 1 || bytes > INT64_MAX / 4 || transfer < 1) {
-        PyErr_SetString(PyExc_ValueError, "a window must be positive, and at most 2^24 messages");
+    if (messages < 1 || messages > 1 << 24 || bytes < 1 || bytes > INT64_MAX / 4 || transfer < 1 || lend < 1) {
+        PyErr_SetString(PyExc_ValueError, "a window and lend_bytes_min must be positive, and at most 2^24 messages");
         return NULL;
     }
     Outbox *self = (Outbox *)type->tp_alloc(type, 0); /* owned */
@@ -285,6 +297,8 @@ static PyObject *outbox_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     self->source = source ? Py_NewRef(source) : PyUnicode_FromString("");
     if (!self->source || !PyUnicode_AsUTF8(self->source)) goto failed;
     if (wake && wake != Py_None) self->wake = Py_NewRef(wake);
+    if (placer && placer != Py_None) self->placer = Py_NewRef(placer);
+    self->lend_bytes_min = (unsigned long long)lend;
     return (PyObject *)self;
 failed:
     Py_DECREF(self);
@@ -301,6 +315,7 @@ static int visit_batches(const struct batches *list, visitproc visit, void *arg)
 static int outbox_traverse(Outbox *self, visitproc visit, void *arg)
 {
     Py_VISIT(self->wake);
+    Py_VISIT(self->placer);
     Py_VISIT(self->broken);
     int result = visit_batches(&self->again, visit, arg);
     if (!result) result = visit_batches(&self->sent, visit, arg);
@@ -318,6 +333,7 @@ static int outbox_tp_clear(Outbox *self)
     if (!tickets) PyErr_WriteUnraisable((PyObject *)self);
     Py_XDECREF(tickets);
     Py_CLEAR(self->wake);
+    Py_CLEAR(self->placer);
     return 0;
 }
 
@@ -327,6 +343,7 @@ static void outbox_dealloc(Outbox *self)
     PyObject_GC_UnTrack(self);
     outbox_tp_clear(self);
     Py_CLEAR(self->source);
+    PyMem_Free(self->leases);
     while (self->spare) {
         struct batch *batch = self->spare;
         self->spare = batch->next;
@@ -353,7 +370,20 @@ static PyObject *get_ready(Outbox *self, void *Py_UNUSED(closure))
     return PyBool_FromLong(ready);
 }
 
+static PyObject *get_placer(Outbox *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(self->placer ? self->placer : Py_None);
+}
+
+static int set_placer(Outbox *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    Py_XSETREF(self->placer, value && value != Py_None ? Py_NewRef(value) : NULL);
+    return 0;
+}
+
 static PyGetSetDef outbox_getset[] = {
+    {"placer", (getter)get_placer, (setter)set_placer,
+     "(topic, bytes) -> ShmChunk | None: where a body of at least lend_bytes_min is put", NULL},
     {"room", (getter)get_room, NULL, "the window takes one more message", NULL},
     {"transfer_room", (getter)get_transfer_room, NULL,
      "less than window_bytes of large messages wait to be taken", NULL},
@@ -367,14 +397,20 @@ static PyMemberDef outbox_members[] = {
     {"refused", T_ULONGLONG, offsetof(Outbox, refused), READONLY, NULL},
     {"transfer_bytes", T_ULONGLONG, offsetof(Outbox, upload_bytes), READONLY,
      "bytes of large messages that wait to be taken"},
+    {"lends", T_BOOL, offsetof(Outbox, lends), 0, "the stream under it takes chunks by reference"},
+    {"lend_bytes_min", T_ULONGLONG, offsetof(Outbox, lend_bytes_min), READONLY,
+     "payload of the smallest body that the placer is asked for"},
+    {"leases", T_ULONGLONG, offsetof(Outbox, lease_count), READONLY,
+     "chunks sent by reference that have not been returned"},
     {NULL, 0, 0, 0, NULL},
 };
 
 static PyMethodDef outbox_methods[] = {
     {"push", (PyCFunction)(void (*)(void))outbox_push, METH_FASTCALL | METH_KEYWORDS,
-     "push(topic, body, options=None, ticket=None) -> id"},
+     "push(topic, body, options=None, ticket=None, *, loan=None) -> id"},
     {"take", (PyCFunction)outbox_take, METH_O, "take(now_ns) -> Frame | None"},
     {"feed", (PyCFunction)outbox_feed, METH_O, "feed(frame) -> [(ticket, Receipt | encoded Error), ...]"},
+    {"returned", (PyCFunction)outbox_returned, METH_O, "returned(leases): nobody reads these chunks any more."},
     {"rewind", (PyCFunction)outbox_rewind, METH_NOARGS, "rewind() -> (messages to be sent again, tickets lost)"},
     {"cancel", (PyCFunction)outbox_cancel, METH_O, "cancel(ticket) -> bool"},
     {"clear", (PyCFunction)outbox_clear, METH_NOARGS, "clear() -> tickets"},

@@ -83,6 +83,7 @@ static int feed_receipt(Outbox *self, struct sira_slice body, PyObject *results)
         ticket = settle_up_to(self, receipt.id.data, &quiet);
     } else if ((upload = upload_find(self, receipt.id.data)) && upload->state != UPLOAD_QUEUED) {
         quiet = upload->quiet;
+        if (upload->body.is_loan && upload->lent == upload->taken) receipt.copies = 0;
         ticket = upload_end(self, upload);
     } else if (outbox_forgotten(self, receipt.id.data)) {
         return 0;

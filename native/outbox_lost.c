@@ -76,6 +76,7 @@ PyObject *outbox_rewind(Outbox *self, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     take_over(self, &fresh);
+    outbox_forget_leases(self);
     struct batches old = self->sent;
     self->sent = (struct batches){NULL, NULL};
     self->cursor = NULL;
@@ -218,11 +219,13 @@ PyObject *outbox_clear(Outbox *self, PyObject *Py_UNUSED(ignored))
     struct upload *uploads = self->uploads;
     self->sent = self->again = (struct batches){NULL, NULL};
     memset(self->queues, 0, sizeof self->queues);
-    self->uploads = NULL;
+    self->uploads = self->oldest_upload = NULL;
+    self->active_uploads = 0;
     self->cursor = NULL;
     self->mask = 0;
     self->unanswered = self->unanswered_bytes = self->quiet_queued = self->quiet_queued_bytes = self->quiet_sent = 0;
     self->upload_bytes = 0;
+    outbox_forget_leases(self);
     self->signalled = false;
     self->quiet_forgotten = true; /* answers to what was sent may come yet */
     for (struct upload *upload = uploads; upload; upload = upload->next) {

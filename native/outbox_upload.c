@@ -1,6 +1,7 @@
 /* Large messages going out: their head has left, their chunks follow, each alone in a Frame (the node passes such
  * a frame on as it is). The body is the caller's memory, held until its last chunk is taken; from then on the
- * message can no longer be repeated. Chunks wait for credit, so one reader that is slow holds one message. */
+ * message can no longer be repeated. Chunks wait for credit, so one reader that is slow holds one message.
+ * Where they only name shared memory: outbox_lend.c. */
 #include "client.h"
 
 #include "pb.h"
@@ -12,7 +13,7 @@ enum {
 
 struct upload *upload_find(const Outbox *self, const uint8_t *id)
 {
-    for (struct upload *upload = self->uploads; upload; upload = upload->next)
+    for (struct upload *upload = self->oldest_upload; upload; upload = upload->prev) /* answers are in order, mostly */
         if (!memcmp(upload->id, id, SIRA_ID_BYTES)) return upload;
     return NULL;
 }
@@ -22,6 +23,7 @@ void upload_link(Outbox *self, struct upload *upload)
     upload->prev = NULL;
     upload->next = self->uploads;
     if (upload->next) upload->next->prev = upload;
+    else self->oldest_upload = upload;
     self->uploads = upload;
 }
 
@@ -55,6 +57,8 @@ PyObject *upload_end(Outbox *self, struct upload *upload)
     if (upload->prev) upload->prev->next = upload->next;
     else self->uploads = upload->next;
     if (upload->next) upload->next->prev = upload->prev;
+    else self->oldest_upload = upload->prev;
+    self->active_uploads -= upload->state == UPLOAD_ACTIVE;
     self->upload_bytes -= upload_left(upload);
     if (!upload->quiet) {
         self->unanswered--;
@@ -71,8 +75,8 @@ PyObject *upload_end(Outbox *self, struct upload *upload)
 void upload_restart(Outbox *self, struct upload *upload)
 {
     self->upload_bytes += upload->taken;
-    upload->state = UPLOAD_QUEUED;
-    upload->taken = upload->credited = upload->offset = 0;
+    upload_enter(self, upload, UPLOAD_QUEUED);
+    upload->taken = upload->credited = upload->lent = upload->offset = 0;
     upload->tensor = 0;
 }
 
@@ -85,6 +89,7 @@ static uint64_t upload_outstanding(const struct upload *upload)
 static bool upload_may_send(const Outbox *self, const struct upload *upload)
 {
     if (upload->state != UPLOAD_ACTIVE) return false;
+    if (upload_lends(self, upload)) return true;
     const uint64_t outstanding = upload_outstanding(upload), left = upload_left(upload);
     const uint64_t chunk = left < self->chunk_bytes ? left : self->chunk_bytes;
     return outstanding == 0 || outstanding + chunk <= self->transfer_window_bytes;
@@ -95,6 +100,7 @@ static bool upload_may_send(const Outbox *self, const struct upload *upload)
 struct upload *upload_next(const Outbox *self)
 {
     struct upload *best = NULL;
+    if (!self->active_uploads) return NULL;
     for (struct upload *upload = self->uploads; upload; upload = upload->next) {
         if (!upload_may_send(self, upload)) continue;
         if (!best || upload->priority > best->priority ||
@@ -123,8 +129,7 @@ static PyObject *chunk_frame(const struct upload *upload, size_t len, uint8_t **
     return frame;
 }
 
-/* Its last chunk was taken: give the memory back. May run anything. */
-static void upload_done(Outbox *self, struct upload *upload)
+void upload_done(Outbox *self, struct upload *upload)
 {
     struct sira_body body;
     sira_body_move(&body, &upload->body);
@@ -148,6 +153,7 @@ static void upload_done(Outbox *self, struct upload *upload)
 PyObject *upload_chunk(Outbox *self, struct upload *upload, uint64_t now_ns)
 {
     const struct sira_body *body = &upload->body;
+    if (upload_lends(self, upload)) return upload_lend(self, upload);
     while (upload->offset == body->tensors[upload->tensor].bytes) { /* empty tensors have no chunk */
         upload->tensor++;
         upload->offset = 0;
@@ -168,7 +174,7 @@ PyObject *upload_chunk(Outbox *self, struct upload *upload, uint64_t now_ns)
     upload->taken += len;
     upload->served = ++self->turn;
     self->upload_bytes -= len;
-    if (upload->taken == body->payload_bytes) upload->state = UPLOAD_SENT;
+    if (upload->taken == body->payload_bytes) upload_enter(self, upload, UPLOAD_SENT);
 
     upload->busy++;
     sira_copy_bytes(to, from, len);

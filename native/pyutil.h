@@ -105,6 +105,8 @@ struct sira_body {
     uint32_t tensor_room, dim_room;
     uint32_t gathered_count;
     uint64_t payload_bytes;
+    PyObject *chunk;                    /* owned: the ShmChunk that all tensors lie in; NULL: they lie anywhere */
+    bool is_loan;                       /* with chunk: its caller wrote them there */
     struct sira_body_tensor *tensors;   /* small_tensors or the heap */
     uint64_t *dims;
     struct sira_body_tensor small_tensors[SIRA_BODY_TENSORS_SMALL];
@@ -115,6 +117,16 @@ struct sira_body {
 int sira_body_from_py(PyObject *body, struct sira_body *out);
 void sira_body_clear(struct sira_body *body);                          /* idempotent */
 void sira_body_move(struct sira_body *to, struct sira_body *from);     /* from is left cleared */
+
+/* ---- bodies in one piece of memory (body_place.c) ------------------------------------------------------------ */
+/* Bytes of the tensors one behind the other, each at the next multiple of 64 (sira_placed_at). */
+uint64_t sira_body_placed_bytes(const struct sira_body *body);
+/* Copy them there. Without the GIL when it is long: the caller holds the body and what is written to. */
+void sira_body_place(const struct sira_body *body, uint8_t *base);
+/* Are they there already, as sira_body_place would put them? */
+bool sira_body_is_placed(const struct sira_body *body, const uint8_t *base, uint64_t bytes);
+/* Is every one of them within [base, base + bytes), wherever? */
+bool sira_body_is_within(const struct sira_body *body, const uint8_t *base, uint64_t bytes);
 
 /* ---- encoding (encode.c) --------------------------------------------------------------------------------- */
 /* What goes into one Message besides the body. */

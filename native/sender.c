@@ -150,7 +150,8 @@ static PyObject *sender_send(Sender *self, PyObject *const *args, Py_ssize_t cou
     Py_ssize_t topic_len;
     topic.data = (const uint8_t *)PyUnicode_AsUTF8AndSize(topic_object, &topic_len); /* cached by configure() */
     topic.len = (size_t)topic_len;
-    if (topic.data) pushed = outbox_push_body(outbox, topic, &body, options, (PyObject *)self, id);
+    if (topic.data && outbox_place(outbox, topic_object, &body, NULL) == 0)
+        pushed = outbox_push_body(outbox, topic, &body, options, (PyObject *)self, id);
     sira_body_clear(&body);
     Py_DECREF(options_object);
     Py_DECREF(topic_object);

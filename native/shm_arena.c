@@ -61,26 +61,51 @@ static int make_segment(struct sira_arena *arena, uint64_t bytes, uint32_t *inde
     return 0;
 }
 
+/* Room to remember one more closed segment. */
+static bool retired_room(struct sira_arena *arena)
+{
+    if (arena->retired_count < arena->retired_room) return true;
+    const uint32_t room = arena->retired_room ? arena->retired_room * 2 : 8;
+    uint32_t *retired = realloc(arena->retired, room * sizeof *retired);
+    if (!retired) return false;
+    arena->retired = retired;
+    arena->retired_room = room;
+    return true;
+}
+
+static void unlist(struct sira_arena *arena, uint32_t index)
+{
+    arena->segment_bytes -= arena->segments[index]->shm.bytes;
+    arena->retired_total++;
+    arena->segments[index] = arena->segments[--arena->count];
+    arena->hot = 0;
+    if (arena->count == 0) arena->next_bytes = SIRA_SEGMENT_BYTES_MIN;
+}
+
 /* Close an empty segment and remember its id for the readers. false: no memory to remember it; it stays. */
 static bool retire(struct sira_arena *arena, uint32_t index)
 {
     struct sira_segment *segment = arena->segments[index];
     assert(segment->heap.used_count == 0);
-    if (arena->retired_count == arena->retired_room) {
-        const uint32_t room = arena->retired_room ? arena->retired_room * 2 : 8;
-        uint32_t *retired = realloc(arena->retired, room * sizeof *retired);
-        if (!retired) return false;
-        arena->retired = retired;
-        arena->retired_room = room;
-    }
+    if (!retired_room(arena)) return false;
     arena->retired[arena->retired_count++] = segment->id;
-    arena->segment_bytes -= segment->shm.bytes;
-    arena->retired_total++;
-    arena->segments[index] = arena->segments[--arena->count];
-    arena->hot = 0;
+    unlist(arena, index);
     destroy(segment);
-    if (arena->count == 0) arena->next_bytes = SIRA_SEGMENT_BYTES_MIN;
     return true;
+}
+
+void sira_segment_detach(struct sira_segment *segment)
+{
+    struct sira_arena *arena = segment->arena;
+    if (!arena) return;
+    uint32_t index = 0;
+    while (arena->segments[index] != segment) index++;
+    if (retired_room(arena)) arena->retired[arena->retired_count++] = segment->id; /* else readers keep their mapping */
+    unlist(arena, index);
+    arena->asked_bytes -= segment->asked_bytes;
+    arena->chunk_bytes -= segment->heap.used_granules * SIRA_HEAP_GRANULE_BYTES;
+    segment->arena = NULL;
+    if (segment->heap.used_count == 0) destroy(segment);
 }
 
 /* ---- arenas ---------------------------------------------------------------------------------------------- */
@@ -108,6 +133,7 @@ static bool take_from(struct sira_arena *arena, uint32_t index, uint64_t bytes, 
     if (chunk == SIRA_HEAP_NONE) return false;
     segment->heap.blocks[chunk].holders = 1;
     segment->idle_since_ns = 0;
+    segment->asked_bytes += bytes;
     const uint64_t taken = sira_heap_bytes(&segment->heap, chunk);
     arena->asked_bytes += bytes;
     arena->chunk_bytes += taken;
@@ -198,6 +224,7 @@ void sira_chunk_trim(struct sira_shm_chunk chunk, uint64_t bytes)
     const uint64_t asked = block_of(chunk)->asked, taken = sira_heap_bytes(&segment->heap, chunk.index);
     assert(bytes <= asked);
     sira_heap_trim(&segment->heap, chunk.index, bytes);
+    segment->asked_bytes -= asked - bytes;
     if (!arena) return;
     const uint64_t less = taken - sira_heap_bytes(&segment->heap, chunk.index);
     arena->asked_bytes -= asked - bytes;
@@ -216,6 +243,7 @@ void sira_chunk_give(struct sira_shm_chunk chunk)
     struct sira_segment *segment = chunk.segment;
     struct sira_heap_block *block = block_of(chunk);
     if (--block->holders) return;
+    segment->asked_bytes -= block->asked;
     if (segment->arena) {
         segment->arena->asked_bytes -= block->asked;
         segment->arena->chunk_bytes -= sira_heap_bytes(&segment->heap, chunk.index);

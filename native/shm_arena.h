@@ -23,6 +23,7 @@ struct sira_segment {
     struct sira_shm shm;
     struct sira_heap heap;
     uint64_t idle_since_ns;      /* 0: in use, or not yet looked at */
+    uint64_t asked_bytes;        /* of its chunks */
     uint32_t id;
 };
 struct sira_arena {
@@ -53,6 +54,10 @@ int sira_arena_take(struct sira_arena *arena, uint64_t bytes, struct sira_shm_ch
 uint32_t sira_arena_retire(struct sira_arena *arena, uint64_t now_ns, uint64_t idle_ns);
 /* Ids of closed segments, to be told to readers, at most `room` a call; each is given once. */
 uint32_t sira_arena_retired(struct sira_arena *arena, uint32_t *ids, uint32_t room);
+
+/* Take a segment out of its arena, which hands out none of its memory again: somebody may still read there, and nobody
+ * will say when that ends. Its last chunk closes it. Of an arena that was closed: nothing. */
+void sira_segment_detach(struct sira_segment *segment);
 
 uint8_t *sira_chunk_data(struct sira_shm_chunk chunk);
 uint64_t sira_chunk_offset(struct sira_shm_chunk chunk); /* in its segment */

@@ -7,52 +7,15 @@
 
 #include <structmember.h>
 
-enum { FREE_GIL_BYTES = 256 << 10 }; /* a copy as long as a hand-over of the GIL costs several times */
-
-/* Bytes of the tensors, placed. */
-static uint64_t placed_bytes(const struct sira_body *body)
-{
-    uint64_t end = 0;
-    for (uint32_t i = 0; i < body->tensor_count; i++)
-        if (body->tensors[i].bytes) end = sira_placed_at(end) + body->tensors[i].bytes;
-    return end;
-}
-
-static void copy_tensors(uint8_t *base, const struct sira_body *body)
-{
-    uint64_t end = 0;
-    for (uint32_t i = 0; i < body->tensor_count; i++) {
-        const struct sira_body_tensor *tensor = &body->tensors[i];
-        if (!tensor->bytes) continue;
-        const uint64_t at = sira_placed_at(end);
-        memcpy(base + at, tensor->data, tensor->bytes);
-        end = at + tensor->bytes;
-    }
-}
-
-/* Do the tensors lie in `base` where a reader will look for them? */
-static bool lies_there(const uint8_t *base, uint64_t bytes, const struct sira_body *body)
-{
-    uint64_t end = 0;
-    for (uint32_t i = 0; i < body->tensor_count; i++) {
-        const struct sira_body_tensor *tensor = &body->tensors[i];
-        if (!tensor->bytes) continue;
-        const uint64_t at = sira_placed_at(end);
-        end = at + tensor->bytes;
-        if (end > bytes || tensor->data != base + at) return false;
-    }
-    return true;
-}
-
 /* Take or hold a chunk with the tensors in it, the head behind them if it is `tail_bytes` long. */
 static int place_tensors(struct sira_shm_post *out, const struct sira_body *body, ShmArena *arena, ShmChunk *loan,
                          uint64_t tail_bytes)
 {
-    const uint64_t tensors = placed_bytes(body);
+    const uint64_t tensors = sira_body_placed_bytes(body);
     const uint64_t bytes = tail_bytes ? sira_placed_at(tensors + tail_bytes + 8) : tensors;
     struct sira_shm_chunk chunk;
     if (loan) {
-        if (!lies_there(sira_chunk_data(loan->chunk), sira_chunk_bytes(loan->chunk), body)) {
+        if (!sira_body_is_placed(body, sira_chunk_data(loan->chunk), sira_chunk_bytes(loan->chunk))) {
             sira_raise("BAD_REQUEST", "the body is not what the loan was made for: its tensors lie elsewhere");
             return -1;
         }
@@ -73,15 +36,8 @@ static int place_tensors(struct sira_shm_post *out, const struct sira_body *body
             sira_shm_raise("publish", error);
             return -1;
         }
-        uint8_t *base = sira_chunk_data(chunk);
         out->copies = 1;
-        if (tensors >= FREE_GIL_BYTES) {
-            Py_BEGIN_ALLOW_THREADS /* body and chunk are held */
-            copy_tensors(base, body);
-            Py_END_ALLOW_THREADS
-        } else {
-            copy_tensors(base, body);
-        }
+        sira_body_place(body, sira_chunk_data(chunk)); /* both are held */
     }
     out->post.owner = chunk.segment;
     out->post.chunk = chunk.index;

@@ -27,6 +27,7 @@ set(SIRA_PYTHON_SOURCES
   native/module.c
   native/options.c
   native/body.c
+  native/body_place.c
   native/dlpack_in.c
   native/dlpack.c
   native/encode.c
@@ -64,6 +65,7 @@ set(SIRA_PYTHON_SOURCES
   native/outbox.c
   native/outbox_batch.c
   native/outbox_upload.c
+  native/outbox_lend.c
   native/outbox_feed.c
   native/outbox_lost.c
   native/shm_arena_py.c

@@ -222,7 +222,19 @@ class Outbox:
 
     Small bodies (<= inline_bytes_max) are copied into the batch at once. Larger ones become
     transfers (head, chunks) that hold the caller's memory until their last chunk is taken.
+
+    In shared memory: a body of lend_bytes_min or more for which `placer(topic, bytes)` gives a
+    chunk of at least `bytes` is copied there by `push`, on whatever thread that is, and is a
+    transfer of any size. A placer that gives the chunk in which the body lies already costs no
+    copy. While the stream `lends`, its tensors leave by reference (segment, offset, lease), with
+    their head and without credit, unless the chunk's arena was closed; else they leave as any
+    other's. Memory is held until the message is answered and `returned` has named its leases.
     """
+
+    placer: Callable[[str, int], ShmChunk | None] | None
+    lends: bool  # set it when a stream begins; rewind() and clear() make it False
+    lend_bytes_min: Final[int]
+    leases: Final[int]  # chunks sent by reference that have not been returned
 
     def __new__(
         cls,
@@ -236,12 +248,24 @@ class Outbox:
         chunk_bytes_busy: int = 252 << 10,
         transfer_window_bytes: int = 8 << 20,
         wake: Callable[[], None] | None = None,
+        placer: Callable[[str, int], ShmChunk | None] | None = None,
+        lend_bytes_min: int = 64 << 10,
     ) -> Outbox: ...
     def push(
-        self, topic: str, body: Body, options: Options | None = None, ticket: Any = None
+        self,
+        topic: str,
+        body: Body,
+        options: Options | None = None,
+        ticket: Any = None,
+        *,
+        loan: ShmChunk | None = None,
     ) -> bytes:
         """Queue one message; returns its id. `ticket` (any object) comes back from `feed` with the
         outcome; None: outcomes are only counted. Calls `wake` when the outbox was idle.
+
+        A body whose tensors all lie in `loan` is that chunk: it is copied nowhere, whatever its
+        size, and the receipt says copies 0 where all of it left by reference. One that does not
+        lie there is as without a loan. What the placer raises is raised, and nothing is queued.
         """
     # False: window or batch buffer full, the caller should wait until `feed`/`take` makes room
     room: bool
@@ -268,11 +292,16 @@ class Outbox:
         """The connection was lost. Unanswered messages are queued again, verbatim and first.
         Returns how many they are (for the `sira-resume` metadata) and tickets of transfers that
         cannot be repeated (their memory was given back): these are dropped from the queue, outcome
-        unknown.
+        unknown. Leases are forgotten, and their segments taken out of their arenas: nothing that
+        somebody may still read is written again.
         """
+    # nobody reads these any more; PROTOCOL_ERROR: a number that is not out (a forgotten one is let
+    # go). Those before it count
+    def returned(self, leases: Sequence[int], /) -> None: ...
     # forget a queued or unanswered message; an unfinished transfer is aborted
     def cancel(self, ticket: Any) -> bool: ...
-    def clear(self) -> list[Any]: ...  # drop everything, returns tickets
+    # drop everything, returns tickets; leases as in rewind()
+    def clear(self) -> list[Any]: ...
 
 class Sender:
     """What every message of a publisher passes, in C; it is the ticket of its messages. The Python
@@ -343,8 +372,14 @@ class Mailbox:
     def __anext__(self) -> Awaitable[Message]: ...
 
 class Inbox:
-    """Everything that comes down one Subscribe stream: split, reassembled, put into mailboxes."""
+    """Everything that comes down one Subscribe stream: split, reassembled, put into mailboxes.
 
+    A chunk by reference is a span of `maps`; a tensor that comes as one is handed out where it
+    lies, and its lease is over when the last view of it goes. FRAME_CORRUPT: a segment that is
+    not mapped, or not within it; PROTOCOL_ERROR: none is expected (`maps` is None).
+    """
+
+    maps: ShmMaps | None
     def __new__(
         cls, *, message_bytes_max: int = 16 << 30, warm_bytes_max: int = 256 << 20
     ) -> Inbox: ...
