@@ -133,12 +133,13 @@ def _match(bus: Bus, subscription: Subscription, topic: str) -> kernel_pb2.Expla
     reader = subscription.stream.credential
     if not isinstance(bus.access.decide(reader, "subscribe", topic), Allow):
         state = "denied"
+    lane = subscription.stream.lane if subscription.stream.reader is None else lanes.SHM
     return kernel_pb2.ExplainMatch(
         client=subscription.client.id,
         pattern=subscription.pattern,
         group=subscription.group_name,
-        lane=lanes.NAMES[subscription.stream.lane],
-        lane_reason=lanes.REASONS[subscription.stream.lane],
+        lane=lanes.NAMES[lane],
+        lane_reason=lanes.REASONS[lane],
         pending=sub.pending,
         state=state,
     )

@@ -18,7 +18,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, cast
 
 from prometheus_client import CollectorRegistry
@@ -33,6 +33,7 @@ from prometheus_client.registry import Collector
 
 from sira import _native
 from sira.kernel.bus import Bus
+from sira.kernel.lent import Lent
 from sira.kernel.logs import Logs
 
 T = TypeVar("T")
@@ -169,6 +170,7 @@ class Counts:
     loop: Loop
     calls: CallCounts
     door: Callable[[], Door] = Door
+    lent: Lent = field(default_factory=Lent)
 
     async def values(self) -> dict[str, float]:
         """Return all numbers without labels, by name; others have the loop meanwhile."""
@@ -217,6 +219,11 @@ class Counts:
             "files_refused_total": door.files_refused,
             "tls_cert_expires_s": door.tls_cert_expires_s,
             "token_keys": door.token_keys,
+            "lent_segments": self.lent.held.segments,
+            "lent_bytes": self.lent.held.bytes,
+            "lent_leases": self.lent.leases,
+            "lent_stopped_total": self.lent.stopped,
+            "lent_refused_total": self.lent.refused,
             "loop_held_ns_last": self.loop.held_ns_last,
             "loop_held_ns_max": self.loop.held_ns_max,
             "loop_held_over_5_ms_total": self.loop.held_over_5_ms,

@@ -31,6 +31,8 @@ from sira.kernel.events import Field, Kind
 from sira.kernel.guard import Guard
 from sira.kernel.identity import SYSTEM
 from sira.kernel.introspect import builtin_topic_classes
+from sira.kernel.lent import Lent
+from sira.kernel.local.lending import limits_of
 from sira.kernel.local.listener import Listener, socket_path
 from sira.kernel.logs import Logs
 from sira.kernel.loopback import is_loopback
@@ -117,6 +119,7 @@ class Node:
             held=self._address_held,
         )
         self.links = Links()
+        self.lent = Lent(limits_of(settings))
         self.door = Door(
             self.catalog,
             self.worlds,
@@ -138,7 +141,7 @@ class Node:
         self._fill_catalog()
         await self._server.start()
         self._tasks.append(loop.create_task(self._watch(self._server), name="sira-watch"))
-        self.local = Listener(settings, self.door, self.logs)
+        self.local = Listener(settings, self.door, self.logs, self.lent)
         if self._holds_folder and settings.socket_mode != "none" and sys.platform == "linux":
             self._listen_locally()
         self._tasks.append(loop.create_task(self._measure_lag(), name="sira-lag"))
@@ -340,7 +343,7 @@ class Node:
 
     def _counts(self, bus: Bus) -> Counts:
         """Return the numbers of one world and of this process."""
-        return Counts(bus, self.logs, self.loop_lag, self.door, self._door_counts)
+        return Counts(bus, self.logs, self.loop_lag, self.door, self._door_counts, self.lent)
 
     def _door_counts(self) -> DoorCounts:
         pair = self.guard.handshakes.pair if self.guard.handshakes is not None else None

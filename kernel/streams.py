@@ -26,6 +26,7 @@ from sira.v1 import bus_pb2
 if TYPE_CHECKING:
     from sira.kernel.bus import Bus
     from sira.kernel.clients import Client
+    from sira.kernel.lent import Reader
 
 M = TypeVar("M", bus_pb2.Open, bus_pb2.Close, bus_pb2.Ack)
 _CLOSED_A_SLICE = 100  # 10 µs each
@@ -206,6 +207,7 @@ class SubscribeStream:
         self.wake = wake
         self.link = link
         self.lane = lanes.GRPC  # the way its frames go
+        self.reader: Reader | None = None  # lends it bytes, where its connection takes them
         self.rider: PublishStream | None = None  # its answers leave by this stream
         self.written_out = False  # it ends after all it had to say: the client hears it whole
         self._answers_turn = False
@@ -215,6 +217,11 @@ class SubscribeStream:
         self.opening: dict[int, bus_pb2.Open] = {}  # asked for, and checked in slices
         self._bus = bus
         self.egress = _native.Egress(bus.hub, client=client.number, wake=wake)
+
+    def borrow(self, reader: Reader | None) -> None:
+        """Lend bytes to this stream where `reader` says so, in place of copying them."""
+        if reader is not None:
+            self.reader, self.egress.lend = reader, reader.lend
 
     def next_frame(self, now_ns: int) -> bytes | None:
         """Return what leaves next: deliveries, and the answers of the rider beside them."""
@@ -302,6 +309,8 @@ class SubscribeStream:
         Very many subscriptions go in slices; the client stays until the last one is gone.
         """
         self.opening.clear()
+        if self.reader is not None:
+            self.reader.end()
         if not self.closing:  # whoever comes back has room for as many at once
             self.closing = True
             self.client.subscription_count -= len(self.subscriptions)

@@ -33,6 +33,10 @@ def bring_in_line(bus: Bus) -> Iterator[None]:
 
 def _looks(bus: Bus) -> Iterator[None]:
     """Yield after each question, and after what takes as long as one."""
+    for client in list(bus.clients):  # first: memory that was shown can be read by itself
+        for stream in list(client.subscribes):
+            if stream.reader is not None:
+                yield from stream.reader.recheck()
     members = []
     for subscription in list(bus.subscriptions):
         who, pattern = subscription.stream.credential, subscription.pattern

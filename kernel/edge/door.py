@@ -30,6 +30,7 @@ from sira.kernel.errors import (
     Unsupported,
 )
 from sira.kernel.identity import SYSTEM, Principal
+from sira.kernel.lent import Lender, Reader
 from sira.kernel.logs import Logs
 from sira.kernel.methods import Catalog, Method
 from sira.kernel.telemetry import Telemetry
@@ -74,6 +75,19 @@ class Call:
     def proved(self) -> Credential | None:
         """What the caller has proved; None: nothing, and the method is public."""
         return None if self.credential.kind == NOBODY else self.credential
+
+    def lender(self) -> Lender | None:
+        """Return what finds the bytes that chunks name, not carry; None: none may."""
+        offered = getattr(self.context, "lender", None)
+        return None if offered is None else cast("Lender | None", offered(self.world.tenant))
+
+    def reader(self) -> Reader | None:
+        """Return what lends bytes to the caller's stream; None: all are copied."""
+        offered = getattr(self.context, "reader", None)
+        if offered is None:
+            return None
+        found = offered(self.credential, self.world.tenant, self.world.bus.access)
+        return cast("Reader | None", found)
 
     async def read(self) -> Any:
         """Return the next request of the stream, decoded; None at its end.

@@ -34,6 +34,7 @@ class Publishing:
         link = StreamLink(who, call.method.name, self._links.round)
         stream = bus.open_publish(client, who, wake=link.wake, hello=call.hello, now_ns=now_ns)
         stream.ingress.lane = call.lane
+        stream.ingress.lender = call.lender()
         stream.on_lost = link.end
         link.on_end = lambda _error: stream.end_soon()
         stream.lend()

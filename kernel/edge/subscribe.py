@@ -31,6 +31,7 @@ class Subscribing:
         link = StreamLink(who, call.method.name, self._links.round)
         stream = bus.open_subscribe(client, who, wake=link.wake, link=call.hello.link)
         stream.lane = call.lane
+        stream.borrow(call.reader())
         link.on_end = lambda error: stream.end_all(error, _native.now_ns())
         try:
             with self._links.holding(link):
@@ -67,11 +68,13 @@ class Subscribing:
                 ticker.hurry()
 
     async def _write(self, context: Any, stream: SubscribeStream, link: StreamLink) -> None:
-        now_ns, resting = _native.now_ns, link.writer
+        now_ns, resting, reader = _native.now_ns, link.writer, stream.reader
         while True:
             frame = stream.next_frame(now_ns())
             if frame is not None:
                 await context.write(frame)
+                if reader is not None:
+                    reader.left()
                 continue
             if link.error is not None:
                 if stream.ending:

@@ -57,7 +57,7 @@ class Channel:
         self._received = descriptors.Received()
         # What could not leave at once; descriptors beside it are this queue's own copies.
         self._queue: deque[tuple[bytes | memoryview, list[int]]] = deque()
-        self.queued_bytes = 0
+        self.queued_bytes = self.waiting_descriptors = 0
         self._drained: list[asyncio.Future[None]] = []
         self._reading = False
         self._deaf = False  # the other side takes nothing more; what it has said is still read
@@ -209,6 +209,7 @@ class Channel:
         """Queue what could not leave; `copies` are descriptors that leave with the first piece."""
         if not self._queue:
             self._loop.add_writer(self._fd, self._writable)
+        self.waiting_descriptors += len(copies)
         for each in pieces:
             self._queue.append((each, copies))
             self.queued_bytes += len(each)
@@ -249,6 +250,7 @@ class Channel:
         self.queued_bytes -= sent
         while sent or (queue and not queue[0][0]):
             data, passed = queue.popleft()
+            self.waiting_descriptors -= len(passed)
             for each in passed:
                 os.close(each)
             if sent < len(data):
@@ -275,7 +277,7 @@ class Channel:
             for each in passed:
                 os.close(each)
         self._queue.clear()
-        self.queued_bytes = 0
+        self.queued_bytes = self.waiting_descriptors = 0
         self._tell_drained()
 
     # ---- the end ---------------------------------------------------------------------------------

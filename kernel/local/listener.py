@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sira.kernel.edge.door import Door
 from sira.kernel.errors import AddressInUse, BadSetting, DataDirUnusable, SiraError
+from sira.kernel.lent import Lent
 from sira.kernel.local.peer import peer_of
 from sira.kernel.local.record import SOCKET_NAME
 from sira.kernel.local.session import Session
@@ -44,9 +45,9 @@ def socket_path(settings: Settings) -> Path:
 class Listener:
     """The socket and all that came by it. Belongs to the node's loop."""
 
-    def __init__(self, settings: Settings, door: Door, logs: Logs) -> None:
+    def __init__(self, settings: Settings, door: Door, logs: Logs, lent: Lent) -> None:
         """Take what serves the calls; nothing is opened before `listen`."""
-        self._settings, self._door, self._logs = settings, door, logs
+        self._settings, self._door, self._logs, self._lent = settings, door, logs, lent
         self._loop = asyncio.get_running_loop()
         self._sessions: dict[Session, None] = {}
         self._sock: socket.socket | None = None
@@ -119,6 +120,7 @@ class Listener:
                     self._path.unlink()
         for session in list(self._sessions):
             await session.close()
+        self._lent.close()
 
     # ---- connections -----------------------------------------------------------------------------
 
@@ -152,6 +154,7 @@ class Listener:
                 peer_of(sock, handed),
                 door=self._door,
                 settings=self._settings,
+                lent=self._lent,
                 over=self._over,
             )
         except OSError as error:  # gone again, or no descriptor left

@@ -12,10 +12,13 @@ import grpc
 from google.rpc import status_pb2
 
 from sira.kernel import lanes
+from sira.kernel.access import Access
 from sira.kernel.errors import Internal, MessageTooLarge, SiraError, Timeout
+from sira.kernel.lent import Lender, Reader
 from sira.kernel.local.flow import Flow, FlowOver
 from sira.kernel.local.record import MESSAGE, STATUS
 from sira.kernel.rpc import DETAILS_KEY, rich_status
+from sira.kernel.trust.credential import Credential
 
 if TYPE_CHECKING:
     from sira.kernel.local.peer import Peer
@@ -74,6 +77,14 @@ class ServedCall:
     def time_remaining(self) -> float | None:
         """Return how long the caller waits, in s; None: for ever."""
         return None if self._end_s is None else max(0.0, self._end_s - self._loop.time())
+
+    def lender(self, tenant: str) -> Lender | None:
+        """Return what finds the bytes that the caller's chunks name; None: it names none."""
+        return self._session.lender(tenant)
+
+    def reader(self, who: Credential, tenant: str, access: Access) -> Reader | None:
+        """Return what lends bytes to the caller's stream; None: it takes none."""
+        return self._session.reader(who, tenant, access)
 
     async def read(self) -> Any:
         """Return the next request; `grpc.aio.EOF`: there are no more."""

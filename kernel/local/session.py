@@ -7,16 +7,21 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+from sira.kernel.access import Access
 from sira.kernel.edge.door import Door
 from sira.kernel.errors import ProtocolError, QuotaExceeded, SiraError, Timeout
 from sira.kernel.guard import AUTHORIZATION_KEY
+from sira.kernel.lent import Lender, Lent, Reader
 from sira.kernel.local import record
 from sira.kernel.local.channel import Channel, Record
 from sira.kernel.local.flow import Flow
+from sira.kernel.local.lending import Borrowing, Lending
 from sira.kernel.local.peer import Peer, pidfd_of
 from sira.kernel.local.served import ServedCall, too_long
 from sira.kernel.settings import Settings
+from sira.kernel.trust.credential import Credential
 from sira.v1 import socket_pb2
 
 # Answers that the caller does not read: past so much, it is not read either. More than two streams
@@ -42,17 +47,22 @@ class Session:
         *,
         door: Door,
         settings: Settings,
+        lent: Lent,
         over: Callable[[Session, SiraError | None], None],
     ) -> None:
         """Take a connected socket over, say hello and listen.
 
         Args:
             peer: who is at the other end.
+            lent: all that is lent on the node.
             over: told at the end, and why where the connection broke a rule.
         """
         self.peer = peer
         self.loop = asyncio.get_running_loop()
         self._door, self._settings, self._over = door, settings, over
+        self._lent = lent
+        self.lending: Lending | None = None  # both, once both hellos say that they lend
+        self.borrowing: Borrowing | None = None
         self._calls: dict[int, ServedCall] = {}
         self._last_call = 0
         self._hello: socket_pb2.SocketHello | None = None
@@ -70,7 +80,9 @@ class Session:
             window_bytes=settings.stream_window_bytes,
             record_bytes_max=record.BODY_BYTES_MAX,
             calls_max=settings.streams_per_connection_max,
+            lends=lent.limits.segments_max > 0,
         )
+        self._lends = hello.lends
         self.channel.send(record.HELLO, 0, hello.SerializeToString())
         if self._pidfd is not None:
             self.loop.add_reader(self._pidfd, self._peer_died)
@@ -94,6 +106,16 @@ class Session:
         if len(body) > self._hello.record_bytes_max:
             raise too_long(len(body), self._hello.record_bytes_max)
 
+    def lender(self, tenant: str) -> Lender | None:
+        """Return what finds the bytes that chunks of a stream name; None: they may name none."""
+        return None if self.lending is None else partial(self.lending.span, tenant)
+
+    def reader(self, who: Credential, tenant: str, access: Access) -> Reader | None:
+        """Return what lends bytes to a Subscribe stream of `who`; None: the client takes none."""
+        if self.borrowing is None:
+            return None
+        return Reader(self._lent, self.borrowing, who=who, tenant=tenant, access=access)
+
     def keep(self, task: asyncio.Task[None]) -> None:
         """Wait for a task at the end."""
         self._tasks.add(task)
@@ -109,7 +131,7 @@ class Session:
         """Take records in. What it raises ends the connection."""
         calls = self._calls
         for kind, number, descriptors, body in records:
-            if descriptors:
+            if descriptors and (kind != record.SEGMENT or self.lending is None):
                 self.channel.refuse_descriptors(descriptors)
             call = calls.get(number)
             if kind == record.MESSAGE:
@@ -136,6 +158,9 @@ class Session:
             elif kind == record.HELLO:
                 self._meet(body)
                 continue
+            elif kind >= record.SEGMENT:
+                self._take_lent(kind, descriptors, body)
+                continue
             elif number == 0:  # a status of no call: why the client ends the connection
                 self.channel.close()
                 return
@@ -154,6 +179,39 @@ class Session:
         self._handshake.cancel()
         if hello.authorization:
             self._shown = ((AUTHORIZATION_KEY, hello.authorization),)
+        if hello.lends and self._lends:
+            self.lending = Lending(self._lent, self.channel, self.loop)
+            self.borrowing = Borrowing(self.channel)
+
+    def _take_lent(self, kind: int, descriptors: int, body: bytes) -> None:
+        """Take a record of shared memory in. Raises SiraError: it ends the connection."""
+        if self.lending is None or self.borrowing is None or kind == record.STOP:
+            raise ProtocolError(f"a record of kind {kind}, which nothing here takes")
+        if kind == record.SEGMENT:
+            found = self._take_descriptor(descriptors)
+            try:
+                told = record.read_segment(body, descriptors)
+            except ProtocolError:
+                if found is not None:
+                    os.close(found)
+                raise
+            self.lending.bring(
+                own=told.segment, bytes_=told.bytes, audience=told.audience, fd=found
+            )
+        elif kind == record.GONE:
+            self.lending.retire(record.read_segments(body))
+        else:
+            self.borrowing.returned(record.read_leases(body))
+
+    def _take_descriptor(self, count: int) -> int | None:
+        """Return the one beside a segment; None: it was lost, as this process is at its limit."""
+        if count > 1:
+            self.channel.refuse_descriptors(count)
+        try:
+            found = self.channel.take_descriptors(count)
+        except QuotaExceeded:
+            return None
+        return found[0] if found else None
 
     def _begin(self, number: int, body: bytes) -> None:
         hello, settings = self._hello, self._settings
@@ -230,4 +288,7 @@ class Session:
         self._forget_pidfd()
         for call in list(self._calls.values()):
             call.cancel()
+        if self.lending is not None and self.borrowing is not None:
+            self.borrowing.end()
+            self.lending.end()
         self._over(self, error)

@@ -325,6 +325,22 @@ class Settings:
         "too small: QUOTA_EXCEEDED for many streams at once; too large: one client fills memory",
         minimum=16 * _MIB, maximum=1 << 34,
     )  # fmt: skip
+    lent_segments_max: int = _s(
+        256, "segments", "pieces of shared memory that one such connection lends at once, two file "
+        "descriptors at most each; all together a quarter of what the process may open; 0: none",
+        "too small: publishers on many topics copy; too large: one client takes descriptors",
+        minimum=0, maximum=1 << 16,
+    )  # fmt: skip
+    lent_bytes_max: int = _s(
+        4 * _GIB, "bytes", "the same in bytes; an SDK lends 1 GiB (SIRA_SHM_BYTES_MAX)",
+        "too small: large tensors are copied; too large: memory, for as long as it is looked at",
+        minimum=1 << 18, maximum=1 << 44,
+    )  # fmt: skip
+    lent_bytes_node_max: int = _s(
+        16 * _GIB, "bytes", "the same of all connections",
+        "too small: large tensors are copied; too large: memory that nobody can be told to free",
+        minimum=1 << 18, maximum=1 << 44,
+    )  # fmt: skip
     # ---- the HTTP listener, a process of its own ----
     http_mounts: str = _s(
         "", "", "ASGI applications that services bring: /PATH=package.module:app, joined by "
