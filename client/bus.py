@@ -1,14 +1,13 @@
 """The bus, as an application holds it: publish, subscribe, ask, look.
 
-`Bus` only translates: waiting for receipts is connection.py's, for replies requests.py's, messages
-come through subscription.py. looking.py has what only looks, later.py what later features bring.
+`Bus` only translates. What sends is in publishing.py, what waits for replies in requests.py, what
+only looks in looking.py, what later features bring in later.py; messages come by subscription.py.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from typing import Any, Self, Unpack
 
@@ -18,32 +17,19 @@ from sira.client.answers import Answers
 from sira.client.connection import Connection
 from sira.client.deadline import Deadline
 from sira.client.envelope import Envelope, envelope
-from sira.client.lineage import lineage
 from sira.client.local.transport import SocketTransport
-from sira.client.looking import Looking
 from sira.client.message import Body, Message
-from sira.client.publisher import Batch, Publisher
+from sira.client.publishing import REQUEST_S, Publishing
 from sira.client.requests import ReplyStream, Requests
 from sira.client.retry import Retry
 from sira.client.security import Security, Settled, with_token
 from sira.client.subscription import Subscription
 from sira.client.topics import Topics
 from sira.client.transport import GrpcTransport, Transport
-from sira.kernel.errors import (
-    NodeDraining,
-    QuotaExceeded,
-    RateLimited,
-    SiraError,
-    Unreachable,
-)
+from sira.kernel.errors import Unreachable
 from sira.v1 import kernel_pb2
 
 CONNECT_S = 5.0
-REQUEST_S = 10.0
-# The node answers QUEUE_FULL by itself; we wait a little longer than it does, so that this is what
-# the caller hears.
-_NODE_LEAD_S = 2.0
-_WAIT_PART = 0.9
 
 
 def connect(
@@ -79,7 +65,7 @@ def _dial(address: str, security: Settled) -> Transport:
     return kind(address, security)
 
 
-class Bus(Looking):
+class Bus(Publishing):
     """A connection to a node and all that is done over it. Belongs to one event loop.
 
     Attributes:
@@ -174,168 +160,6 @@ class Bus(Looking):
     def node(self) -> kernel_pb2.NegotiateResponse:
         """What the node said when we connected: name, version, limits, who it takes us for."""
         return self.connection.node
-
-    # ---- publishing ------------------------------------------------------------------------------
-
-    async def publish(
-        self,
-        topic: str,
-        body: Body = None,
-        *,
-        grade: str | None = None,
-        dedupe_key: str = "",
-        key: str = "",
-        priority: int = 0,
-        timeout_s: float | None = None,
-        ttl_s: float | None = None,
-        headers: Mapping[str, str] | None = None,
-        **further: Unpack[Envelope],
-    ) -> _native.Receipt:
-        """Publish one message and return its receipt, when its grade is reached.
-
-        Args:
-            topic: a name without wildcards.
-            body: tensors by name (NumPy, DLPack producers, buffers, numbers, lists), bytes, text,
-                or a received message, whose body is passed on without decoding. Arrays keep their
-                shape and dtype; their memory must not change until this returns.
-            grade: accepted (default), disk, replicated, consumed; above `accepted` needs a durable
-                topic.
-            dedupe_key, key: for durable topics.
-            priority: 0 to 7, higher first.
-            timeout_s: how long to wait for room and for the grade, in s; None: the node's
-                `publish_block_s`.
-            ttl_s: an undelivered message expires after so long, in s; None: never.
-            headers: text to text, at most 64.
-            further: type, content_type, schema, reply_to.
-        Raises:
-            QueueFull: no room in time; nobody got it.
-            RateLimited: no room within a limit in time; nobody got it.
-            BadTopic, BadRequest, ContractMismatch, Denied, Unsupported: refused; nobody got it.
-            Timeout, Unreachable, OutcomeUnknown: no answer; the details say what is known.
-        """
-        connection = self.connection
-        deadline = Deadline(self._publish_s(timeout_s), connection.loop)
-        fields = envelope(
-            grade=grade,
-            dedupe_key=dedupe_key,
-            key=key,
-            priority=priority,
-            wait_s=None if timeout_s is None else timeout_s * _WAIT_PART,
-            ttl_s=ttl_s,
-            headers=headers,
-            further=further,
-        )
-        fields.update(lineage())
-        options = _native.Options(**fields) if fields else None
-        try:
-            return await connection.publish(topic, body, options, deadline)
-        except (RateLimited, QuotaExceeded, NodeDraining) as error:
-            refused: SiraError = error
-        delays_s = self._retry.delays_s(connection.rng)
-        while True:  # refused for the moment: nobody got it, so it may be sent again
-            delay_s = self._retry.limit_delay_s(refused, connection.rng)
-            if isinstance(refused, NodeDraining) and self._retry.publishes:
-                delay_s = max(next(delays_s), refused.retry_after_ms / 1e3)
-            if delay_s is None or deadline.left_s() <= delay_s:
-                raise refused
-            await asyncio.sleep(delay_s)
-            try:
-                return await connection.publish(topic, body, options, deadline)
-            except (RateLimited, QuotaExceeded, NodeDraining) as error:
-                refused = error
-
-    def _publish_s(self, timeout_s: float | None) -> float:
-        return self.connection.publish_block_s + _NODE_LEAD_S if timeout_s is None else timeout_s
-
-    async def publish_many(
-        self,
-        topic: str,
-        bodies: Iterable[Body],
-        *,
-        grade: str | None = None,
-        key: str = "",
-        priority: int = 0,
-        timeout_s: float | None = None,
-        ttl_s: float | None = None,
-        headers: Mapping[str, str] | None = None,
-        **further: Unpack[Envelope],
-    ) -> list[_native.Receipt]:
-        """Publish several messages on one topic; return their receipts in order.
-
-        Raises:
-            SiraError: the first refusal; its details say the `index` of the message and how many
-                were `accepted` (others than the refused ones have been delivered).
-            Timeout: not all were answered in time; without `timeout_s`: none was for so long as one
-                may take.
-        """
-        connection = self.connection
-        outgoing = connection.outgoing
-
-        def due() -> Deadline:
-            return Deadline(self._publish_s(timeout_s), connection.loop)
-
-        deadline, renew = due(), due if timeout_s is None else None
-        fields = envelope(
-            grade=grade,
-            key=key,
-            priority=priority,
-            wait_s=None if timeout_s is None else timeout_s * _WAIT_PART,
-            ttl_s=ttl_s,
-            headers=headers,
-            further=further,
-        )
-        fields.update(lineage())
-        options = _native.Options(**fields) if fields else None
-        outbox, batch, count = outgoing.outbox, Batch(connection.loop), 0
-        try:
-            for body in bodies:
-                if renew is not None and not outbox.room:
-                    deadline = renew()
-                await outgoing.push(topic, body, options, batch, deadline)
-                count += 1
-            await batch.wait(count, deadline, renew=renew)
-        except TimeoutError as error:
-            while outbox.cancel(batch):
-                pass
-            raise connection.late(
-                deadline, f"publish_many to {topic}", accepted=str(len(batch.receipts))
-            ) from error
-        except BaseException:
-            while outbox.cancel(batch):
-                pass
-            raise
-        if batch.error is not None:
-            batch.error.details["accepted"] = str(len(batch.receipts))
-            batch.error.details["refused"] = str(batch.refused)
-            raise batch.error
-        return batch.receipts
-
-    def publisher(
-        self,
-        topic: str,
-        *,
-        grade: str | None = None,
-        key: str = "",
-        priority: int = 0,
-        timeout_s: float | None = None,
-        ttl_s: float | None = None,
-        headers: Mapping[str, str] | None = None,
-        **further: Unpack[Envelope],
-    ) -> Publisher:
-        """Return a pipelined publisher for one topic; use it with `async with`.
-
-        Args: as `publish`; `timeout_s` also limits how long one `send` waits for room here.
-        """
-        fields = envelope(
-            grade=grade,
-            key=key,
-            priority=priority,
-            wait_s=timeout_s,
-            ttl_s=ttl_s,
-            headers=headers,
-            further=further,
-        )
-        return Publisher(self.connection, topic, fields=fields, timeout_s=timeout_s)
 
     # ---- subscribing and asking ------------------------------------------------------------------
 

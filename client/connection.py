@@ -74,6 +74,7 @@ class Connection(Streams):
         closed = Unreachable("this connection was closed", retryable=False, help="connect again")
         self.ended = closed
         self._is_up.set()
+        self.lender.end()
         self.outgoing.stop()
         self.incoming.stop()
         self.outgoing.give_up(closed)
@@ -138,16 +139,23 @@ class Connection(Streams):
         return self.outgoing.outbox.push(topic, body, options, ticket)
 
     async def publish(
-        self, topic: str, body: _native.Body, options: _native.Options | None, deadline: Deadline
+        self,
+        topic: str,
+        body: _native.Body,
+        options: _native.Options | None,
+        deadline: Deadline,
+        loan: _native.ShmChunk | None = None,
     ) -> _native.Receipt:
         """Publish one message and wait for its receipt.
 
+        Args:
+            loan: where the body lies already.
         Raises:
             Timeout, Unreachable: no answer before the deadline; the details say the outcome.
             SiraError: refused by the node; nobody got it.
         """
         outgoing, answer = self.outgoing, Answer(self.loop)
-        message_id = await outgoing.push(topic, body, options, answer, deadline)
+        message_id = await outgoing.push(topic, body, options, answer, deadline, loan)
         timer = None
         if deadline.timeout_s is not None:
             timer = self.loop.call_at(

@@ -10,7 +10,6 @@ _FEATURES = {
     "call": "calls by capability (registry)",
     "discover": "discovery (registry)",
     "place": "placement (scheduler)",
-    "loan": "loans (shared-memory lane)",
     "fetch": "replay (durable log)",
     "intent": "intents",
     "session": "sessions",
@@ -47,10 +46,6 @@ class Later:
     def place(self, *_args: Any, **_settings: Any) -> NoReturn:
         """Reserve a place for a load: with the scheduler."""
         raise unsupported("place")
-
-    def loan(self, *_args: Any, **_settings: Any) -> NoReturn:
-        """Write a message in place: with the shared-memory lane."""
-        raise unsupported("loan")
 
     def fetch(self, *_args: Any, **_settings: Any) -> NoReturn:
         """Replay a durable topic: with the log."""

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from sira import _native
 from sira.client.deadline import Deadline
+from sira.client.local.arenas import shm_bytes_min
 from sira.client.transport import Stream
 from sira.kernel.errors import Internal, OutcomeUnknown, QueueFull, SiraError, decode
 
@@ -98,7 +99,7 @@ class Outgoing:
     def __init__(self, owner: Owner, *, source: str) -> None:
         self._owner = owner
         self._thread = threading.get_ident()
-        self.outbox = _native.Outbox(source=source, wake=self._wake)
+        self.outbox = _native.Outbox(source=source, wake=self._wake, lend_bytes_min=shm_bytes_min())
         self._wants_room: list[asyncio.Future[None]] = []
         self._pushing_alone = False
         self._writer: _native.Stepper | None = None
@@ -121,7 +122,13 @@ class Outgoing:
             self._owner.want_publish()
 
     def push_alone(
-        self, topic: str, body: _native.Body, options: _native.Options | None, ticket: Any
+        self,
+        topic: str,
+        body: _native.Body,
+        options: _native.Options | None,
+        ticket: Any,
+        *,
+        loan: _native.ShmChunk | None = None,
     ) -> bytes:
         """Queue one message that no other follows at once; return its id.
 
@@ -130,7 +137,7 @@ class Outgoing:
         """
         self._pushing_alone = True
         try:
-            message_id = self.outbox.push(topic, body, options, ticket)
+            message_id = self.outbox.push(topic, body, options, ticket, loan=loan)
         finally:
             self._pushing_alone = False
         if self._writer is not None:
@@ -166,13 +173,14 @@ class Outgoing:
         options: _native.Options | None,
         ticket: Any,
         deadline: Deadline,
+        loan: _native.ShmChunk | None = None,
     ) -> bytes:
         """Queue one message when there is room for its size; returns its id. Raises Timeout."""
         while True:
             if not self.outbox.room:
                 await self.room(deadline)
             try:
-                return self.outbox.push(topic, body, options, ticket)
+                return self.outbox.push(topic, body, options, ticket, loan=loan)
             except QueueFull:
                 await self.transfer_room(deadline)
 

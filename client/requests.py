@@ -176,9 +176,12 @@ class Requests:
         deadline: Deadline,
         idempotent: bool,
         fields: dict[str, Any],
+        loan: _native.ShmChunk | None = None,
     ) -> Message:
         """Publish a request and return its final reply.
 
+        Args:
+            loan: where the body lies already.
         Raises:
             NoMatch: nobody listens to the topic. HandlerFailed: the handler raised.
             Timeout: no reply in time. OutcomeUnknown: the connection was lost on the way.
@@ -188,7 +191,7 @@ class Requests:
         while True:
             pending = _Pending(self._connection.loop, idempotent)
             try:
-                return await self._once(topic, body, deadline, pending, fields)
+                return await self._once(topic, body, deadline, pending, fields, loan)
             except (RateLimited, QuotaExceeded) as error:
                 wait_s = self._connection.retry.limit_delay_s(error, self._connection.rng)
                 harmless = pending.refused or idempotent  # else a handler has begun
@@ -213,6 +216,7 @@ class Requests:
         deadline: Deadline,
         pending: _Pending,
         fields: dict[str, Any],
+        loan: _native.ShmChunk | None,
     ) -> Message:
         connection, outbox = self._connection, self._connection.outgoing.outbox
         message_id = _native.new_id()
@@ -232,7 +236,7 @@ class Requests:
                 self._pending[message_id] = pending
                 push = outbox.push if len(self._pending) > 1 else connection.outgoing.push_alone
                 try:
-                    push(topic, body, options, pending)
+                    push(topic, body, options, pending, loan=loan)
                     break
                 except QueueFull:  # a large body, and those before it are not on their way yet
                     del self._pending[message_id]

@@ -15,6 +15,7 @@ from typing import Any
 import sira.kernel.binding  # noqa: F401  ties the C core to its errors and dtypes
 from sira.client.deadline import Deadline
 from sira.client.incoming import RIDE_WINDOW_BYTES_MIN, Incoming
+from sira.client.local.lent import Lender
 from sira.client.nodes import DIAL_S, Nodes, is_of_proof, is_of_right
 from sira.client.outgoing import Outgoing
 from sira.client.retry import Retry
@@ -48,6 +49,7 @@ class Streams(Nodes):
         super().__init__(nodes, retry=retry, dial=dial, are_ways=are_ways)
         self.outgoing = Outgoing(self, source=name)
         self.incoming = Incoming(self, message_bytes_max=_MESSAGE_BYTES_MAX)
+        self.lender = Lender(self.loop, self.outgoing.outbox)
         self.outgoing.riding = self.incoming.ride
         self.incoming.answers = self.outgoing.take_answers
         self.incoming.answered = lambda: self.outgoing.answered
@@ -77,6 +79,9 @@ class Streams(Nodes):
             self._drop(transport)
             return
         self._transport, self.node = transport, node
+        if transport.lent is not None:
+            self.lender.begin(transport.lent, dict(node.limits))
+        self.incoming.inbox.maps = transport.lent.maps if transport.lent is not None else None
         asides = (
             any(feature.name == "asides" for feature in node.features)
             and node.limits.get("window_bytes", RIDE_WINDOW_BYTES_MIN) >= RIDE_WINDOW_BYTES_MIN
@@ -111,6 +116,7 @@ class Streams(Nodes):
             metadata.append(("sira-resume", f"{self._epoch_sent_to.hex()}:{self._repeats}"))
         self._epoch_before, self._epoch_sent_to = self._epoch_sent_to, self.node.epoch
         self._answered_before = self.outgoing.answered
+        self.outgoing.outbox.lends = self.lender.lends
         self.outgoing.start(self._transport.stream("/sira.v1.Bus/Publish", metadata=metadata))
 
     def want_subscribe(self) -> None:
@@ -207,6 +213,7 @@ class Streams(Nodes):
         self._heard_out = False
         transport, self._transport = self._transport, None
         self._is_up.clear()
+        self.lender.end()
         self.outgoing.stop()
         self.incoming.stop()
         self._drop(transport)
@@ -261,6 +268,7 @@ class Streams(Nodes):
     def _end(self, error: SiraError) -> None:
         self.ended = error
         self._is_up.set()  # whoever waits finds `ended`
+        self.lender.end()
         self.outgoing.stop()
         self.incoming.stop()
         self.outgoing.give_up(error)

@@ -16,8 +16,10 @@ from sira.client.bus import Bus
 from sira.client.envelope import Envelope
 from sira.client.info import Explanation, Ledger
 from sira.client.later import Later
+from sira.client.loan import SyncLoan
 from sira.client.looking import CALL_S
 from sira.client.message import Body, SyncMessage
+from sira.client.publishing import REQUEST_S
 from sira.client.requests import ReplyStream
 from sira.client.retry import Retry
 from sira.client.runner import Runner, runner
@@ -168,6 +170,35 @@ class SyncBus(Later):
         )
         return SyncPublisher(self._runner, publisher)
 
+    def loan(
+        self,
+        topic: str,
+        tensors: Mapping[str, str],
+        *,
+        request: bool = False,
+        grade: str | None = None,
+        key: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
+        ttl_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        **further: Unpack[Envelope],
+    ) -> SyncLoan:
+        """Return a message to be written in place; see `Bus.loan`."""
+        loan = self._bus.loan(
+            topic,
+            tensors,
+            request=request,
+            grade=grade,
+            key=key,
+            priority=priority,
+            timeout_s=timeout_s,
+            ttl_s=ttl_s,
+            headers=headers,
+            **further,
+        )
+        return SyncLoan(self._runner, loan)
+
     def subscribe(
         self,
         pattern: str,
@@ -208,7 +239,7 @@ class SyncBus(Later):
         topic: str,
         body: Body = None,
         *,
-        timeout_s: float | None = async_bus.REQUEST_S,
+        timeout_s: float | None = REQUEST_S,
         priority: int = 0,
         key: str = "",
         headers: Mapping[str, str] | None = None,
@@ -235,7 +266,7 @@ class SyncBus(Later):
         topic: str,
         body: Body = None,
         *,
-        timeout_s: float | None = async_bus.REQUEST_S,
+        timeout_s: float | None = REQUEST_S,
         priority: int = 0,
         key: str = "",
         headers: Mapping[str, str] | None = None,

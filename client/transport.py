@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import grpc
 import grpc.aio
@@ -18,6 +18,9 @@ from sira.client.lineage import forks
 from sira.client.security import Settled
 from sira.kernel.errors import BadRequest, SiraError, Timeout, Unreachable
 from sira.kernel.rpc import from_grpc
+
+if TYPE_CHECKING:
+    from sira.client.local.lent import LentWay
 
 Metadata = Sequence[tuple[str, str]]
 
@@ -88,6 +91,10 @@ class Transport(Protocol):
 
     lane: str
 
+    @property
+    def lent(self) -> LentWay | None:
+        """What is lent and borrowed on it, once it is connected; None: all is copied along."""
+
     async def unary(
         self, method: str, request: bytes, *, metadata: Metadata, timeout_s: float
     ) -> bytes:
@@ -107,6 +114,7 @@ class GrpcTransport:
     """One HTTP/2 connection to a node."""
 
     lane = "grpc"
+    lent = None
 
     _forks_at_first_use: ClassVar[int | None] = None
 

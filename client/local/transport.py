@@ -17,6 +17,7 @@ import grpc
 
 from sira.client.address import FD, FD_VARIABLE, UNIX
 from sira.client.lineage import check_fork, forks
+from sira.client.local.lent import LentWay, new_bell
 from sira.client.security import Settled
 from sira.client.transport import Metadata, Stream, stream_window_bytes
 from sira.kernel import lanes
@@ -67,6 +68,8 @@ class SocketTransport:
         self._forks = forks()
         self._loop = asyncio.get_running_loop()
         self._window_bytes = stream_window_bytes()
+        self.lent: LentWay | None = None
+        self._bell = -1
         self._channel: Channel | None = None
         self._connecting: asyncio.Task[Channel] | None = None
         self._hello: asyncio.Future[socket_pb2.SocketHello] = self._loop.create_future()
@@ -156,12 +159,14 @@ class SocketTransport:
             sock = _handed_over(self._address.removeprefix(FD))
         else:
             sock = await self._dialled()
+        self._bell = new_bell()
         channel = self._channel = Channel(sock, self._loop, taken=self._take, lost=self._lost)
         hello = socket_pb2.SocketHello(
             version=record.VERSION,
             authorization=self._shown,
             window_bytes=self._window_bytes,
             record_bytes_max=record.BODY_BYTES_MAX,
+            lends=self._bell >= 0,
         )
         channel.send(record.HELLO, 0, hello.SerializeToString())
         channel.begin()
@@ -230,6 +235,9 @@ class SocketTransport:
         """Take records of the node in. What it raises ends the connection."""
         calls = self._calls
         for kind, number, descriptors, body in records:
+            if kind >= record.SEGMENT and self.lent is not None:
+                self.lent.take(kind, descriptors, body)
+                continue
             if descriptors:
                 assert self._channel is not None, "it brought them"
                 self._channel.refuse_descriptors(descriptors)
@@ -248,13 +256,25 @@ class SocketTransport:
             elif kind == record.HELLO:
                 if self._hello.done():
                     raise ProtocolError("a second hello of the node")
-                self._hello.set_result(record.read_hello(body))
+                self._meet(record.read_hello(body))
             elif kind != record.HALF_CLOSE:
                 raise ProtocolError(f"a record of kind {kind} from the node")
+
+    def _meet(self, hello: socket_pb2.SocketHello) -> None:
+        if hello.lends and self._bell >= 0:
+            assert self._channel is not None, "it brought the hello"
+            self.lent = LentWay(self._channel, self._loop, self._bell)
+            self._bell = -1
+        self._hello.set_result(hello)
 
     def _lost(self, error: SiraError | None) -> None:
         if self._ended is not None:
             return
+        if self.lent is not None:
+            self.lent.close()
+        elif self._bell >= 0:
+            os.close(self._bell)
+            self._bell = -1
         self._ended = error or self._unreachable("closed the connection")
         if not self._hello.done():
             self._hello.set_exception(self._ended)

@@ -144,6 +144,7 @@ class LocalTransport:
     """A `Transport` to a `LocalNode`."""
 
     lane = "grpc"  # what its receipts tell: it stands for a node that is reached so
+    lent = None
 
     def __init__(self, node: LocalNode) -> None:
         """Connect to `node`."""

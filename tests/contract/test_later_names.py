@@ -12,7 +12,6 @@ CALLS = {
     "call": lambda bus: bus.call("segment", {"x": 1}),
     "discover": lambda bus: bus.discover("find the lungs", k=5),
     "place": lambda bus: bus.place({"cpu": 2}, horizon_s=300),
-    "loan": lambda bus: bus.loan("a", {"x": "f32[2]"}),
     "fetch": lambda bus: bus.fetch("a", start=0),
     "intent": lambda bus: bus.intent("segment", timeout_s=30),
     "session": lambda bus: bus.session("study-7"),

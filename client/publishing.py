@@ -1,0 +1,269 @@
+"""Publishing, as an application does it: one message, many, a pipeline, or one written in place.
+
+Waiting for receipts is connection.py's. `Bus` has these methods.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any, Unpack
+
+from sira import _native
+from sira.client.deadline import Deadline
+from sira.client.envelope import Envelope, envelope
+from sira.client.lineage import lineage
+from sira.client.loan import Loan, layout
+from sira.client.looking import Looking
+from sira.client.message import Body, Message
+from sira.client.publisher import Batch, Publisher
+from sira.client.requests import Requests
+from sira.client.retry import Retry
+from sira.kernel.errors import (
+    BadRequest,
+    NodeDraining,
+    QuotaExceeded,
+    RateLimited,
+    SiraError,
+)
+
+REQUEST_S = 10.0
+# The node answers QUEUE_FULL by itself; we wait a little longer than it does, so that this is what
+# the caller hears.
+_NODE_LEAD_S = 2.0
+_WAIT_PART = 0.9
+
+
+class Publishing(Looking):
+    """What sends messages. `Bus` has it."""
+
+    _retry: Retry
+    _requests: Requests | None
+
+    async def publish(
+        self,
+        topic: str,
+        body: Body = None,
+        *,
+        grade: str | None = None,
+        dedupe_key: str = "",
+        key: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
+        ttl_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        **further: Unpack[Envelope],
+    ) -> _native.Receipt:
+        """Publish one message and return its receipt, when its grade is reached.
+
+        Args:
+            topic: a name without wildcards.
+            body: tensors by name (NumPy, DLPack producers, buffers, numbers, lists), bytes, text,
+                or a received message, whose body is passed on without decoding. Arrays keep their
+                shape and dtype; their memory must not change until this returns.
+            grade: accepted (default), disk, replicated, consumed; above `accepted` needs a durable
+                topic.
+            dedupe_key, key: for durable topics.
+            priority: 0 to 7, higher first.
+            timeout_s: how long to wait for room and for the grade, in s; None: the node's
+                `publish_block_s`.
+            ttl_s: an undelivered message expires after so long, in s; None: never.
+            headers: text to text, at most 64.
+            further: type, content_type, schema, reply_to.
+        Raises:
+            QueueFull: no room in time; nobody got it.
+            RateLimited: no room within a limit in time; nobody got it.
+            BadTopic, BadRequest, ContractMismatch, Denied, Unsupported: refused; nobody got it.
+            Timeout, Unreachable, OutcomeUnknown: no answer; the details say what is known.
+        """
+        connection = self.connection
+        deadline = Deadline(self._publish_s(timeout_s), connection.loop)
+        fields = envelope(
+            grade=grade,
+            dedupe_key=dedupe_key,
+            key=key,
+            priority=priority,
+            wait_s=None if timeout_s is None else timeout_s * _WAIT_PART,
+            ttl_s=ttl_s,
+            headers=headers,
+            further=further,
+        )
+        return await self._publish(topic, body, fields, deadline)
+
+    async def _publish(
+        self,
+        topic: str,
+        body: Body,
+        fields: dict[str, Any],
+        deadline: Deadline,
+        loan: _native.ShmChunk | None = None,
+    ) -> _native.Receipt:
+        connection = self.connection
+        fields.update(lineage())
+        options = _native.Options(**fields) if fields else None
+        try:
+            return await connection.publish(topic, body, options, deadline, loan)
+        except (RateLimited, QuotaExceeded, NodeDraining) as error:
+            refused: SiraError = error
+        delays_s = self._retry.delays_s(connection.rng)
+        while True:  # refused for the moment: nobody got it, so it may be sent again
+            delay_s = self._retry.limit_delay_s(refused, connection.rng)
+            if isinstance(refused, NodeDraining) and self._retry.publishes:
+                delay_s = max(next(delays_s), refused.retry_after_ms / 1e3)
+            if delay_s is None or deadline.left_s() <= delay_s:
+                raise refused
+            await asyncio.sleep(delay_s)
+            try:
+                return await connection.publish(topic, body, options, deadline, loan)
+            except (RateLimited, QuotaExceeded, NodeDraining) as error:
+                refused = error
+
+    def loan(
+        self,
+        topic: str,
+        tensors: Mapping[str, str],
+        *,
+        request: bool = False,
+        grade: str | None = None,
+        key: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
+        ttl_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        **further: Unpack[Envelope],
+    ) -> Loan:
+        """Return a message to be written in place; it is sent at the end of its `async with`.
+
+        On the node's socket its arrays lie in shared memory, and no byte is copied on the way.
+
+        Args:
+            tensors: name -> dtype and shape, as "bf16[1080,1920,3]"; "f32": a scalar.
+            request: what is sent is a request; `await out.reply()` gives the answer.
+            timeout_s: as `publish`, or as `request`, whose default it has then.
+            grade, key, priority, ttl_s, headers, further: as `publish`; a request has no grade
+                and no ttl_s.
+        Raises:
+            BadTopic, BadRequest: no such topic, dtype or shape, or a setting that does not fit.
+        """
+        connection = self.connection
+        _native.check_topic(topic)
+        fields = envelope(
+            grade=grade,
+            key=key,
+            priority=priority,
+            wait_s=None if timeout_s is None or request else timeout_s * _WAIT_PART,
+            ttl_s=ttl_s,
+            headers=headers,
+            further=further,
+        )
+        if request and (grade is not None or ttl_s is not None):
+            raise BadRequest("a request has no grade and no ttl_s: it expires with its timeout_s")
+
+        async def publish(body: Body, memory: _native.ShmChunk | None) -> _native.Receipt:
+            deadline = Deadline(self._publish_s(timeout_s), connection.loop)
+            return await self._publish(topic, body, fields, deadline, memory)
+
+        async def ask(body: Body, memory: _native.ShmChunk | None) -> Message:
+            assert self._requests is not None, "connected"
+            asked_s = REQUEST_S if timeout_s is None else timeout_s
+            deadline = Deadline(asked_s, connection.loop)
+            return await self._requests.request(
+                topic, body, deadline=deadline, idempotent=False, fields=fields, loan=memory
+            )
+
+        place = partial(connection.lender.place, topic)
+        return Loan(layout(tensors), place=place, publish=publish, ask=ask if request else None)
+
+    def _publish_s(self, timeout_s: float | None) -> float:
+        return self.connection.publish_block_s + _NODE_LEAD_S if timeout_s is None else timeout_s
+
+    async def publish_many(
+        self,
+        topic: str,
+        bodies: Iterable[Body],
+        *,
+        grade: str | None = None,
+        key: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
+        ttl_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        **further: Unpack[Envelope],
+    ) -> list[_native.Receipt]:
+        """Publish several messages on one topic; return their receipts in order.
+
+        Raises:
+            SiraError: the first refusal; its details say the `index` of the message and how many
+                were `accepted` (others than the refused ones have been delivered).
+            Timeout: not all were answered in time; without `timeout_s`: none was for so long as one
+                may take.
+        """
+        connection = self.connection
+        outgoing = connection.outgoing
+
+        def due() -> Deadline:
+            return Deadline(self._publish_s(timeout_s), connection.loop)
+
+        deadline, renew = due(), due if timeout_s is None else None
+        fields = envelope(
+            grade=grade,
+            key=key,
+            priority=priority,
+            wait_s=None if timeout_s is None else timeout_s * _WAIT_PART,
+            ttl_s=ttl_s,
+            headers=headers,
+            further=further,
+        )
+        fields.update(lineage())
+        options = _native.Options(**fields) if fields else None
+        outbox, batch, count = outgoing.outbox, Batch(connection.loop), 0
+        try:
+            for body in bodies:
+                if renew is not None and not outbox.room:
+                    deadline = renew()
+                await outgoing.push(topic, body, options, batch, deadline)
+                count += 1
+            await batch.wait(count, deadline, renew=renew)
+        except TimeoutError as error:
+            while outbox.cancel(batch):
+                pass
+            raise connection.late(
+                deadline, f"publish_many to {topic}", accepted=str(len(batch.receipts))
+            ) from error
+        except BaseException:
+            while outbox.cancel(batch):
+                pass
+            raise
+        if batch.error is not None:
+            batch.error.details["accepted"] = str(len(batch.receipts))
+            batch.error.details["refused"] = str(batch.refused)
+            raise batch.error
+        return batch.receipts
+
+    def publisher(
+        self,
+        topic: str,
+        *,
+        grade: str | None = None,
+        key: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
+        ttl_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        **further: Unpack[Envelope],
+    ) -> Publisher:
+        """Return a pipelined publisher for one topic; use it with `async with`.
+
+        Args: as `publish`; `timeout_s` also limits how long one `send` waits for room here.
+        """
+        fields = envelope(
+            grade=grade,
+            key=key,
+            priority=priority,
+            wait_s=timeout_s,
+            ttl_s=ttl_s,
+            headers=headers,
+            further=further,
+        )
+        return Publisher(self.connection, topic, fields=fields, timeout_s=timeout_s)
