@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import mmap
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from sira import _native
 from sira.kernel.errors import SiraError
+from sira.kernel.identity import Principal
 from sira.kernel.local import record
 from sira.kernel.local.channel import Channel, Record
 from sira.kernel.node import Node
+from sira.kernel.trust.credential import Credential
 from sira.v1 import bus_pb2, message_pb2, tensor_pb2
 
-from .raw import Raw, code_of, said, until
+from .raw import Raw, code_of, run, running, said, until
 
 SEAL_FUTURE_WRITE = 0x10  # linux/fcntl.h; the module has no name for it
 SIZES = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -36,6 +41,12 @@ class Memory:
         self.data = mmap.mmap(self.fd, size)
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, seals)
 
+    def __enter__(self) -> Memory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         self.data.close()
         os.close(self.fd)
@@ -53,6 +64,7 @@ class Peer:
         self.items: list[bus_pb2.Item] = []
         self.statuses: dict[int, str] = {}
         self.over = False
+        self.reads = True  # it opens its windows again
         self._calls = 0
 
     # ---- what it says ----------------------------------------------------------------------------
@@ -100,11 +112,11 @@ class Peer:
 
     # ---- what it hears ---------------------------------------------------------------------------
 
-    async def opened(self) -> None:
-        await until(lambda: any(each.HasField("opened") for each in self.items))
+    async def opened(self, count: int = 1) -> None:
+        await until(lambda: sum(each.HasField("opened") for each in self.items) >= count)
 
     async def chunks(self, count: int) -> list[bus_pb2.Chunk]:
-        """Wait for so many chunks."""
+        """Wait for so many tensors."""
         await until(lambda: self.over or len(self._chunks()) >= count)
         assert not self.over, self.statuses
         return self._chunks()
@@ -127,7 +139,16 @@ class Peer:
         self.shown.clear()
 
     def _chunks(self) -> list[bus_pb2.Chunk]:
-        return [each.chunk for each in self.items if each.HasField("chunk")]
+        """Whole tensors; what was copied may have come in pieces."""
+        found: dict[tuple[bytes, int], bus_pb2.Chunk] = {}
+        for index, each in enumerate(self.items):
+            if each.HasField("chunk"):
+                alone = index if each.chunk.HasField("lent") else -1
+                whole = found.setdefault((each.chunk.message_id, alone), bus_pb2.Chunk())
+                data = whole.data + each.chunk.data
+                whole.CopyFrom(each.chunk)
+                whole.data = data
+        return [e for e in found.values() if e.HasField("lent") or len(e.data) >= PIECE]
 
     def _receipts(self) -> list[bus_pb2.Receipt]:
         return [each.receipt for each in self.items if each.HasField("receipt")]
@@ -136,7 +157,8 @@ class Peer:
         for kind, call, descriptors, body in records:
             if kind == record.MESSAGE:
                 self.items.extend(bus_pb2.Frame.FromString(body).items)
-                self.channel.send(record.WINDOW, call, record.grant(max(1, len(body))))
+                if self.reads:
+                    self.channel.send(record.WINDOW, call, record.grant(max(1, len(body))))
             elif kind == record.SEGMENT:
                 found = record.read_segment(body, descriptors)
                 (fd,) = self.channel.take_descriptors(descriptors)
@@ -156,15 +178,55 @@ class Peer:
 
 
 @asynccontextmanager
-async def lending(node: Node, *, lends: bool = True) -> AsyncIterator[Peer]:
-    """Connect a client that says that it lends."""
-    raw = await Raw(node).open(hello=False)
+async def lending(
+    node: Node, *, lends: bool = True, who: str = "", window_bytes: int = _WINDOW_BYTES
+) -> AsyncIterator[Peer]:
+    """Connect a client that says that it lends; `who`: TENANT/KIND/NAME, handed its connection."""
+    if who:
+        ours, sock = socket.socketpair()
+        node.local.adopt(ours, Credential(Principal("local", *who.split("/")), "uid"))
+    else:
+        sock = (await Raw(node).open(hello=False)).sock
     loop = asyncio.get_running_loop()
-    peer = Peer(lambda peer: Channel(raw.sock, loop, taken=peer.taken, lost=peer.lost))
-    hello = said(window_bytes=_WINDOW_BYTES, lends=lends)
+    peer = Peer(lambda peer: Channel(sock, loop, taken=peer.taken, lost=peer.lost))
+    hello = said(window_bytes=window_bytes, lends=lends)
     peer.channel.send(record.HELLO, 0, hello)
     peer.channel.begin()
     try:
         yield peer
     finally:
         peer.close()
+
+
+def on_node(folder: Path, work: Callable[[Node], Awaitable[None]], **flags: object) -> None:
+    """Run a test on a node of its own; afterwards nothing is lent, and no descriptor is left."""
+
+    async def with_node() -> None:
+        async with running(folder, **flags) as node:
+            gc.collect()
+            before = len(os.listdir("/proc/self/fd"))
+            await work(node)
+            await until(lambda: not len(node.local) and not node.lent.held.segments)
+            gc.collect()
+            assert not node.lent.leases and not node.lent.lenders and not node.lent.held.bytes
+            await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+    run(with_node)
+
+
+async def pair(publisher: Peer, subscriber: Peer, memory: Memory) -> int:
+    """Have the one bring segment 1 of `cam.front` and the other listen; return the Publish call."""
+    subscriber.subscribe()
+    await subscriber.opened()
+    publisher.bring(1, [memory.fd], memory.size)
+    return publisher.call("Publish")
+
+
+def read(subscriber: Peer, chunk: bus_pb2.Chunk) -> bytes:
+    """Return what a chunk means to a subscriber: where it lies, or in itself."""
+    if not chunk.HasField("lent"):
+        return chunk.data
+    lent = chunk.lent
+    fd, size = subscriber.shown[lent.segment]
+    with mmap.mmap(fd, size, prot=mmap.PROT_READ) as seen:
+        return seen[lent.offset : lent.offset + lent.bytes]

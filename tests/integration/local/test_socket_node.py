@@ -163,7 +163,7 @@ def test_stats_and_explain_say_which_way_a_client_came(tmp_path: Path) -> None:
             assert (list(bus.node.lanes), list(other.node.lanes)) == (["socket"], ["grpc"])
             found = {each.pattern: each for each in await other.explain("a.b")}
             assert {name: each.lane for name, each in found.items()} == {
-                "a.>": "socket", "a.b": "grpc",
+                "a.>": "shm", "a.b": "grpc",
             }  # fmt: skip
             assert "Unix socket" in found["a.>"].lane_reason
             peers = {each.peer for each in (await bus.stats()).clients}
@@ -205,7 +205,7 @@ def test_a_process_works_from_a_descriptor_that_it_was_handed(tmp_path: Path) ->
             env["SIRA_FD"] = str(theirs.fileno())
             told = await python(HANDED, env=env, pass_fds=(theirs.fileno(),))
             theirs.close()
-            lines = (str(who.principal), "['socket'] 499999500000", ConnectionClosed.code)
+            lines = (str(who.principal), "['shm'] 499999500000", ConnectionClosed.code)
             assert told == (0, "\n".join(lines))
             await until(lambda: len(node.local) == 0)
 
