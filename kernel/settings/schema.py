@@ -460,6 +460,7 @@ class Settings:
             "queue_bytes_max", "window_messages", "window_bytes", "transfer_window_bytes",
             "topics_max", "topics_owned_per_client_max", "streams_per_client_max",
             "subscriptions_per_client_max", "retry_messages_max", "metadata_bytes_max",
+            "lent_segments_max", "lent_bytes_max",
         )  # fmt: skip
         seconds = ("publish_block_s", "stall_s", "retry_window_s", "topic_idle_s")
         return {name: int(getattr(self, name)) for name in names} | {
