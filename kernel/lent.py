@@ -243,12 +243,19 @@ class Reader:
         del self._shown[segment], segment.readers[self]
         self._borrower.hide(segment.number)
 
+    def withdraw(self) -> None:
+        """Have nothing new written into what it was shown: its rights have ended.
+
+        At once, and not only when the stream is over: one that takes nothing may stay for long.
+        """
+        for segment in list(self._shown):
+            self._withdraw(segment)
+
     def end(self) -> None:
         """Take note that the stream is over. May be called twice."""
         self._borrower.take_back(self._fresh)
         self._fresh = []
-        for segment in list(self._shown):
-            self._withdraw(segment)
+        self.withdraw()
 
     def _withdraw(self, segment: Segment) -> None:
         self.forget(segment)

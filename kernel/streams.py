@@ -289,6 +289,8 @@ class SubscribeStream:
         for number in list(self.opening):
             del self.opening[number]
             self._tell_ended(number, error)
+        if self.reader is not None:
+            self.reader.withdraw()
         self._bus.slices.run(self._ending(error, now_ns))
 
     def _ending(self, error: SiraError, now_ns: int) -> Iterator[None]:

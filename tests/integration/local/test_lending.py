@@ -189,6 +189,39 @@ def test_who_may_not_read_any_more_is_shown_nothing_and_the_publisher_is_told(
     on_node(tmp_path, work)
 
 
+def test_a_stream_that_ends_and_takes_nothing_is_shown_nothing_more_at_once(
+    tmp_path: Path,
+) -> None:
+    """Its last words wait for a window that never opens; the publisher does not."""
+
+    class Ends(Forbids):
+        def __call__(
+            self, principal: Principal, action: str, resource: str, context: Mapping[str, str]
+        ) -> Allow | Deny:
+            if principal.name == "other" and action == "call":
+                return Deny("DENIED", "the test says no")
+            return Allow()
+
+    async def work(node: Node) -> None:
+        with Memory() as memory:
+            async with (
+                lending(node) as publisher,
+                lending(node, who=OTHER, window_bytes=300) as hostile,
+            ):
+                hostile.reads = False
+                call = await pair(publisher, hostile, memory)
+                for lease in range(1, 9):
+                    publisher.publish(call, 1, lease)
+                await publisher.receipts(8)
+                await until(lambda: hostile.shown)
+                node.access.change(policy=Ends("other"))
+                await node.recheck()
+                await until(lambda: publisher.stopped == [1])
+                assert not hostile.statuses and not hostile.over
+
+    on_node(tmp_path, work)
+
+
 def test_a_tap_gets_the_bytes_and_not_the_memory(tmp_path: Path) -> None:
     """Its right is to the copies that a rule sends it, and not to the topic."""
 
