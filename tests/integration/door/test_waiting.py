@@ -212,3 +212,38 @@ def test_a_held_quota_that_is_given_back_is_waited_for(tmp_path: Path) -> None:
             await asyncio.gather(*sends)
 
     session(work)
+
+
+def test_who_does_not_wait_keeps_what_is_open_when_a_limit_refuses_a_stream(tmp_path: Path) -> None:
+    rules = '[[limit]]\nname = "each"\nscope = "principal"\nmessages_per_s = 0.01\nburst_s = 100\n'
+
+    async def work() -> None:
+        async with (
+            running(limited(tmp_path, rules) | {"reload_s": 0.02}) as node,
+            sira.connect(url(node), retry=sira.Retry(limited=False)) as bus,
+            bus.subscribe("lab.x") as messages,  # the one token
+            sira.connect(url(node), retry=sira.Retry(limited=False)) as other,
+        ):
+            for _ in range(2):
+                with pytest.raises(RateLimited) as caught:
+                    await bus.publish("lab.x", "no")
+                assert caught.value.retry_after_ms > 0
+            with pytest.raises(RateLimited):
+                await bus.request("lab.x", "no", timeout_s=20)
+            with pytest.raises(RateLimited):
+                async with other.subscribe("lab.y"):
+                    raise AssertionError("there is no room for it")
+            limited(tmp_path, "")
+            while True:
+                try:
+                    await bus.publish("lab.x", "yes")
+                    break
+                except RateLimited:
+                    await asyncio.sleep(0.01)
+            assert (await messages.next(timeout_s=20)).text == "yes"
+            assert messages.reconnects == 0
+            async with other.subscribe("lab.y") as later:
+                await bus.publish("lab.y", "too")
+                assert (await later.next(timeout_s=20)).text == "too"
+
+    session(work)
