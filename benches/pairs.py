@@ -40,6 +40,10 @@ class End(Protocol):
     def receive(self) -> Any:
         """Take the next message, a buffer; it is dropped before this end sends or takes again."""
 
+
+class TensorEnd(End, Protocol):
+    """One that carries tensors, too."""
+
     def send_tensor(self, index: int) -> None:
         """Fill a float32 tensor of the case's size where it is sent from, and send it."""
 
@@ -185,7 +189,7 @@ def _sink(end: End, line: socket.socket, _params: dict[str, Any]) -> None:
         line.sendall(STAMP.pack(now_ns()))
 
 
-def _fill(end: End, _line: socket.socket, params: dict[str, Any]) -> Figures:
+def _fill(end: TensorEnd, _line: socket.socket, params: dict[str, Any]) -> Figures:
     """Tensors one at a time: filled here, every element summed there, answered. Median GB/s."""
     samples_s, replies = [], Sequence()
     for index in range(params["warmup"] + params["count"]):
@@ -196,7 +200,7 @@ def _fill(end: End, _line: socket.socket, params: dict[str, Any]) -> Figures:
     return {"gb_per_s": params["tensor_bytes"] / 1e9 / median(samples_s[params["warmup"] :])}
 
 
-def _sum(end: End, _line: socket.socket, params: dict[str, Any]) -> None:
+def _sum(end: TensorEnd, _line: socket.socket, params: dict[str, Any]) -> None:
     tensors = Tensors()
     for index in range(params["warmup"] + params["count"]):
         tensors.take(end.receive_tensor())

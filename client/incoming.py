@@ -92,6 +92,7 @@ class Incoming:
         self._sleeping: asyncio.Future[None] | None = None
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self.stream: Stream | None = None
+        self.was_open = False  # a node has opened a subscription of this client
         self._credit_soon = False
         self._credit_timer: asyncio.TimerHandle | None = None
         self._credit_delay_s = CREDIT_DELAY_S
@@ -376,6 +377,7 @@ class Incoming:
     def _take_control(self, kind: int, body: bytes) -> None:
         if kind == _OPENED:
             opened = bus_pb2.Opened.FromString(body)
+            self.was_open = True
             receiver = self.receivers.get(opened.subscription)
             if receiver is not None:
                 receiver.opened(opened)

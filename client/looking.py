@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from sira.client.connection import Connection
 from sira.client.deadline import Deadline
 from sira.client.info import Explanation, Ledger
@@ -12,13 +14,13 @@ CALL_S = 5.0
 _PAGE_ROWS = 10_000  # the node may end a page before
 
 
-class Looking(Later):
+class Looking(Later, ABC):
     """Calls that change nothing. `Bus` has them."""
 
     @property
+    @abstractmethod
     def connection(self) -> Connection:
         """The connection under the bus."""
-        raise NotImplementedError
 
     async def ledger(self, pattern: str = "", *, timeout_s: float | None = CALL_S) -> Ledger:
         """Return the deliveries owed on the topics of `pattern` ("": all), and their fate.

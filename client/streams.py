@@ -20,7 +20,14 @@ from sira.client.nodes import DIAL_S, Nodes, is_of_proof, is_of_right
 from sira.client.outgoing import Outgoing
 from sira.client.retry import Retry
 from sira.client.transport import Stream, Transport
-from sira.kernel.errors import NodeDraining, OutcomeUnknown, SiraError, Unauthenticated
+from sira.kernel.errors import (
+    NodeDraining,
+    OutcomeUnknown,
+    QuotaExceeded,
+    RateLimited,
+    SiraError,
+    Unauthenticated,
+)
 from sira.v1 import kernel_pb2
 
 _log = logging.getLogger("sira.client")
@@ -141,8 +148,8 @@ class Streams(Nodes):
         if wait_s is not None:
             self._open_later(stream, error, wait_s)
             return
-        if is_of_right(error):
-            self._stream_denied(stream, error)
+        if is_of_right(error) or self._is_refused_now(stream, error):
+            self._stream_refused(stream, error)
             return
         if stream is self.outgoing.stream:
             self._publish_error = error
@@ -154,12 +161,22 @@ class Streams(Nodes):
         else:
             self._lost(error)
 
-    def _stream_denied(self, stream: Stream, error: SiraError) -> None:
-        """Tell all who use a stream that it may not be: trying again says the same.
+    def _is_refused_now(self, stream: Stream, error: SiraError) -> bool:
+        """Whether a limit has no room for a stream at the moment, and nobody waits for it.
 
-        The next message, or subscription, asks anew: rules change.
+        Where an earlier stream was lost, what was on that is at stake: it comes back like others.
         """
-        _log.warning("%s: %s", self._nodes[0], error)
+        if not (isinstance(error, RateLimited | QuotaExceeded) and error.retry_after_ms):
+            return False
+        return not (self._repeats if stream is self.outgoing.stream else self.incoming.was_open)
+
+    def _stream_refused(self, stream: Stream, error: SiraError) -> None:
+        """Tell all who use a stream that it may not be, or not now, and that nobody waits for it.
+
+        The next message, or subscription, asks anew: rules change, limits have room again.
+        """
+        _log.log(logging.WARNING if is_of_right(error) else logging.DEBUG, "%s: %s",
+                 self._nodes[0], error)  # fmt: skip
         if stream is self.outgoing.stream:
             self._publish_wanted = False
             self._repeats = 0

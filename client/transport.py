@@ -219,13 +219,13 @@ class _GrpcStream:
     async def write(self, frame: bytes) -> None:
         try:
             if self._send is None:
-                await self._call.write(frame)  # the first: waits for the call to have begun
-                self._send = getattr(getattr(self._call, "_cython_call", None), _SEND, None)
-            else:
+                await self._call.wait_for_connection()
                 # One layer below `write`, which would put "internal error" in the place of the
                 # node's own status, and lose what it still had to say, when the node ends the call
-                # while we write.
-                await self._send(frame)
+                # while we write: the first frame meets the refusal of the stream itself.
+                below = getattr(getattr(self._call, "_cython_call", None), _SEND, None)
+                self._send = below or self._call.write
+            await self._send(frame)
         except grpc.aio.AioRpcError as error:
             raise self._transport._translate(error) from None
         except (grpc.aio.BaseError, asyncio.InvalidStateError) as error:

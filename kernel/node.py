@@ -49,6 +49,10 @@ _DRAIN_LOOK_S = 0.01
 # long without one the rest is left to the ledger.
 _CONFIRM_S = 1.0
 _LAST_WORDS_S = 0.1
+# At the end of a connection gRPC asks the peer whether it has read all there was; one that is well
+# answers at once. Closed under one that starves the connection is reset, and what it had not read
+# may be lost: it is waited for so long. Shorter than the supervisor waits after `drain_s`.
+_FAREWELL_S = 5.0
 
 
 class Node:
@@ -177,12 +181,13 @@ class Node:
         error = NodeDraining("the node has gone down in order", retry_after_ms=1_000)
         for world in self.worlds:
             world.requests.close()
+        farewell_s = min(grace_s, _FAREWELL_S) if len(self.links) else 0
         self.links.end_all(error)
         # Time for the writers' last words; a client that does not read gets none.
         await self.links.all_ended(max(min(grace_s, _CONFIRM_S), _LAST_WORDS_S))
         await self.connections.stop()
         await self.local.close()
-        await server.stop(0)
+        await server.stop(farewell_s)
         while any(world.bus.slices.running for world in self.worlds):  # noqa: ASYNC110  they go on at each turn
             await asyncio.sleep(0)
         for task in self._tasks:

@@ -65,14 +65,20 @@ static inline double sira_bucket_passed_s(const struct sira_bucket *bucket, uint
     return now_ns > bucket->at_ns ? (double)(now_ns - bucket->at_ns) / 1e9 : 0; /* streams may be told different times */
 }
 
+/* Is so much held that so many bytes more have no room beside it? */
+static inline bool sira_bucket_full(const struct sira_bucket *bucket, uint64_t bytes)
+{
+    if (!bucket->held_max) return false;
+    return bytes > bucket->held_max - (bucket->held < bucket->held_max ? bucket->held : bucket->held_max);
+}
+
 /* Is there room for this many messages of so many bytes together?
  * Ensures: SIRA_ROOM_LATER -> *wait_s > 0; nothing but `next` changes. */
 static inline enum sira_room sira_bucket_ask(struct sira_bucket *bucket, uint64_t messages, uint64_t bytes,
                                              uint64_t now_ns, double *wait_s)
 {
     if (bucket->held_max && bytes > bucket->held_max) return SIRA_ROOM_NEVER;
-    if (bucket->held_max && bytes > bucket->held_max - (bucket->held < bucket->held_max ? bucket->held : bucket->held_max))
-        return SIRA_ROOM_HELD;
+    if (sira_bucket_full(bucket, bytes)) return SIRA_ROOM_HELD;
     const double passed_s = sira_bucket_passed_s(bucket, now_ns);
     const double one = sira_tokens_wait_s(&bucket->messages, passed_s, (double)messages);
     const double other = sira_tokens_wait_s(&bucket->bytes, passed_s, (double)bytes);

@@ -119,6 +119,10 @@ void hub_tell(Hub *hub)
         if (drained && !in->closed) hub_call(in->drained);
         Py_DECREF(in);
     }
+    if (hub->freed_due) {
+        hub->freed_due = false;
+        hub_call(hub->freed);
+    }
 }
 
 /* ---- Python ------------------------------------------------------------------------------------------------------- */
@@ -185,6 +189,7 @@ static void hub_dealloc(PyObject *self)
     }
     Py_XDECREF(hub->classes);
     Py_XDECREF(hub->encode_error);
+    Py_XDECREF(hub->freed);
     for (uint32_t i = 0; i < sizeof hub->envs / sizeof *hub->envs; i++) PyMem_Free(hub->envs[i]);
     PyMem_Free(hub->picks);
     type->tp_free(self);
@@ -349,7 +354,23 @@ static PyObject *hub_due(PyObject *self, void *unused)
 {
     (void)unused;
     const Hub *hub = (Hub *)self;
-    return PyLong_FromUnsignedLongLong(!hub->line_first ? 0 : hub->due_ns && !hub->line_left ? hub->due_ns : 1);
+    if (!hub->line_first) return PyLong_FromLong(0);
+    if (!hub->due_ns || hub->line_left) return PyLong_FromLong(1);
+    return PyLong_FromUnsignedLongLong(hub->due_ns == UINT64_MAX ? 0 : hub->due_ns);
+}
+
+static PyObject *hub_get_freed(PyObject *self, void *unused)
+{
+    (void)unused;
+    const Hub *hub = (Hub *)self;
+    return Py_NewRef(hub->freed ? hub->freed : Py_None);
+}
+
+static int hub_set_freed(PyObject *self, PyObject *value, void *unused)
+{
+    (void)unused;
+    Py_XSETREF(((Hub *)self)->freed, value && value != Py_None ? Py_NewRef(value) : NULL);
+    return 0;
 }
 
 static PyObject *hub_topics(PyObject *self, PyObject *unused)
@@ -410,7 +431,8 @@ static PyObject *hub_order(PyObject *self, void *unused)
 }
 
 static PyGetSetDef hub_getset[] = {
-    {"due_ns", hub_due, NULL, "When release() may find room; 0: nothing waits for a limit.", NULL},
+    {"due_ns", hub_due, NULL, "When release() may find room; 0: nothing waits for a limit, or not for time to pass.", NULL},
+    {"freed", hub_get_freed, hub_set_freed, "Called when bytes were given back that something waits for: due_ns is now.", NULL},
     {"order", hub_order, NULL, "Grows with every message posted: what is posted from now on has a larger one.", NULL},
     {"stats", hub_stats, NULL, "Counters since the start and levels now.", NULL},
     {"dropped", hub_dropped, NULL, "Deliveries dropped since the start, by reason.", NULL},

@@ -322,7 +322,9 @@ struct Hub {
     uint32_t line_left; /* lines that this walk has not seen; 0: none is under way */
     bool line_moved; /* something went on in this walk */
     uint32_t line_count, waiting; /* lines; messages in them */
-    uint64_t due_ns; /* when the first of them may have room; only with lines */
+    uint64_t due_ns; /* when the first of them may have room; UINT64_MAX: time alone makes none; only with lines */
+    PyObject *freed; /* owned or NULL: called when bytes were given back that one of them waits for */
+    bool freed_due;  /* by hub_tell() */
     uint64_t pass; /* number of the last walk over them: a bucket remembers when it refused one */
     bool releasing;
     struct cursor *cursors; /* walks under way, innermost first */

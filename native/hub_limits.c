@@ -5,7 +5,8 @@
 
 #include <math.h>
 
-/* When bytes are held there is no telling when they will be given back: a subscriber decides. */
+/* When bytes are held there is no telling when they will be given back: a subscriber decides. This is said to those
+ * who do not wait. */
 enum { HELD_RETRY_MS = 100 };
 
 typedef struct {
@@ -15,6 +16,7 @@ typedef struct {
     PyObject *on_refusal;  /* owned or NULL */
     uint64_t refused;
     uint64_t pass;   /* hub->pass when something last began or went on to wait for it */
+    uint64_t wanted; /* bytes that the smallest message waits to see given back; 0: none does */
     uint32_t routes; /* that ask it */
 } Bucket;
 
@@ -187,21 +189,29 @@ enum limits_room limits_try(const struct limits *limits, uint64_t bytes, uint64_
     const Py_ssize_t count = limits->all ? PyTuple_GET_SIZE(limits->all) : 0;
     Bucket *slowest = NULL; /* borrowed */
     uint64_t longest_ns = 0;
+    bool held = false;
     for (Py_ssize_t i = 0; i < count; i++) {
+        Bucket *bucket = at(limits->all, i);
         double wait_s = 0;
-        const enum sira_room room = sira_bucket_ask(&at(limits->all, i)->core, 1, bytes, now_ns, &wait_s);
+        const enum sira_room room = sira_bucket_ask(&bucket->core, 1, bytes, now_ns, &wait_s);
         if (room == SIRA_ROOM) continue;
         if (room == SIRA_ROOM_NEVER) return LIMITS_NEVER;
-        const double wait_ns = room == SIRA_ROOM_HELD ? HELD_RETRY_MS * 1e6 : ceil(wait_s * 1e9);
+        if (room == SIRA_ROOM_HELD) {
+            held = true;
+            bucket->pass = pass;
+            if (!bucket->wanted || bytes < bucket->wanted) bucket->wanted = bytes;
+            continue;
+        }
+        const double wait_ns = ceil(wait_s * 1e9);
         const uint64_t ns = wait_ns < 1 ? 1 : wait_ns < 1e18 ? (uint64_t)wait_ns : (uint64_t)1e18;
         if (ns <= longest_ns) continue;
         longest_ns = ns;
-        slowest = at(limits->all, i);
+        slowest = bucket;
     }
-    if (slowest) {
-        slowest->pass = pass;
+    if (slowest) slowest->pass = pass;
+    if (slowest || held) {
         *due_ns = now_ns + longest_ns;
-        return LIMITS_LATER;
+        return held ? LIMITS_HELD : LIMITS_LATER;
     }
     for (Py_ssize_t i = 0; i < count; i++) sira_bucket_take(&at(limits->all, i)->core, now_ns);
     return LIMITS_TAKEN;
@@ -250,9 +260,17 @@ PyObject *held_take(const struct limits *limits, uint64_t bytes)
     return Py_XNewRef(limits->held);
 }
 
-void held_give(PyObject *held, uint64_t bytes)
+void held_give(Hub *hub, PyObject *held, uint64_t bytes)
 {
-    for (Py_ssize_t i = 0; held && i < PyTuple_GET_SIZE(held); i++) sira_bucket_give(&at(held, i)->core, bytes);
+    for (Py_ssize_t i = 0; held && i < PyTuple_GET_SIZE(held); i++) {
+        Bucket *bucket = at(held, i);
+        sira_bucket_give(&bucket->core, bytes);
+        if (!bucket->wanted || sira_bucket_full(&bucket->core, bucket->wanted)) continue;
+        bucket->wanted = 0;
+        if (!hub->line_first) continue; /* who waited has gone meanwhile */
+        hub->due_ns = 0;
+        hub->freed_due = true;
+    }
     Py_XDECREF(held);
 }
 

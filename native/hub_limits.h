@@ -18,9 +18,10 @@ int limits_admit(const struct limits *limits, PyObject *topic, uint64_t bytes, u
 /* Forget it. */
 void limit_again_clear(struct limit_again *again);
 
-enum limits_room { LIMITS_TAKEN, LIMITS_LATER, LIMITS_NEVER };
+enum limits_room { LIMITS_TAKEN, LIMITS_LATER, LIMITS_HELD, LIMITS_NEVER };
 /* As limits_admit(), but nothing is raised and no Python runs. LIMITS_LATER: *due_ns is when to ask again; the bucket
- * that says so remembers `pass`. LIMITS_NEVER: the message is longer than all that may be held. */
+ * that says so remembers `pass`. LIMITS_HELD: the same, but before that, bytes must be given back, nobody knows when:
+ * held_give() tells when so many were. LIMITS_NEVER: the message is longer than all that may be held. */
 enum limits_room limits_try(const struct limits *limits, uint64_t bytes, uint64_t now_ns, uint64_t pass,
                             uint64_t *due_ns);
 /* Has one of them refused something in this pass? */
@@ -32,6 +33,7 @@ void limits_tell(const struct limits *limits, uint64_t pass);
 
 /* Count bytes as held by all of `held` until held_give(). Returns a new reference to give back then; NULL: none. */
 PyObject *held_take(const struct limits *limits, uint64_t bytes);
-void held_give(PyObject *held, uint64_t bytes); /* takes over the reference; NULL: nothing */
+/* Takes over the reference; NULL: nothing. Where a message waits for these bytes, hub->due_ns is 0 and hub->freed set. */
+void held_give(Hub *hub, PyObject *held, uint64_t bytes);
 
 #endif

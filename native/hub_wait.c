@@ -131,8 +131,8 @@ static int line_turn(Ingress *in, struct route_entry *entry, uint64_t now_ns)
             entry->first->deadline_ns = now_ns + hub->block_ns;
         uint64_t due_ns = 0;
         const enum limits_room room = limits_try(limits, cost, now_ns, hub->pass, &due_ns);
-        if (room == LIMITS_LATER && due_ns <= entry->first->deadline_ns) {
-            if (due_ns < hub->due_ns) hub->due_ns = due_ns;
+        if ((room == LIMITS_LATER || room == LIMITS_HELD) && due_ns <= entry->first->deadline_ns) {
+            if (room == LIMITS_LATER && due_ns < hub->due_ns) hub->due_ns = due_ns;
             return moved;
         }
         moved = 1;

@@ -89,7 +89,7 @@ void blob_unref(Hub *hub, struct blob *blob)
     Py_XDECREF(blob->stamp);
     Py_XDECREF(blob->frame);
     PyMem_Free(blob);
-    held_give(held, cost);
+    held_give(hub, held, cost);
     Py_DECREF(topic);
 }
 
@@ -271,7 +271,7 @@ void xfer_unref(Hub *hub, struct xfer *xfer)
     Py_XDECREF(xfer->name);
     PyMem_Free(xfer->tensor_bytes);
     PyMem_Free(xfer);
-    held_give(held, total);
+    held_give(hub, held, total);
 }
 
 /* Let go of the chunks that the transfer itself held. Requires: neither keep nor parked is set any more. */

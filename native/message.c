@@ -90,17 +90,28 @@ PyObject *sira_message_new(PyTypeObject *type, PyObject *owner, const uint8_t *d
     return message_build(type, owner, data, len, MESSAGE_BYTES_MAX_DEFAULT, context);
 }
 
-PyObject *sira_message_new_assembled(PyTypeObject *type, PyObject *head_owner, const uint8_t *head, size_t head_len,
-                                     const struct sira_part *parts, size_t count, PyObject *context)
+/* A message whose tensors lie elsewhere, and its head in `scratch`.
+ * Ensures: new reference -> `scratch` holds the head and nothing was filled in; NULL -> an error is set. */
+static struct message *allocate_of_head(PyTypeObject *type, PyObject *head_owner, const uint8_t *head, size_t head_len,
+                                        PyObject *context)
 {
-    struct message *self = allocate(type, head_owner, context);
+    struct message *self = allocate(type, head_owner, context); /* owned */
     if (!self) return NULL;
     self->assembled = true;
     size_t at = 0;
     const enum sira_status status = sira_env_parse(head, head_len, SIRA_ENV_HEAD, UINT64_MAX, &scratch, &at);
-    if (status != SIRA_OK) {
-        sira_raise_status(status, at);
-    } else if (count != scratch.tensor_count) {
+    if (status == SIRA_OK) return self;
+    sira_raise_status(status, at);
+    Py_DECREF(self);
+    return NULL;
+}
+
+PyObject *sira_message_new_assembled(PyTypeObject *type, PyObject *head_owner, const uint8_t *head, size_t head_len,
+                                     const struct sira_part *parts, size_t count, PyObject *context)
+{
+    struct message *self = allocate_of_head(type, head_owner, head, head_len, context);
+    if (!self) return NULL;
+    if (count != scratch.tensor_count) {
         sira_raise("FRAME_CORRUPT", "%zu buffers for %u tensors", count, scratch.tensor_count);
     } else if (fill(self, &scratch) == 0) {
         for (size_t i = 0; i < count; i++) {
@@ -124,16 +135,8 @@ PyObject *sira_message_new_assembled(PyTypeObject *type, PyObject *head_owner, c
 PyObject *sira_message_new_placed(PyTypeObject *type, PyObject *head_owner, const uint8_t *head, size_t head_len,
                                   PyObject *data_owner, const uint8_t *data, size_t len, PyObject *context)
 {
-    struct message *self = allocate(type, head_owner, context);
+    struct message *self = allocate_of_head(type, head_owner, head, head_len, context);
     if (!self) return NULL;
-    self->assembled = true;
-    size_t at = 0;
-    const enum sira_status status = sira_env_parse(head, head_len, SIRA_ENV_HEAD, UINT64_MAX, &scratch, &at);
-    if (status != SIRA_OK) {
-        sira_raise_status(status, at);
-        Py_DECREF(self);
-        return NULL;
-    }
     size_t place = 0;
     bool fits = true;
     for (uint32_t i = 0; fits && i < scratch.tensor_count; i++) { /* before fill: afterwards scratch is anybody's */

@@ -142,14 +142,6 @@ class EventfdEnd:
         self._taken += 1
         return HEAD.pack(self._taken - 1, self._taken if value == 2 else 0)
 
-    def send_tensor(self, index: int) -> None:
-        """Refuse: an eventfd carries no tensor."""
-        raise NotImplementedError
-
-    def receive_tensor(self) -> Any:
-        """Refuse as `send_tensor`."""
-        raise NotImplementedError
-
 
 class ZmqJoin:
     """The address of a Unix socket."""

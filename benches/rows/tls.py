@@ -13,42 +13,22 @@ from typing import Any
 
 from benches.harness import BenchError, Case, Figures, Stage
 from benches.nodes import GRPC_TLS, SIRA_TLS
-from benches.rows import rate, rtt, sweep
-from benches.systems import GRPC, SIRA, System, case
+from benches.rows import beside
+from benches.systems import GRPC, SIRA, System
 
 SUMMARY = "TLS 1.3 beside plain: request/reply and one way at 256 B, tensors of 1 and 16 MiB"
-MIB = 1 << 20
 SYSTEMS = (SIRA, SIRA_TLS, GRPC, GRPC_TLS)
 
 
 def groups(quick: bool) -> list[list[Case]]:
     """One group a size, each with both systems, plain and over TLS."""
-    small = {
-        "payload_bytes": 256,
-        "message_bytes": 256,
-        "warmup": 1_000,
-        "calls": 1_000 if quick else 5_000,
-        "send_s": 0.7 if quick else 3.0,
-    }
-    made = [[case("tls", s, small, measure_small) for s in SYSTEMS]]
-    for size_mib in (1, 16):
-        params = {
-            "payload_bytes": size_mib * MIB,
-            "count": (128 if quick else 1024) // size_mib,
-            "warmup": 32 if size_mib == 1 else 4,
-            "buffers": 4,
-        }
-        made.append([case("tls", s, params, sweep.measure) for s in SYSTEMS])
-    return made
+    return beside.groups("tls", SYSTEMS, measure_small, quick=quick, payload_bytes=256)
 
 
 def measure_small(system: System, params: dict[str, Any]) -> Figures:
     """Request and reply, then one way; each on a server of its own."""
     looked = partial(_tls_seen, wanted=system in (SIRA_TLS, GRPC_TLS))
-    asked = rtt.measure(system, params, seen=looked)
-    sent = rate.measure(system, params)
-    renamed = {"rtt_cpu_us_per_message": asked.pop("cpu_us_per_message")}
-    return {**asked, **renamed, **sent}
+    return beside.both_ways(system, params, looked)
 
 
 def _tls_seen(stage: Stage, url: str, *, wanted: bool) -> Figures:

@@ -16,6 +16,7 @@ from pathlib import Path
 from grpc_health.v1 import health_pb2
 
 from sira.client.bus import Bus
+from sira.client.retry import Retry
 from sira.client.security import Settled
 from sira.client.transport import GrpcTransport
 from sira.kernel.errors import (
@@ -117,6 +118,15 @@ class Gateway:
             del self._known[next(iter(self._known))]
         return answer.principal
 
+    async def known(self, shown: str) -> None:
+        """Return at once for a caller that has a client here; others are asked of the node.
+
+        Raises: as `principal`.
+        """
+        client = self._clients.get(shown)
+        if client is None or _is_over(client):
+            await self.principal(shown)
+
     async def metrics(self, shown: str) -> str:
         """Return the node's numbers as Prometheus reads them.
 
@@ -164,12 +174,10 @@ class Gateway:
             QuotaExceeded: too many callers at once.
             Unreachable: the node does not answer.
         """
+        await self.known(shown)
         client = self._clients.get(shown)
         if client is None or _is_over(client):
-            await self.principal(shown)
-            client = self._clients.get(shown)
-            if client is None or _is_over(client):
-                client = self._new(shown)
+            client = self._new(shown)
         client.users += 1
         if client.closing is not None:
             client.closing.cancel()
@@ -202,6 +210,9 @@ class Gateway:
             "sira://localhost",
             name="http",
             dial=lambda _: GrpcTransport(self._address, security=_Handed(header=shown)),
+            # HTTP has its own word for "later": 429, and `Retry-After` says when. What waited here
+            # would hold its body, and its caller's other calls.
+            retry=Retry(limited=False),
         )
         opening = self._loop.create_task(bus.__aenter__(), name="sira-http-client")
         client = self._clients[shown] = _Client(bus, opening)

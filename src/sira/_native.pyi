@@ -476,7 +476,9 @@ class Hub:
         """
     # what waits for a limit and has room now goes on
     def release(self, now_ns: int) -> None: ...
-    due_ns: int  # when release() may find room; 0: nothing waits for a limit
+    # when release() may find room; 0: nothing waits for a limit, or not for time to pass
+    due_ns: int
+    freed: Callable[[], object] | None  # called when bytes were given back that something waits for
     def topics(self) -> list[HubTopic]: ...
     def row(self, topic: str) -> dict[str, Any] | None: ...  # the row of one topic
     # from the start, or from the `position` of another walk; 1: only the classes

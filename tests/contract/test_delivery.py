@@ -48,7 +48,7 @@ async def test_a_full_queue_refuses_in_time_and_nobody_got_the_message(
         while refused is None:
             try:
                 # The node answers after nine tenths of it: a tenth must be enough for its answer.
-                await bus.publish_many(topic, [b"x"] * 1_000, timeout_s=4.0)
+                await bus.publish_many(topic, [b"x"] * 1_000, timeout_s=8.0)
                 accepted += 1_000
             except sira.QueueFull as error:
                 refused = error

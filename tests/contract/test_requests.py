@@ -161,7 +161,7 @@ async def test_a_stream_that_stops_midway_says_how_much_came(world: Any, topic: 
         await message.reply(b"0", end=False)
 
     async with world.bus() as bus, serving(bus, topic, one):
-        stream = bus.request_stream(topic, timeout_s=0.3)
+        stream = bus.request_stream(topic, timeout_s=1.5)
         assert (await anext(stream)).bytes == b"0"
         with pytest.raises(sira.Timeout) as caught:
             await anext(stream)
@@ -205,10 +205,12 @@ async def test_a_slow_reader_of_a_stream_slows_its_writer_and_loses_nothing(
         assert got == 12_000
 
 
-async def test_a_cancelled_request_leaves_nothing_behind(world: Any, topic: str) -> None:
+async def test_a_cancelled_request_leaves_nothing_behind(
+    world: Any, topic: str, until: Any
+) -> None:
     async with world.bus() as bus, bus.subscribe(topic):
         asking = asyncio.create_task(bus.request(topic, timeout_s=60))
-        await asyncio.sleep(0.05)
+        await until(lambda: bus._requests is not None and bus._requests._pending)
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking

@@ -181,16 +181,22 @@ async def test_who_gives_up_stops_the_handler(
     url = reach(node_with_service)
     channel = grpc.aio.insecure_channel(node_with_service.url.removeprefix("sira://"))
     await said(caller(channel, "Say"), "there")
-    async with sira.connect(url) as bus, bus.subscribe("echo.cancelled") as ends:
+    async with (
+        sira.connect(url) as bus,
+        bus.subscribe("echo.begun") as begins,
+        bus.subscribe("echo.cancelled") as ends,
+    ):
         call = caller(channel, "Hang")(
-            echo.SayRequest(text=how), timeout=0.2 if how == "deadline" else None
+            echo.SayRequest(text=how), timeout=2 if how == "deadline" else None
         )
+        asking = asyncio.ensure_future(call.code())  # a call is made when somebody waits for it
+        assert (await anext(begins)).text == how
         if how == "cancel":
-            await asyncio.wait({asyncio.ensure_future(call.code())}, timeout=0.2)
             call.cancel()
         with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
             await call
         assert (await anext(ends)).text == how
+        await asking
     await channel.close()
 
 

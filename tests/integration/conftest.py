@@ -17,8 +17,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def unused() -> str:
-    """URL at which nobody answers."""
+def unused() -> Iterator[str]:
+    """URL at which nobody answers: bound until the test is over, so that nobody else takes it."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        return f"sira://127.0.0.1:{sock.getsockname()[1]}"
+        yield f"sira://127.0.0.1:{sock.getsockname()[1]}"

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.docs_blocks import DOCS
 from tests.integration.ports import free_port
-from tests.integration.test_quickstart import Shell, blocks, commands, pattern
+from tests.integration.shell import blocks, commands, pattern, shell_in
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -24,15 +22,9 @@ def test_the_page_is_what_happens(tmp_path: Path) -> None:
     for folder in ("deploy", "examples"):
         (tmp_path / folder).symlink_to(DOCS.parent / folder)
     ports = {port: str(free_port()) for port in ("7700", "8080", "9090")}
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("SIRA_")}
-    environment |= {
-        "PATH": f"{Path(sys.executable).parent}:{environment['PATH']}",
-        "SIRA_HOME": str(tmp_path / "home"),
-        "PYTHONUNBUFFERED": "1",
-    }
     scrapes = bool(shutil.which("prometheus") and shutil.which("promtool"))
-    bash, done = Shell(tmp_path, environment), 0
-    try:
+    done = 0
+    with shell_in(tmp_path) as bash:
         for kind, lines in blocks(PAGE.read_text()):
             for command, expected in commands(lines) if kind == "console" else ():
                 if not scrapes and OF_PROMETHEUS.search(command):
@@ -48,8 +40,6 @@ def test_the_page_is_what_happens(tmp_path: Path) -> None:
                     f"$ {command}\ncame:\n{shown}\nwanted:\n{wanted}"
                 )
                 done += 1
-    finally:
-        bash.close()
     assert done >= 35 - 4 * (not scrapes)
     if not scrapes:
         pytest.skip("prometheus is not installed: all of the page ran but its scrapes")

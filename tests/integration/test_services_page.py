@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pytest
 from tests.docs_blocks import DOCS
 
 from .ports import free_port
-from .test_quickstart import PORT_OF_THE_DOC, Shell, blocks, commands, pattern
+from .shell import PORT_OF_THE_DOC, Shell, at, blocks, commands, pattern, shell_in
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -21,20 +19,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[tuple[Shell, str]]:
     port = str(free_port())
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("SIRA_")}
-    environment |= {
-        "PATH": f"{Path(sys.executable).parent}:{environment['PATH']}",
-        "SIRA_HOME": str(tmp_path / "home"),
-        "SIRA_LISTEN": f"127.0.0.1:{port}",
-        "SIRA_URL": f"sira://127.0.0.1:{port}",
-        "PYTHONUNBUFFERED": "1",
-        "COLUMNS": "80",
-    }
-    found = Shell(tmp_path, environment)
-    try:
+    with shell_in(tmp_path, **at(port), COLUMNS="80") as found:
         yield found, port
-    finally:
-        found.close()
 
 
 def test_the_page_is_what_happens(shell: tuple[Shell, str], tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def make(name: str = NAME, **how: Any) -> sira.Service:
 
     @service.method("tests.v1.Echo/Hang", effects="read", summary="never answers; tells its end")
     async def hang(request: Any) -> Any:
+        await service.bus.publish("echo.begun", request.text)
         try:
             await asyncio.Event().wait()
         finally:

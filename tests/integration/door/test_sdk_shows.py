@@ -19,7 +19,7 @@ from sira.kernel.trust import secrets
 from .keys import Keys, principal, running, until
 
 WATCHDOG_S = 60.0
-SHORT_S = 1.5  # a token ends after so long: enough to connect with it
+SHORT_S = 3.0  # a token ends after so long: enough to connect with it
 
 
 def session(work: Callable[[], Awaitable[None]]) -> None:

@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 
 import sira
+from sira import _native
+from sira.kernel import listening
+from sira.kernel.edge import ticker
 from sira.kernel.errors import QuotaExceeded, RateLimited
 from sira.kernel.node import Node
+from sira.v1 import bus_pb2
 
 from .keys import running
 
@@ -210,5 +214,67 @@ def test_a_held_quota_that_is_given_back_is_waited_for(tmp_path: Path) -> None:
             for _ in range(8):
                 await messages.next(timeout_s=20)
             await asyncio.gather(*sends)
+
+    session(work)
+
+
+def test_who_does_not_wait_keeps_what_is_open_when_a_limit_refuses_a_stream(tmp_path: Path) -> None:
+    rules = '[[limit]]\nname = "each"\nscope = "principal"\nmessages_per_s = 0.01\nburst_s = 100\n'
+
+    async def work() -> None:
+        async with (
+            running(limited(tmp_path, rules) | {"reload_s": 0.02}) as node,
+            sira.connect(url(node), retry=sira.Retry(limited=False)) as bus,
+            bus.subscribe("lab.x") as messages,  # the one token
+            sira.connect(url(node), retry=sira.Retry(limited=False)) as other,
+        ):
+            for _ in range(2):
+                with pytest.raises(RateLimited) as caught:
+                    await bus.publish("lab.x", "no")
+                assert caught.value.retry_after_ms > 0
+            with pytest.raises(RateLimited):
+                await bus.request("lab.x", "no", timeout_s=20)
+            with pytest.raises(RateLimited):
+                async with other.subscribe("lab.y"):
+                    raise AssertionError("there is no room for it")
+            limited(tmp_path, "")
+            while True:
+                try:
+                    await bus.publish("lab.x", "yes")
+                    break
+                except RateLimited:
+                    await asyncio.sleep(0.01)
+            assert (await messages.next(timeout_s=20)).text == "yes"
+            assert messages.reconnects == 0
+            async with other.subscribe("lab.y") as later:
+                await bus.publish("lab.y", "too")
+                assert (await later.next(timeout_s=20)).text == "too"
+
+    session(work)
+
+
+def test_bytes_that_are_given_back_wake_who_waits_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing looks by the clock here, and no frame comes: only the sending gives bytes back."""
+    monkeypatch.setattr(ticker, "_BUSY_S", 3_600.0)
+    rules = '[[limit]]\nname = "held"\nscope = "topic"\npattern = "lab.held"\nheld_bytes = 3000\n'
+
+    async def work() -> None:
+        async with running(limited(tmp_path, rules)) as node, sira.connect(url(node)) as bus:
+            stream = node.bus.open_subscribe(node.bus.node, node.bus.self, wake=lambda: None)
+            opening = bus_pb2.Open(subscription=1, pattern="lab.held", window_messages=100)
+            listening.open_now(node.bus, stream, opening, _native.now_ns())
+            sends = [
+                asyncio.ensure_future(bus.publish("lab.held", bytes(1000), timeout_s=60))
+                for _ in range(4)
+            ]
+            while node.bus.hub.stats["waiting"] != 1 or node.bus.hub.due_ns:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            assert not sends[3].done()
+            while stream.egress.next_frame(_native.now_ns()) is not None:
+                pass
+            await asyncio.gather(*sends)
+            stream.close(_native.now_ns())
 
     session(work)

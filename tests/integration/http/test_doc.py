@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pytest
 from sira.services.http.problems import STATUS
 from tests.docs_blocks import DOCS, table
 from tests.integration.ports import free_port
-from tests.integration.test_quickstart import Shell, blocks, commands, pattern
+from tests.integration.shell import Shell, at, blocks, commands, pattern, shell_in
 
 DOC = DOCS / "http.md"
 
@@ -21,19 +19,8 @@ DOC = DOCS / "http.md"
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[tuple[Shell, dict[str, str]]]:
     ports = {"7700": str(free_port()), "8080": str(free_port())}
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("SIRA_")}
-    environment |= {
-        "PATH": f"{Path(sys.executable).parent}:{environment['PATH']}",
-        "SIRA_HOME": str(tmp_path / "home"),
-        "SIRA_LISTEN": f"127.0.0.1:{ports['7700']}",
-        "SIRA_URL": f"sira://127.0.0.1:{ports['7700']}",
-        "PYTHONUNBUFFERED": "1",
-    }
-    found = Shell(tmp_path, environment)
-    try:
+    with shell_in(tmp_path, **at(ports["7700"])) as found:
         yield found, ports
-    finally:
-        found.close()
 
 
 @pytest.mark.integration

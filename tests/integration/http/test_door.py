@@ -19,7 +19,7 @@ from sira.testing import Node
 from tests.integration.command import sira as run
 from tests.integration.door.keys import CLUSTER, Keys, principal
 
-from .calls import Http, listening, until
+from .calls import Http, listening, rest, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -67,6 +67,44 @@ def test_a_token_is_who_one_is_and_without_one_nobody_gets_in(tmp_path: Path) ->
         with http.events("lab.x", **bob):
             assert http.post("/v1/publish/lab.x", "x", **other).json["matched"] == 0
         assert b"sira_frames_in_total" in http.get("/metrics", **ann).data
+
+
+@pytest.mark.parametrize("shown", [{}, {"Authorization": "Bearer nonsense"}])
+def test_a_stranger_learns_nothing_but_that_he_is_one(tmp_path: Path, shown: Any) -> None:
+    """Whatever else is wrong with a call is judged for those who are known."""
+    keys = Keys.new(tmp_path)
+    ann = bearer(keys.token(principal("ann", "clinic")))
+    wrong = [  # path, content type, body, and what it is answered with to somebody
+        ("publish/lab.x", "image/png", b"x", 415),
+        ("publish/lab.x?tll_s=1", "text/plain", b"x", 400),
+        ("publish/lab.x?priority=9", "text/plain", b"x", 400),
+        ("publish/lab.x?timeout_s=-1", "text/plain", b"x", 400),
+        ("publish/lab.x", "application/json", b"{", 400),
+        ("publish/lab.x", "text/plain; charset=latin1", b"x", 415),
+        ("publish/lab.*", "text/plain", b"x", 400),
+        ("request/lab.x?grade=disk", "text/plain", b"x", 400),
+        ("request/lab.x", "application/x-npy", b"x", 400),
+    ]
+    with with_tls(keys) as (_, http):
+        plain = http.post("/v1/publish/lab.x", "x", **shown).problem(401, "UNAUTHENTICATED")
+        for path, kind, body, status in wrong:
+            answer = http.post(f"/v1/{path}", body, kind, **shown)
+            assert answer.problem(401, "UNAUTHENTICATED") == plain, path
+            assert http.post(f"/v1/{path}", body, kind, **ann).status == status, path
+        answer = http.get("/v1/subscribe/lab.x?group=a&group=b", **shown)
+        assert answer.problem(401, "UNAUTHENTICATED") == plain
+        assert http.get("/v1/subscribe/lab.x?group=a&group=b", **ann).status == 400
+
+
+def test_a_stranger_is_told_before_his_body_is_there(tmp_path: Path) -> None:
+    head = b"POST /v1/publish/lab.x HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5000\r\n\r\n"
+    with with_tls(Keys.new(tmp_path)) as (_, http):
+        made = http.connect()
+        made.connect()
+        assert made.sock is not None
+        with made.sock as wire:
+            wire.sendall(head)
+            assert rest(wire).startswith(b"HTTP/1.1 401 ")
 
 
 def test_plain_http_is_not_spoken_where_there_is_tls(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Self, TypeVar
 
@@ -28,9 +28,9 @@ T = TypeVar("T")
 CHUNK_BYTES = 1 << 20
 
 
-async def within(awaitable: Awaitable[T]) -> T:
+async def within(awaitable: Awaitable[T], watchdog_s: float = WATCHDOG_S) -> T:
     """Wait under the watchdog."""
-    return await asyncio.wait_for(awaitable, WATCHDOG_S)
+    return await asyncio.wait_for(awaitable, watchdog_s)
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
@@ -157,7 +157,15 @@ class Subscribing:
         assert answer.opened.subscription == subscription, answer
 
     async def credit(self, subscription: int, taken: int = 1) -> None:
-        await self.send(bus_pb2.Item(credit=bus_pb2.Credit(subscription=subscription, taken=taken)))
+        """Confirm what was taken; where the node has ended the stream meanwhile nobody needs that.
+
+        One layer below `write`, which ends the reading, too, when it fails: what the node had sent
+        before would be lost here.
+        """
+        credit = bus_pb2.Credit(subscription=subscription, taken=taken)
+        data = frame(bus_pb2.Item(credit=credit)).SerializeToString()
+        with suppress(grpc.aio.BaseError, asyncio.InvalidStateError):
+            await within(self.call._cython_call.send_serialized_message(data))
 
     async def next(self, *, confirm: bool = True) -> message_pb2.Message:
         """The next message; reassembled when it comes in chunks."""

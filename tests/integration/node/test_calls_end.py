@@ -59,7 +59,7 @@ def test_what_a_service_streams_ends_with_its_callers_credential(how: str, code:
             assert who is not None
             if how == "revoked":
                 return replace(who, ids=("biscuit:00",))
-            return replace(who, expires_s=time.time() + 1.0)
+            return replace(who, expires_s=time.time() + 3)
 
         async with attached(plain) as peer:
             node.door._identify = shown

@@ -165,14 +165,68 @@ def test_room_within_what_is_held_is_waited_for_too() -> None:
     mine = sub.open("a", window_messages=1)
     pub = bench.publisher(waits=True)
     pub.send(*[item(message("a", bytes([n]) * KIB)) for n in range(6)])
+    bench.hub.release(bench.now_ns)
+    assert bench.hub.due_ns == 0, "no time is known at which there is room"
+    freed: list[int] = []
+    bench.hub.freed = lambda: freed.append(bench.hub.due_ns)
     got: list[bytes] = []
-    for _ in range(6):
+    for n in range(6):
         got += [made.tensors[0].data[:1] for made in sub.messages()]
+        assert freed == [1] * min(n + 1, 4), "asked again when a message has left, and not before"
         sub.take(mine, 1)
-        pass_time(bench, bench.now_ns + SECOND_NS // 5)
+        bench.hub.release(bench.now_ns)
+        assert bench.hub.due_ns == 0 and len(freed) == min(n + 1, 4)
     assert got == [bytes([n]) for n in range(6)]
     pub.publish("a", bytes(3 * KIB))
     assert pub.receipts()[-1].error.code == "QUOTA_EXCEEDED", "it would never have room"
+
+
+def test_bytes_given_back_that_are_too_few_wake_nobody_and_a_wait_in_vain_ends_in_time() -> None:
+    bench = Bench(block_ns=SECOND_NS)
+    held = _native.Bucket("held", "p", held_bytes=4 * KIB)
+    bench.buckets = (held,)
+    sub = bench.subscriber()
+    mine = sub.open("a", window_messages=1)
+    pub, other = bench.publisher(waits=True), bench.publisher(waits=True)
+    pub.send(*[item(message("a", bytes(KIB))) for _ in range(4)])
+    large = other.publish("a", bytes(3 * KIB))
+    bench.hub.release(bench.now_ns)
+    freed: list[int] = []
+    bench.hub.freed = lambda: freed.append(held.held_bytes)
+    for _ in range(3):
+        assert freed == []
+        sub.messages()
+        sub.take(mine, 1)
+    assert freed == [KIB], "now 3 KiB have room"
+    bench.hub.release(bench.now_ns)
+    sub.messages()
+    sub.take(mine, 1)
+    assert [made.id for made in sub.messages()] == [large.id]
+    pub.send(*[item(message("a", bytes(2 * KIB))) for _ in range(3)])  # the third waits in vain
+    bench.tick()
+    bench.tick(1.1)
+    assert [r.error.code for r in pub.receipts()] == [""] * 6 + ["QUOTA_EXCEEDED"]
+    assert bench.hub.stats["waiting"] == 0
+
+
+def test_a_wait_for_bytes_and_for_a_rate_ends_when_there_is_room_for_both() -> None:
+    bench = Bench()
+    held = _native.Bucket("held", "p", held_bytes=KIB)
+    bench.buckets = (held, _native.Bucket("rate", "p", messages_per_s=1))
+    sub = bench.subscriber()
+    mine = sub.open("a", window_messages=1)
+    pub = bench.publisher(waits=True)
+    pub.publish("a", bytes(KIB))
+    pub.publish("a", bytes(KIB))
+    bench.hub.release(bench.now_ns)
+    assert bench.hub.due_ns == 0
+    sub.messages()  # it leaves, and its bytes are given back
+    assert bench.hub.due_ns == 1
+    bench.hub.release(bench.now_ns)
+    assert bench.hub.due_ns == 2 * SECOND_NS, "and now it is a matter of time"
+    sub.take(mine, 1)
+    pass_time(bench, 2 * SECOND_NS)
+    assert len(sub.messages()) == 1
 
 
 def test_a_right_that_goes_while_it_waits_is_told() -> None:
