@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -117,7 +119,11 @@ async def test_a_publish_is_unreachable_when_the_node_stays_away(own: Any, until
             await bus.ledger(timeout_s=0.2)
 
 
-async def test_a_publish_whose_node_died_is_unknown_not_repeated(own: Any, until: Any) -> None:
+async def test_a_publish_whose_node_died_is_unknown_not_repeated(
+    own: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIRA_SHM", "off")  # by reference large ones wait for no room
+
     async def some_wait_for_room() -> bool:
         return any(task.done() for task in first) and (await bus.stats()).values["parked"] > 0
 
@@ -132,6 +138,34 @@ async def test_a_publish_whose_node_died_is_unknown_not_repeated(own: Any, until
         codes = {getattr(outcome, "code", "accepted") for outcome in outcomes}
         assert "OUTCOME_UNKNOWN" in codes
         assert codes <= {"OUTCOME_UNKNOWN", "accepted", "QUEUE_FULL"}
+
+
+async def test_what_left_by_reference_to_a_node_that_died_is_unknown_not_repeated(
+    until: Any,
+) -> None:
+    own = BySocket()
+    try:
+        async with own.bus() as bus, own.bus() as other, other.subscribe("a") as messages:
+            assert (await bus.publish("a", bytes(1 << 20))).lanes == ["shm"]
+            assert (await messages.next(timeout_s=10)).bytes == bytes(1 << 20)
+            os.kill(own.node.pid, signal.SIGSTOP)
+            first = [asyncio.create_task(bus.publish("a", bytes(1 << 20))) for _ in range(20)]
+            outbox = bus.connection.outgoing.outbox
+            await until(lambda: outbox.unanswered == 20 and not outbox.transfer_bytes)
+            own.kill()
+            await until(lambda: not bus.connection.is_up)
+            own.start()
+            outcomes = await asyncio.gather(*first, return_exceptions=True)
+            assert {getattr(each, "code", "accepted") for each in outcomes} == {"OUTCOME_UNKNOWN"}
+            await until(lambda: messages.reconnects == 1)
+
+            async def matched() -> bool:
+                return (await bus.publish("a", b"after", timeout_s=30)).matched == 1
+
+            await until(matched)
+            assert (await messages.next(timeout_s=10)).bytes == b"after"
+    finally:
+        own.close()
 
 
 async def test_a_request_under_way_is_unknown_unless_it_may_be_repeated(own: Any) -> None:
