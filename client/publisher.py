@@ -203,7 +203,6 @@ class Batch:
             self.refused += 1
             if self.error is None:
                 self.error = as_error(outcome)
-                self.error.details.setdefault("index", str(self.count))
         self.count += 1
         if self._done is not None and self.count >= self.expected and not self._done.done():
             self._done.set_result(None)

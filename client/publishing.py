@@ -13,7 +13,7 @@ from typing import Any, Unpack
 from sira import _native
 from sira.client.deadline import Deadline
 from sira.client.envelope import Envelope, envelope
-from sira.client.lineage import lineage
+from sira.client.lineage import id_text, lineage
 from sira.client.loan import Loan, layout
 from sira.client.looking import Looking
 from sira.client.message import Body, Message
@@ -217,14 +217,13 @@ class Publishing(Looking):
         )
         fields.update(lineage())
         options = _native.Options(**fields) if fields else None
-        outbox, batch, count = outgoing.outbox, Batch(connection.loop), 0
+        outbox, batch, ids = outgoing.outbox, Batch(connection.loop), list[bytes]()
         try:
             for body in bodies:
                 if renew is not None and not outbox.room:
                     deadline = renew()
-                await outgoing.push(topic, body, options, batch, deadline)
-                count += 1
-            await batch.wait(count, deadline, renew=renew)
+                ids.append(await outgoing.push(topic, body, options, batch, deadline))
+            await batch.wait(len(ids), deadline, renew=renew)
         except TimeoutError as error:
             while outbox.cancel(batch):
                 pass
@@ -236,6 +235,10 @@ class Publishing(Looking):
                 pass
             raise
         if batch.error is not None:
+            # A large message is refused before smaller ones that were sent earlier are answered.
+            accepted = {receipt.id for receipt in batch.receipts}
+            index = next(i for i, each in enumerate(ids) if id_text(each) not in accepted)
+            batch.error.details["index"] = str(index)
             batch.error.details["accepted"] = str(len(batch.receipts))
             batch.error.details["refused"] = str(batch.refused)
             raise batch.error

@@ -398,4 +398,5 @@ class Node:
 def _is_busy(world: World) -> bool:
     """Whether something of a tenant is still under way on the node."""
     stats = world.bus.hub.stats
-    return bool(stats["parked"] or stats["transfers"] or len(world.requests))
+    under_way = stats["transfers"] - stats["transfers_kept"]
+    return bool(stats["parked"] or under_way or len(world.requests))

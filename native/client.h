@@ -274,6 +274,9 @@ struct lease {
     PyObject *chunk;      /* owned ShmChunk */
 };
 
+/* Large messages not answered: past so many there is no room for another, and none is taken past twice as many; a node
+ * takes 1,024 of a stream at once. */
+enum { OUTBOX_UPLOADS_MAX = 448 };
 enum { OUTBOX_FORGOTTEN_MAX = 64, OUTBOX_SPARE_BATCHES_MAX = 8 };
 
 typedef struct Outbox {
@@ -292,6 +295,7 @@ typedef struct Outbox {
     uint32_t room_hint;   /* bytes of the last frame, for the next one's first allocation */
     struct upload *uploads, *oldest_upload; /* all not answered or not sent, the newest first */
     uint32_t active_uploads; /* of them: in UPLOAD_ACTIVE */
+    uint32_t upload_count;   /* of all */
     uint64_t turn;
     uint64_t unanswered, unanswered_bytes; /* not quiet; bytes as encoded, of uploads the head */
     uint64_t quiet_queued, quiet_queued_bytes;

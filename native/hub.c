@@ -379,6 +379,18 @@ static PyObject *hub_topics(PyObject *self, PyObject *unused)
     return PyDict_Values(((Hub *)self)->topics);
 }
 
+/* Large messages that are only kept, as the last of a `latest` topic. */
+static uint64_t kept_xfers(const Hub *hub)
+{
+    uint64_t kept = 0;
+    PyObject *name, *topic; /* borrowed */
+    for (Py_ssize_t at = 0; hub->xfers && PyDict_Next(hub->topics, &at, &name, &topic);) {
+        const struct blob *blob = ((const HubTopic *)topic)->retained;
+        kept += blob && blob->xfer && !blob->xfer->outs;
+    }
+    return kept;
+}
+
 static PyObject *hub_stats(PyObject *self, void *unused)
 {
     (void)unused;
@@ -392,7 +404,7 @@ static PyObject *hub_stats(PyObject *self, void *unused)
         {"routes_resolved", hub->routes_resolved}, {"messages_held", hub->blob_count},
         {"message_bytes_held", hub->blob_bytes}, {"chunk_bytes_held", hub->buffered_bytes},
         {"transfers", hub->xfers},               {"parked", hub->parked},
-        {"waiting", hub->waiting},
+        {"transfers_kept", kept_xfers(hub)},     {"waiting", hub->waiting},
         {"topics", (uint64_t)PyDict_GET_SIZE(hub->topics)}, {"topics_folded", hub->folded},
     };
     for (size_t i = 0; dict && i < sizeof values / sizeof *values; i++)

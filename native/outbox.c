@@ -35,6 +35,12 @@ void outbox_signal(Outbox *self)
     sira_callback(self->wake);
 }
 
+/* The same for large messages. */
+static bool has_upload_room(const Outbox *self, uint64_t times)
+{
+    return self->upload_bytes < times * self->window_bytes && self->upload_count < times * OUTBOX_UPLOADS_MAX;
+}
+
 /* Within so many times the window? */
 static bool has_room(const Outbox *self, uint64_t times)
 {
@@ -49,7 +55,7 @@ bool outbox_room(const Outbox *self)
 
 bool outbox_full(const Outbox *self, bool large)
 {
-    return !has_room(self, 2) || (large && self->upload_bytes >= 2 * self->window_bytes);
+    return !has_room(self, 2) || (large && !has_upload_room(self, 2));
 }
 
 /* ---- push ------------------------------------------------------------------------------------------------- */
@@ -360,7 +366,7 @@ static PyObject *get_room(Outbox *self, void *Py_UNUSED(closure))
 
 static PyObject *get_transfer_room(Outbox *self, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(self->upload_bytes < self->window_bytes);
+    return PyBool_FromLong(has_upload_room(self, 1));
 }
 
 static PyObject *get_ready(Outbox *self, void *Py_UNUSED(closure))
@@ -386,7 +392,7 @@ static PyGetSetDef outbox_getset[] = {
      "(topic, bytes) -> ShmChunk | None: where a body of at least lend_bytes_min is put", NULL},
     {"room", (getter)get_room, NULL, "the window takes one more message", NULL},
     {"transfer_room", (getter)get_transfer_room, NULL,
-     "less than window_bytes of large messages wait to be taken", NULL},
+     "less than window_bytes of large messages wait to be taken, and few to be answered", NULL},
     {"ready", (getter)get_ready, NULL, "take() would give a frame now", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -220,7 +220,7 @@ PyObject *outbox_clear(Outbox *self, PyObject *Py_UNUSED(ignored))
     self->sent = self->again = (struct batches){NULL, NULL};
     memset(self->queues, 0, sizeof self->queues);
     self->uploads = self->oldest_upload = NULL;
-    self->active_uploads = 0;
+    self->active_uploads = self->upload_count = 0;
     self->cursor = NULL;
     self->mask = 0;
     self->unanswered = self->unanswered_bytes = self->quiet_queued = self->quiet_queued_bytes = self->quiet_sent = 0;

@@ -25,6 +25,7 @@ void upload_link(Outbox *self, struct upload *upload)
     if (upload->next) upload->next->prev = upload;
     else self->oldest_upload = upload;
     self->uploads = upload;
+    self->upload_count++;
 }
 
 /* The head needs not be sent again. */
@@ -59,6 +60,7 @@ PyObject *upload_end(Outbox *self, struct upload *upload)
     if (upload->next) upload->next->prev = upload->prev;
     else self->oldest_upload = upload->prev;
     self->active_uploads -= upload->state == UPLOAD_ACTIVE;
+    self->upload_count--;
     self->upload_bytes -= upload_left(upload);
     if (!upload->quiet) {
         self->unanswered--;

@@ -28,7 +28,7 @@ _BYTES_MAX = 1 << 30
 _BYTES_MIN = 64 << 10
 WARM_BYTES = 8 << 20  # of all that is idle, kept, so that a pause costs no page faults
 IDLE_NS = 10_000_000_000  # idle for so long is beyond the reserve
-# An audience whose new segment the node did not want is copied to for so long.
+# Where the node did not want a new segment, none is made for so long.
 REST_NS = 1_000_000_000
 
 
@@ -69,14 +69,14 @@ class News(NamedTuple):
 class _Arena:
     """The memory for one audience, and which of its segments the node knows."""
 
-    __slots__ = ("audience", "known", "looked_at", "made_ns", "shm", "used_ns")
+    __slots__ = ("audience", "grown_ns", "known", "looked_at", "shm", "used_ns")
 
     def __init__(self, audience: str, bytes_max: int, now_ns: int) -> None:
         self.audience = audience
         self.shm = _native.ShmArena(bytes_max, warm_bytes=0)  # all of them share one reserve
         self.known: set[int] = set()
         self.looked_at = 0  # segments made when `known` was
-        self.made_ns = self.used_ns = now_ns
+        self.grown_ns = self.used_ns = now_ns
 
     @property
     def segments(self) -> int:
@@ -101,7 +101,7 @@ class Arenas:
         self._lock = threading.RLock()
         self._live: OrderedDict[str, _Arena] = OrderedDict()  # by audience, last used last
         self._leaving: list[_Arena] = []
-        self._rests: dict[str, int] = {}  # audiences that are not lent to, and until when
+        self._rests_until_ns = 0  # no segment is made before
         self._gone: list[int] = []
         self._is_on = False
 
@@ -137,8 +137,9 @@ class Arenas:
             if not self._is_on or size_bytes > self._bytes_max:
                 return None
             arena = self._live.get(audience)
+            rests = now_ns < self._rests_until_ns
             if arena is None:
-                if now_ns < self._rests.get(audience, 0):
+                if rests:
                     return None
                 arena = self._live[audience] = _Arena(audience, self._bytes_max, now_ns)
             else:
@@ -149,32 +150,41 @@ class Arenas:
                 chunk = arena.shm.take(size_bytes)
             except (QueueFull, MessageTooLarge):
                 return None
-            if arena.shm.made_total != made and not self._make_way(arena, now_ns):
-                del chunk
-                arena.shm.retire(now_ns, 0)
-                return None
+            if arena.shm.made_total != made:
+                arena.grown_ns = now_ns
+                if rests or not self._make_way(arena, now_ns):
+                    del chunk
+                    arena.shm.retire(now_ns, 0)
+                    return None
             return chunk, arena.looked_at == arena.shm.made_total
 
     def _make_way(self, arena: _Arena, now_ns: int) -> bool:
         """Give back what is idle until all is within the limits; whether it is."""
-        if self._fits():
+        if self._fits(*self._held()):
             return True
         self._sweep()
-        for each in [each for each in self._live.values() if each is not arena]:  # oldest use first
-            if self._fits():
-                return True
+        size_bytes, segments = self._held()
+        for each in list(self._live.values()):  # the one that was used longest ago first
+            if self._fits(size_bytes, segments):
+                break
+            if each is arena:
+                continue
+            size_bytes -= each.shm.segment_bytes
+            segments -= each.segments
             if each.empty:
                 self._forget(each)
-            else:
-                each.shm.retire(now_ns, 0)
-        return self._fits()
+                continue
+            each.shm.retire(now_ns, 0)
+            size_bytes += each.shm.segment_bytes
+            segments += each.segments
+        return self._fits(size_bytes, segments)
 
-    def _fits(self) -> bool:
+    def _held(self) -> tuple[int, int]:
         every = tuple(self._all())
-        return (
-            sum(each.shm.segment_bytes for each in every) <= self._bytes_max
-            and sum(each.segments for each in every) <= self._segments_max
-        )
+        return sum(each.shm.segment_bytes for each in every), sum(each.segments for each in every)
+
+    def _fits(self, size_bytes: int, segments: int) -> bool:
+        return size_bytes <= self._bytes_max and segments <= self._segments_max
 
     # ---- the node --------------------------------------------------------------------------------
 
@@ -207,7 +217,7 @@ class Arenas:
                 each.known.clear()
                 each.looked_at = 0
             self._gone.clear()
-            self._rests.clear()
+            self._rests_until_ns = 0
 
     def stop(self, segments: Iterable[int], now_ns: int) -> None:
         """Write nothing more into the arenas of these: fewer may read them, or the node is full."""
@@ -216,8 +226,8 @@ class Arenas:
             for each in list(self._live.values()):
                 if not each.known.isdisjoint(stopped):
                     self._leaving.append(self._live.pop(each.audience))
-                    if now_ns - each.made_ns < REST_NS:  # or it would be asked again and again
-                        self._rests[each.audience] = now_ns + REST_NS
+                    if now_ns - each.grown_ns < REST_NS:  # perhaps the node has no room for more
+                        self._rests_until_ns = now_ns + REST_NS
 
     def news(self) -> News:
         """Return what the node was not told yet; it is taken for told."""
@@ -241,9 +251,8 @@ class Arenas:
         """Give back what has been idle for long; whether there is more to give back later."""
         with self._lock:
             self._sweep()
-            self._rests = {name: at for name, at in self._rests.items() if at > now_ns}
             kept_bytes = 0
-            waits = bool(self._leaving or self._rests)
+            waits = bool(self._leaving)
             for each in list(reversed(self._live.values())):  # last used first
                 if not each.empty:
                     each.shm.retire(now_ns, IDLE_NS)

@@ -167,6 +167,8 @@ class Lender:
         news = self.arenas.news()
         if way is None:
             return False
+        if news.gone:
+            way.gone(news.gone)
         try:
             for each in news.shown:
                 way.show(*each)
@@ -174,8 +176,6 @@ class Lender:
             _log.warning("messages are copied: a segment cannot be passed on (%s)", error)
             self.arenas.pause()
             return False
-        if news.gone:
-            way.gone(news.gone)
         return True
 
     # ---- the way to the node ---------------------------------------------------------------------

@@ -270,8 +270,9 @@ class Outbox:
     # False: window or batch buffer full, the caller should wait until `feed`/`take` makes room
     room: bool
     # False: window_bytes of large messages wait to be taken; wait until `take` makes room. Apart
-    # from `room`, so that a 1 GiB tensor on its way keeps no small message waiting. Past
-    # 2 x window_bytes `push` of a large message raises QUEUE_FULL.
+    # from `room`, so that a 1 GiB tensor on its way keeps no small message waiting. Nor is there
+    # where 448 of them are not answered. Past twice as much `push` of a large message raises
+    # QUEUE_FULL.
     transfer_room: bool
     transfer_bytes: int  # bytes of large messages that wait to be taken
     ready: bool  # take() would return a frame now
@@ -485,7 +486,8 @@ class Hub:
     def walk(self, position: int = 0) -> RowWalk: ...
     def close(self) -> None: ...  # forget all topics: the node stops
     order: int  # grows with each message posted
-    # at least: topics, subscriptions, pending, pending_bytes, in_flight, parked, transfers
+    # at least: topics, messages_held, parked, transfers; of these transfers_kept wait for nobody,
+    # but are the last message of a `latest` topic
     dropped: dict[str, int]  # deliveries dropped since the start, by reason
     stats: dict[str, int]
 

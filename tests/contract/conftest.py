@@ -1,7 +1,9 @@
-"""One suite, run against a node in this process and against a real one, by gRPC and by its socket.
+"""One suite, run against a node in this process and against a real one, by each way to it.
 
-Async tests run on uvloop under a watchdog. Each test has topics of its own, so that a real node can
-serve them all.
+Ways to a real node: `node` is gRPC, `socket` its Unix socket, where large messages go by reference;
+`shm` the same with every message that has a byte, `copied` with none; `mixed`: each other bus is on
+gRPC, the others as with `shm`. Async tests run on uvloop under a watchdog. Each test has topics of
+its own, so that a real node can serve them all.
 """
 
 from __future__ import annotations
@@ -20,6 +22,18 @@ import sira.testing
 from sira.client.sync import SyncBus
 
 WATCHDOG_S = 60.0
+# What one way to a node cannot tell from another is not run on each: a lane costs a minute.
+_WAYS = {
+    "test_publish_subscribe": ["local", "node", "socket", "shm", "copied", "mixed"],
+    "test_delivery": ["local", "node", "socket", "shm", "mixed"],
+    "test_requests": ["local", "node", "socket", "shm", "mixed"],
+    "test_sync_twin": ["local", "node", "socket", "shm"],
+}
+_ENVIRONMENT = {
+    "shm": {"SIRA_SHM_BYTES_MIN": "1"},
+    "mixed": {"SIRA_SHM_BYTES_MIN": "1"},
+    "copied": {"SIRA_SHM": "off"},
+}
 _numbers = itertools.count(1)
 
 
@@ -55,14 +69,28 @@ class World:
     def __init__(self, kind: str, node: sira.testing.Node | None) -> None:
         self.kind = kind
         self.node = node
-        self.lane = "socket" if kind == "socket" else "grpc"
         self._local = None if node is not None else sira.testing.LocalNode()
+        self._buses = 0
 
     def bus(self, **settings: Any) -> sira.Bus:
         if self.node is not None:
             return sira.connect(self.url, **settings)
         assert self._local is not None
         return sira.testing.LocalBus(self._local, **settings)
+
+    @property
+    def lanes(self) -> list[str]:
+        """Give the lanes of a message that has a byte, sent by the first bus."""
+        return [
+            {"shm": "shm", "mixed": "shm", "socket": "socket", "copied": "socket"}.get(
+                self.kind, "grpc"
+            )
+        ]
+
+    @property
+    def lane_to(self) -> str:
+        """Give the lane that a subscription of the first bus is served by."""
+        return {"copied": "socket", "local": "grpc", "node": "grpc"}.get(self.kind, "shm")
 
     def sync(self, **settings: Any) -> SyncBus:
         return (
@@ -73,9 +101,11 @@ class World:
 
     @property
     def url(self) -> str:
-        """Where the node is reached. Requires: it is a process."""
+        """Where the node is reached next. Requires: it is a process."""
         assert self.node is not None
-        return self.node.socket_url if self.kind == "socket" else self.node.url
+        self._buses += 1
+        by_grpc = self.kind == "node" or (self.kind == "mixed" and self._buses % 2 == 0)
+        return self.node.url if by_grpc else self.node.socket_url
 
 
 @pytest.fixture(scope="session")
@@ -84,9 +114,17 @@ def real_node() -> Iterator[sira.testing.Node]:
         yield node
 
 
-@pytest.fixture(params=["local", "node", "socket"])
-def world(request: pytest.FixtureRequest) -> World:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "world" in metafunc.fixturenames:
+        ways = _WAYS.get(metafunc.module.__name__.rpartition(".")[2], ["local", "node", "socket"])
+        metafunc.parametrize("world", ways, indirect=True)
+
+
+@pytest.fixture
+def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> World:
     node = request.getfixturevalue("real_node") if request.param != "local" else None
+    for variable, value in _ENVIRONMENT.get(request.param, {}).items():
+        monkeypatch.setenv(variable, value)
     return World(request.param, node)
 
 

@@ -215,7 +215,7 @@ async def test_explain_says_who_would_get_a_message(world: Any, topic: str) -> N
         found = await bus.explain(f"{topic}.a")
         assert (found.decision, found.kind) == ("allow", "volatile")
         assert [(match.pattern, match.group, match.lane) for match in found] == [
-            (f"{topic}.>", "g", world.lane)
+            (f"{topic}.>", "g", world.lane_to)
         ]
         assert found.reasons
 

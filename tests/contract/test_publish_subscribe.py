@@ -32,7 +32,7 @@ async def test_a_message_arrives_with_topic_id_headers_and_tensors(world: Any, t
         np.testing.assert_array_equal(message["image"], image)
         assert message["n"] == 7
         assert not message["image"].flags.writeable
-        assert (receipt.grade, receipt.matched, receipt.lanes) == ("accepted", 1, [world.lane])
+        assert (receipt.grade, receipt.matched, receipt.lanes) == ("accepted", 1, world.lanes)
         assert receipt.offset is None
         assert receipt.bytes == image.nbytes + message["n"].nbytes
 
@@ -213,7 +213,8 @@ async def test_a_small_message_passes_a_large_one(world: Any, topic: str) -> Non
         await asyncio.sleep(0)
         await publisher.send(b"x")
         await smalls.next(timeout_s=10)
-        assert (larges.depth, sending.done()) == (0, False)
+        if world.kind in ("local", "node", "copied"):  # by reference nothing is large
+            assert (larges.depth, sending.done()) == (0, False)
         assert (await larges.next(timeout_s=30))["x"].nbytes == large.nbytes
         await sending
 

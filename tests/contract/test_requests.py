@@ -99,7 +99,9 @@ async def test_a_request_nobody_took_expires_with_its_caller(
     world: Any, topic: str, accounted: Any, until: Any
 ) -> None:
     async def has_expired() -> bool:
-        return (await bus.ledger(topic))[topic].expired == 1
+        with pytest.raises(sira.Timeout):  # on a slow machine perhaps before it was sent
+            await bus.request(topic, b"nobody takes it", timeout_s=0.05)
+        return (await bus.ledger(topic))[topic].expired > 0
 
     async with (
         world.bus() as bus,
@@ -107,12 +109,10 @@ async def test_a_request_nobody_took_expires_with_its_caller(
         other.subscribe(topic, window_messages=1) as messages,
     ):
         await bus.publish(topic, b"in the window")
-        with pytest.raises(sira.Timeout):
-            await bus.request(topic, b"nobody takes it", timeout_s=0.05)
         await until(has_expired)
         assert (await messages.next(timeout_s=10)).bytes == b"in the window"
         row = await accounted(bus, topic)
-        assert (row.owed, row.delivered, row.expired) == (2, 1, 1)
+        assert row.delivered == 1 and row.owed == 1 + row.expired + sum(row.dropped.values())
 
 
 async def test_a_stream_of_replies_comes_in_order_and_ends(world: Any, topic: str) -> None:

@@ -111,14 +111,19 @@ def test_after_a_stop_nothing_is_written_where_fewer_may_read() -> None:
     assert arenas.news().gone == [segment]
 
 
-def test_a_stop_of_what_was_just_made_rests_its_audience_alone() -> None:
+def test_a_stop_of_what_was_just_made_lets_no_segment_be_made_for_a_while() -> None:
     arenas = begun()
-    chunk = taken(arenas, "a", 100)
+    before = taken(arenas, "before", 100)
+    arenas.news()
+    chunk = taken(arenas, "a", 100, 10 * REST_NS)
     ((segment, _, _, _),) = arenas.news().shown
-    arenas.stop([segment, 77], 1)
-    assert arenas.take("a", 100, 2) is None
-    assert len(taken(arenas, "b", 100, 2)) == len(chunk)
-    assert arenas.take("a", 100, 1 + REST_NS) is not None
+    now_ns = 10 * REST_NS + 1
+    arenas.stop([segment, 77], now_ns)
+    assert arenas.take("a", 100, now_ns) is None
+    assert arenas.take("b", 100, now_ns) is None
+    assert arenas.take("before", 32 * MIB, now_ns) is None
+    assert len(taken(arenas, "before", 100, now_ns)) == len(chunk) == len(before)
+    assert arenas.take("a", 100, now_ns + REST_NS) is not None
 
 
 def test_another_node_is_shown_what_is_still_to_be_sent_and_old_memory_takes_nothing_new() -> None:

@@ -328,8 +328,10 @@ def test_a_latest_topic_keeps_a_large_message_whole() -> None:
         subscriber = bench.subscriber()
         sub = subscriber.open("state")
         sub.deliver_retained(topic, bench.now_ns)
+        assert bench.hub.stats["transfers"] == 1 and bench.hub.stats["transfers_kept"] == 0
         assert reassemble(subscriber.items(), sub.subscription) == [expected(new)]
         subscriber.take(sub, 1)
+        assert bench.hub.stats["transfers_kept"] == 1, "it is under way to nobody"
     bench.assert_balanced()
     bench.hub.drop("state")
     assert bench.hub.stats["chunk_bytes_held"] == 0
