@@ -207,12 +207,10 @@ class Reader:
     may read, so the owners of what it was shown are told to stop.
     """
 
-    def __init__(
-        self, lent: Lent, borrower: Borrower, *, who: Credential, tenant: str, access: Access
-    ) -> None:
-        """Belong to a stream of `who` in the world of `tenant`."""
+    def __init__(self, lent: Lent, borrower: Borrower, who: Credential, access: Access) -> None:
+        """Belong to a stream of `who`."""
         self._lent, self._borrower = lent, borrower
-        self._who, self._tenant, self._access = who, tenant, access
+        self._who, self._access = who, access
         self._shown: dict[Segment, None] = {}
         self._fresh: list[int] = []  # leases in a frame that has not left
 
@@ -262,12 +260,7 @@ class Reader:
         self._lent.stop(segment)
 
     def _show(self, segment: Segment) -> bool:
-        if (
-            segment.stopped
-            or segment.tenant != self._tenant
-            or not self._may_read(segment)
-            or not self._borrower.show(segment)
-        ):
+        if segment.stopped or not self._may_read(segment) or not self._borrower.show(segment):
             return False
         self._shown[segment] = segment.readers[self] = None
         return True

@@ -86,8 +86,7 @@ class Call:
         offered = getattr(self.context, "reader", None)
         if offered is None:
             return None
-        found = offered(self.credential, self.world.tenant, self.world.bus.access)
-        return cast("Reader | None", found)
+        return cast("Reader | None", offered(self.credential, self.world.bus.access))
 
     async def read(self) -> Any:
         """Return the next request of the stream, decoded; None at its end.

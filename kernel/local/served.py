@@ -82,9 +82,9 @@ class ServedCall:
         """Return what finds the bytes that the caller's chunks name; None: it names none."""
         return self._session.lender(tenant)
 
-    def reader(self, who: Credential, tenant: str, access: Access) -> Reader | None:
+    def reader(self, who: Credential, access: Access) -> Reader | None:
         """Return what lends bytes to the caller's stream; None: it takes none."""
-        return self._session.reader(who, tenant, access)
+        return self._session.reader(who, access)
 
     async def read(self) -> Any:
         """Return the next request; `grpc.aio.EOF`: there are no more."""

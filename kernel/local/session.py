@@ -110,11 +110,11 @@ class Session:
         """Return what finds the bytes that chunks of a stream name; None: they may name none."""
         return None if self.lending is None else partial(self.lending.span, tenant)
 
-    def reader(self, who: Credential, tenant: str, access: Access) -> Reader | None:
+    def reader(self, who: Credential, access: Access) -> Reader | None:
         """Return what lends bytes to a Subscribe stream of `who`; None: the client takes none."""
         if self.borrowing is None:
             return None
-        return Reader(self._lent, self.borrowing, who=who, tenant=tenant, access=access)
+        return Reader(self._lent, self.borrowing, who, access)
 
     def keep(self, task: asyncio.Task[None]) -> None:
         """Wait for a task at the end."""

@@ -14,6 +14,7 @@ import pytest
 
 from sira.kernel.local import record
 from sira.kernel.node import Node
+from sira.v1 import bus_pb2
 
 from .lenders import ALL_SEALS, PIECE, SIZES, Memory, lending, on_node, pair, read
 from .raw import until
@@ -304,15 +305,20 @@ def test_leases_in_a_frame_that_never_left_come_back(tmp_path: Path) -> None:
 
     async def work(node: Node) -> None:
         with Memory() as memory:
-            async with lending(node) as publisher, lending(node, window_bytes=1) as slow:
+            opened = bus_pb2.Item(opened=bus_pb2.Opened(subscription=1))
+            told_bytes = bus_pb2.Frame(items=[opened]).ByteSize()
+            async with (
+                lending(node) as publisher, lending(node, window_bytes=told_bytes + 1) as slow,
+            ):  # fmt: skip
                 slow.reads = False
                 number = slow.subscribe()
                 publisher.bring(1, [memory.fd], memory.size)
                 call = publisher.call("Publish")
-                await slow.opened()  # the window has no room any more
+                await slow.opened()  # there is room for one frame more: the head's
                 publisher.publish(call, 1, 1)
                 await publisher.receipts(1)
-                await until(lambda: node.lent.leases == 1)
+                await until(lambda: slow.shown and slow.items[-1].HasField("head"))
+                assert node.lent.leases == 1
                 slow.channel.send(record.CANCEL, number)
                 await until(lambda: publisher.returned == [1])
                 assert not slow.over
