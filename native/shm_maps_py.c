@@ -99,8 +99,9 @@ static PyObject *maps_ended(PyObject *object, PyObject *Py_UNUSED(args))
     }
     if (!list) return NULL;
     self->ended_count -= count;
+    if (!self->ended_count) return list; /* `ended` may be NULL */
     memmove(self->ended, self->ended + count, (size_t)self->ended_count * sizeof *self->ended);
-    if (self->ended_count && self->bell >= 0) (void)sira_bell_ring(self->bell);
+    if (self->bell >= 0) (void)sira_bell_ring(self->bell);
     return list;
 }
 

@@ -128,6 +128,40 @@ static void a_closed_arena_keeps_what_is_held(void)
     sira_chunk_give(held); /* ASan's leak check sees that it went */
 }
 
+static void a_detached_segment_hands_out_nothing_and_goes_with_its_last_chunk(void)
+{
+    struct sira_arena arena;
+    sira_arena_open(&arena, 4 * MIB, 0);
+    struct sira_shm_chunk read = take(&arena, 1000), other = take(&arena, 2000);
+    CHECK(read.segment == other.segment);
+    const uint32_t id = read.segment->id;
+    const uint8_t *seen = memset(sira_chunk_data(read), 7, 1000);
+    struct sira_shm_chunk far = take(&arena, 2 * MIB);
+    sira_segment_detach(read.segment);
+    sira_segment_detach(read.segment); /* nothing */
+    uint32_t ids[4];
+    CHECK_EQUAL(sira_arena_retired(&arena, ids, 4), 1);
+    CHECK_EQUAL(ids[0], id);
+    CHECK_EQUAL(arena.count, 1);
+    CHECK_EQUAL(arena.segment_bytes, far.segment->shm.bytes);
+    CHECK_EQUAL(arena.asked_bytes, 2 * MIB);
+    CHECK_EQUAL(arena.chunk_bytes, 2 * MIB);
+    CHECK_EQUAL(arena.retired_total + arena.count, arena.made_total);
+    sira_chunk_trim(other, 64);
+    sira_chunk_give(other);
+    CHECK_EQUAL(arena.asked_bytes, 2 * MIB);
+    struct sira_shm_chunk more = take(&arena, 2000);
+    CHECK(more.segment != read.segment); /* not where somebody may still look */
+    for (int i = 0; i < 1000; i++) CHECK_EQUAL(seen[i], 7);
+    sira_chunk_give(read);
+    sira_chunk_give(more);
+    sira_segment_detach(far.segment);
+    sira_chunk_give(far);
+    CHECK_EQUAL(arena.asked_bytes, 0);
+    CHECK_EQUAL(arena.chunk_bytes, 0);
+    sira_arena_close(&arena);
+}
+
 static void a_reader_can_neither_write_nor_shrink_nor_leave_a_segment(void)
 {
     struct sira_arena arena;
@@ -200,6 +234,7 @@ int main(void)
     idle_segments_go_after_their_time_down_to_the_warm_reserve();
     mixed_sizes_waste_less_than_fifteen_percent();
     a_closed_arena_keeps_what_is_held();
+    a_detached_segment_hands_out_nothing_and_goes_with_its_last_chunk();
     a_reader_can_neither_write_nor_shrink_nor_leave_a_segment();
     memory_that_is_not_sealed_is_refused();
     return 0;
