@@ -24,8 +24,8 @@ class Publishing:
         """Take the messages of one stream and answer each with a receipt, in order.
 
         A refusal is a receipt with an error and ends nothing; a frame that cannot be split ends the
-        stream, after the receipts of what came before it. Order holds within the stream. What waits
-        for room stops the reading, so that a slow subscriber slows its publishers and nobody else;
+        stream, after the receipts of what came before it. Order holds within the stream. Too much
+        that waits for room stops the reading, so that a slow subscriber slows its publishers only;
         what a rate refuses stops it for a while, so that a flood costs its sender and not the node.
         """
         bus, ticker, who = call.world.bus, call.world.ticker, call.credential
@@ -85,6 +85,10 @@ class Publishing:
             frame = ingress.next_frame(now_ns()) if stream.carrier is None else None
             if frame is not None:
                 await context.write(frame)
+                continue
+            if link.error is not None and ingress.parked:
+                # Else what was accepted behind it would stay without its answer, and be sent again.
+                ingress.refuse_parked(link.error, now_ns())
                 continue
             if link.error is not None or link.finished:
                 stream.end_soon()

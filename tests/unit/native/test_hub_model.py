@@ -7,6 +7,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import time
 
 import pytest
 
@@ -66,6 +67,8 @@ class Walk:
 
     def inside_resolve(self, topic: str) -> Exception | None:
         draw = self.random.random()
+        if self.random.random() < 0.03:
+            time.sleep(0.0003)  # a walk over all that waits goes on in another slice
         if draw < 0.02:
             return Denied("by the walk")
         if draw < 0.10:
