@@ -361,7 +361,7 @@ def test_a_service_that_goes_loses_its_callers_with_a_code() -> None:
 def test_a_service_that_never_answers_is_told_when_its_caller_has_gone() -> None:
     async def work(node: Node, plain: Plain) -> None:
         async with attached(plain) as peer:
-            calling = said(plain, timeout=2)
+            calling = said(plain, timeout=4)
             asked = await peer.asked()
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await within(calling)
