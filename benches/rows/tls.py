@@ -2,7 +2,7 @@
 
 At 256 B the figures of `rtt256` and `rate256`, at 1 and 16 MiB those of `sweep`. `grpc-ready` and
 `grpc-tls-ready` send bytes made beforehand. A raw grpcio that copies each tensor into new bytes
-takes five times as many new pages plain as over TLS, or more: the saving hides what TLS costs it.
+takes far more new pages plain than over TLS, which hides what TLS costs it.
 """
 
 from __future__ import annotations
