@@ -39,7 +39,7 @@ class Publishing:
         stream.lend()
         try:
             with self._links.holding(link):
-                reader = asyncio.ensure_future(self._read(call.context, stream, link, ticker))
+                reader = asyncio.ensure_future(self._read(call, stream, link, ticker))
                 try:
                     await link.written(self._write, call.context, stream)
                 finally:
@@ -49,10 +49,11 @@ class Publishing:
             ticker.hurry()  # what the client owned goes step by step
 
     async def _read(
-        self, context: Any, stream: PublishStream, link: StreamLink, ticker: Ticker
+        self, call: Call, stream: PublishStream, link: StreamLink, ticker: Ticker
     ) -> None:
         """Feed what comes, as long as there is room."""
-        ingress, now_ns, round_ = stream.ingress, _native.now_ns, self._links.round
+        context, ingress = call.context, stream.ingress
+        now_ns, round_ = _native.now_ns, self._links.round
         room = asyncio.Event()
         ingress.drained = room.set
         with link.telling_errors():
@@ -61,6 +62,7 @@ class Publishing:
                 if frame is EOF:
                     link.finish()
                     return
+                call.traffic.take(len(frame))
                 at = 0
                 while True:
                     round_.taking = True
