@@ -277,23 +277,22 @@ def _codec(results: Sequence[Result]) -> list[Verdict]:
 
 def _kept_by_tls(results: Sequence[Result]) -> list[Verdict]:
     """GB/s over TLS as a share of plain, beside the share that raw grpcio keeps, by size."""
+
+    def kept(plain: str, tls: str, size_mib: int) -> list[float]:
+        figures = [_tls(name, "gb_per_s", size_mib).samples(results) for name in (tls, plain)]
+        return [over / without for over, without in zip(*figures, strict=False)]
+
     found = []
     for size_mib in (1, 16):
-        kept = {
-            name: [
-                tls / plain
-                for tls, plain in zip(
-                    _tls(f"{name}-tls", "gb_per_s", size_mib).samples(results),
-                    _tls(name, "gb_per_s", size_mib).samples(results),
-                    strict=False,
-                )
-            ]
-            for name in ("sira", "grpc")
-        }
-        ours = _tls("sira-tls", "gb_per_s", size_mib)
-        beside = Goal(f"TLS, {size_mib} MiB: share of GB/s kept, of raw grpcio's", ours, ours, 1)
-        both = [a / b for a, b in zip(kept["sira"], kept["grpc"], strict=False)]
-        found.append(_judge(beside, both))
+        for title, end in (
+            (f"TLS, {size_mib} MiB: share of GB/s kept, of raw grpcio's", ""),
+            (f"TLS, ready bytes, {size_mib} MiB: the same, raw grpcio copying none", "-ready"),
+        ):
+            ours = kept("sira", "sira-tls", size_mib)
+            theirs = kept(f"grpc{end}", f"grpc-tls{end}", size_mib)
+            figure = _tls("sira-tls", "gb_per_s", size_mib)
+            both = [a / b for a, b in zip(ours, theirs, strict=False)]
+            found.append(_judge(Goal(title, figure, figure, 1), both))
     return found
 
 

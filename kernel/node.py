@@ -114,6 +114,8 @@ class Node:
         self.telemetry = telemetry.configured(settings)
         self.connections = Connections(
             resets_per_s_max=settings.resets_per_connection_s_max,
+            stray_bytes_per_s_max=settings.stray_bytes_per_connection_s_max,
+            call_bytes_max=settings.grpc_message_bytes_max + settings.stream_window_bytes,
             hold_s=settings.reset_hold_s,
             closed=self._connection_closed,
         )
@@ -121,6 +123,7 @@ class Node:
             each_max=settings.strangers_per_address_max,
             all_max=settings.strangers_max,
             held=self._address_held,
+            looked=self.connections.looked,
         )
         self.links = Links()
         self.lent = Lent(limits_of(settings))

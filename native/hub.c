@@ -76,22 +76,6 @@ static void walk_end(Hub *hub, struct cursor *cursor)
     hub->cursors = cursor->outer;
 }
 
-/* Room was made at a subscription where publishers wait. Those who find none again say so again. */
-void hub_retry(Hub *hub, uint64_t now_ns)
-{
-    if (hub->retrying) return; /* called from inside: the next call does it */
-    hub->retry = false;
-    if (!hub->parked) return;
-    hub->retrying = true;
-    for (Sub *sub = hub->subs; sub; sub = sub->hub_next) sub->blocked = false;
-    struct cursor cursor;
-    walk_start(hub, &cursor);
-    for (Ingress *in; (in = walk_next(&cursor)); Py_DECREF(in))
-        if (in->parked && ingress_retry(in, now_ns) < 0) PyErr_WriteUnraisable((PyObject *)in);
-    walk_end(hub, &cursor);
-    hub->retrying = false;
-}
-
 void ingress_due(Ingress *in)
 {
     if (in->due || in->closed) return;
@@ -119,9 +103,9 @@ void hub_tell(Hub *hub)
         if (drained && !in->closed) hub_call(in->drained);
         Py_DECREF(in);
     }
-    if (hub->freed_due) {
-        hub->freed_due = false;
-        hub_call(hub->freed);
+    if (hub->hurry_due) {
+        hub->hurry_due = false;
+        hub_call(hub->hurry);
     }
 }
 
@@ -189,7 +173,7 @@ static void hub_dealloc(PyObject *self)
     }
     Py_XDECREF(hub->classes);
     Py_XDECREF(hub->encode_error);
-    Py_XDECREF(hub->freed);
+    Py_XDECREF(hub->hurry);
     for (uint32_t i = 0; i < sizeof hub->envs / sizeof *hub->envs; i++) PyMem_Free(hub->envs[i]);
     PyMem_Free(hub->picks);
     type->tp_free(self);
@@ -332,7 +316,7 @@ static PyObject *hub_tick(PyObject *self, PyObject *now)
     }
     walk_end(hub, &cursor);
     hub_release(hub, now_ns);
-    if (hub->retry) hub_retry(hub, now_ns);
+    hub_retry_slice(hub, now_ns);
     hub_tell(hub);
     return events;
 fail:
@@ -345,7 +329,7 @@ static PyObject *hub_release_py(PyObject *self, PyObject *now)
     const uint64_t now_ns = PyLong_AsUnsignedLongLong(now);
     if (PyErr_Occurred()) return NULL;
     hub_release((Hub *)self, now_ns);
-    if (((Hub *)self)->retry) hub_retry((Hub *)self, now_ns);
+    hub_retry_slice((Hub *)self, now_ns);
     hub_tell((Hub *)self);
     Py_RETURN_NONE;
 }
@@ -354,22 +338,23 @@ static PyObject *hub_due(PyObject *self, void *unused)
 {
     (void)unused;
     const Hub *hub = (Hub *)self;
+    if (hub->retry_in || (hub->retry && hub->parked > hub->waiting)) return PyLong_FromLong(1);
     if (!hub->line_first) return PyLong_FromLong(0);
     if (!hub->due_ns || hub->line_left) return PyLong_FromLong(1);
     return PyLong_FromUnsignedLongLong(hub->due_ns == UINT64_MAX ? 0 : hub->due_ns);
 }
 
-static PyObject *hub_get_freed(PyObject *self, void *unused)
+static PyObject *hub_get_hurry(PyObject *self, void *unused)
 {
     (void)unused;
     const Hub *hub = (Hub *)self;
-    return Py_NewRef(hub->freed ? hub->freed : Py_None);
+    return Py_NewRef(hub->hurry ? hub->hurry : Py_None);
 }
 
-static int hub_set_freed(PyObject *self, PyObject *value, void *unused)
+static int hub_set_hurry(PyObject *self, PyObject *value, void *unused)
 {
     (void)unused;
-    Py_XSETREF(((Hub *)self)->freed, value && value != Py_None ? Py_NewRef(value) : NULL);
+    Py_XSETREF(((Hub *)self)->hurry, value && value != Py_None ? Py_NewRef(value) : NULL);
     return 0;
 }
 
@@ -428,7 +413,7 @@ static PyMethodDef hub_methods[] = {
     {"drop", hub_drop, METH_O, "Forget a topic; its row folds into its class."},
     {"touch", hub_touch, METH_VARARGS, "Routes of this topic (none given: all) are resolved anew."},
     {"tick", hub_tick, METH_O, "Expire, time out what is blocked, mark stalls; returns events."},
-    {"release", hub_release_py, METH_O, "What waits for a limit and has room now goes on."},
+    {"release", hub_release_py, METH_O, "What waits and has room now goes on, for about a millisecond."},
     {"topics", hub_topics, METH_NOARGS, "All topics."},
     {"row", hub_row, METH_O, "Ledger row of one topic; None: there is no such topic."},
     {"walk", hub_walk, METH_VARARGS, "Walk over the ledger's rows in slices, from the start or where another one stood."},
@@ -443,8 +428,8 @@ static PyObject *hub_order(PyObject *self, void *unused)
 }
 
 static PyGetSetDef hub_getset[] = {
-    {"due_ns", hub_due, NULL, "When release() may find room; 0: nothing waits for a limit, or not for time to pass.", NULL},
-    {"freed", hub_get_freed, hub_set_freed, "Called when bytes were given back that something waits for: due_ns is now.", NULL},
+    {"due_ns", hub_due, NULL, "When release() has something to do; 0: nothing waits, or not for time to pass.", NULL},
+    {"hurry", hub_get_hurry, hub_set_hurry, "Called when release() has something to do that no time made: due_ns is 1.", NULL},
     {"order", hub_order, NULL, "Grows with every message posted: what is posted from now on has a larger one.", NULL},
     {"stats", hub_stats, NULL, "Counters since the start and levels now.", NULL},
     {"dropped", hub_dropped, NULL, "Deliveries dropped since the start, by reason.", NULL},

@@ -315,16 +315,19 @@ struct Hub {
     Sub *subs; /* list of open ones */
     Ingress *ingresses; /* list of open ones */
     uint32_t parked; /* messages that wait for room, over all ingresses */
-    bool retry; /* room was made where somebody waits */
+    bool retry; /* room was made where somebody waits: a walk over all that wait for it is due */
     bool retrying;
+    Ingress *retry_in; /* borrowed: where the walk under way goes on; NULL: none is under way */
+    struct route_entry *retry_entry; /* borrowed: there; NULL: at its first topic */
     struct route_entry *line_first, *line_last; /* whose first message waits for a limit (hub_wait.c) */
     struct route_entry *line_next; /* where the walk under way goes on; it may leave meanwhile */
     uint32_t line_left; /* lines that this walk has not seen; 0: none is under way */
     bool line_moved; /* something went on in this walk */
     uint32_t line_count, waiting; /* lines; messages in them */
     uint64_t due_ns; /* when the first of them may have room; UINT64_MAX: time alone makes none; only with lines */
-    PyObject *freed; /* owned or NULL: called when bytes were given back that one of them waits for */
-    bool freed_due;  /* by hub_tell() */
+    PyObject *hurry; /* owned or NULL: called when something is due that no time made: bytes were given back, or a walk
+                      * over all that wait for subscribers takes long */
+    bool hurry_due;  /* by hub_tell() */
     uint64_t pass; /* number of the last walk over them: a bucket remembers when it refused one */
     bool releasing;
     struct cursor *cursors; /* walks under way, innermost first */
@@ -346,7 +349,9 @@ struct row *row_new(Hub *hub, const char *name, bool is_class, struct row *class
 void topic_retain(HubTopic *topic, struct blob *blob);
 void topic_expire_retained(HubTopic *topic);
 void topic_drop(HubTopic *topic);
+/* Post what waits for subscribers and has room now: what takes no time at once, the rest in slices. */
 void hub_retry(Hub *hub, uint64_t now_ns);
+void hub_retry_slice(Hub *hub, uint64_t now_ns); /* the next of these, about a millisecond; nothing where none is due */
 void hub_tell(Hub *hub); /* make the calls to Python that are due. Requires: the books are closed */
 struct sira_env *hub_env_enter(Hub *hub); /* NULL with an exception: nested too deep */
 void hub_env_leave(Hub *hub);
@@ -422,6 +427,7 @@ struct Ingress {
     uint64_t resume; /* messages that are still repeats */
     bool waits; /* what a limit refuses for the moment waits here, in order */
     uint32_t waiting; /* such messages */
+    uint64_t expire_ns; /* no deadline of what is parked is before this */
     uint64_t published, bytes;
     uint64_t limited_until_ns; /* when all rates that refused messages of the last frame have room; 0: none did */
     struct limit_again limited;
@@ -448,7 +454,10 @@ void ingress_wake(Ingress *in);
 void ingress_due(Ingress *in); /* hub_tell() is to look at it */
 void ingress_unfull(Ingress *in);
 void ingress_close(Ingress *in, uint64_t now_ns);
-int ingress_retry(Ingress *in, uint64_t now_ns);
+/* Post what is parked and fits now, from hub->retry_entry on, until until_ns (CLOCK_MONOTONIC, as it is). Returns
+ * whether it came to the end; else hub->retry_entry is where to go on. Requires: hub->retry_in is `in`. -1 with an
+ * exception: at the end, too. */
+int ingress_retry(Ingress *in, uint64_t now_ns, uint64_t until_ns);
 /* Refuse what has waited long enough: until until_ns (CLOCK_MONOTONIC, as it is), and some in any case. What is left
  * is for the next time. */
 int ingress_expire(Ingress *in, uint64_t now_ns, uint64_t until_ns);

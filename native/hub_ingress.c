@@ -338,6 +338,10 @@ static void take_apart(Ingress *in, uint64_t now_ns)
     slots_free(in);
     for (struct cursor *cursor = hub->cursors; cursor; cursor = cursor->outer)
         if (cursor->next == in) cursor->next = in->hub_next;
+    if (hub->retry_in == in) {
+        hub->retry_in = in->hub_next;
+        hub->retry_entry = NULL;
+    }
     if (in->hub_prev) in->hub_prev->hub_next = in->hub_next;
     else hub->ingresses = in->hub_next;
     if (in->hub_next) in->hub_next->hub_prev = in->hub_prev;

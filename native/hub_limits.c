@@ -269,7 +269,7 @@ void held_give(Hub *hub, PyObject *held, uint64_t bytes)
         bucket->wanted = 0;
         if (!hub->line_first) continue; /* who waited has gone meanwhile */
         hub->due_ns = 0;
-        hub->freed_due = true;
+        hub->hurry_due = true;
     }
     Py_XDECREF(held);
 }

@@ -33,7 +33,7 @@ void limits_tell(const struct limits *limits, uint64_t pass);
 
 /* Count bytes as held by all of `held` until held_give(). Returns a new reference to give back then; NULL: none. */
 PyObject *held_take(const struct limits *limits, uint64_t bytes);
-/* Takes over the reference; NULL: nothing. Where a message waits for these bytes, hub->due_ns is 0 and hub->freed set. */
+/* Takes over the reference; NULL: nothing. Where a message waits for these bytes, hub->due_ns is 0 and hub->hurry_due set. */
 void held_give(Hub *hub, PyObject *held, uint64_t bytes);
 
 #endif

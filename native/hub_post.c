@@ -102,7 +102,6 @@ static bool somebody_waits(const Ingress *in)
 void note_full(Ingress *in)
 {
     if (in->parked_count >= in->window_messages || ingress_unread(in) >= ANSWERS_MAX ||
-        (in->waiting && !somebody_waits(in)) ||
         (in->parked_bytes + in->buffered_bytes >= in->window_bytes && !somebody_waits(in)))
         in->full = true;
 }
@@ -112,6 +111,11 @@ void note_full(Ingress *in)
 static uint64_t parked_size(const struct blob *blob)
 {
     return blob->xfer ? 0 : blob->cost; /* a transfer's chunks are counted as buffered */
+}
+
+void expire_by(Ingress *in, uint64_t deadline_ns)
+{
+    if (deadline_ns < in->expire_ns) in->expire_ns = deadline_ns;
 }
 
 int park(Ingress *in, struct route_entry *entry, struct blob *blob, uint64_t slot, const struct sira_item *item,
@@ -143,6 +147,7 @@ int park(Ingress *in, struct route_entry *entry, struct blob *blob, uint64_t slo
     in->hub->parked++;
     in->waiting += waits;
     in->hub->waiting += waits;
+    expire_by(in, parked->deadline_ns);
     if (entry->first == parked) line_update(in, entry);
     note_full(in);
     return 0;
@@ -173,7 +178,6 @@ void ingress_unfull(Ingress *in)
 {
     if (!in->full || in->closed) return;
     if (in->parked_count * (uint64_t)2 >= in->window_messages) return;
-    if (in->waiting && !somebody_waits(in)) return;
     if ((in->parked_bytes + in->buffered_bytes) * 2 >= in->window_bytes && !somebody_waits(in)) return;
     if (ingress_unread(in) * 2 >= ANSWERS_MAX) return;
     in->full = false;
@@ -195,6 +199,11 @@ void entry_update(Ingress *in, struct route_entry *entry)
 {
     line_update(in, entry);
     if (entry->first || !entry->listed) return;
+    Hub *hub = in->hub;
+    if (hub->retry_entry == entry) {
+        hub->retry_entry = entry->parked_next;
+        if (!hub->retry_entry) hub->retry_in = in->hub_next;
+    }
     if (entry->parked_prev) entry->parked_prev->parked_next = entry->parked_next;
     else in->parked = entry->parked_next;
     if (entry->parked_next) entry->parked_next->parked_prev = entry->parked_prev;
@@ -235,29 +244,14 @@ int entry_retry(Ingress *in, struct route_entry *entry, uint64_t now_ns)
     return 0;
 }
 
-/* Room was made somewhere: post what now fits, in order within each topic. */
-int ingress_retry(Ingress *in, uint64_t now_ns)
-{
-    if (in->busy) { /* it is at work and called us: later */
-        in->hub->retry = true;
-        return 0;
-    }
-    in->busy = true;
-    int rc = 0;
-    for (struct route_entry *entry = in->parked; entry && rc == 0; entry = entry->parked_next)
-        rc = entry_retry(in, entry, now_ns);
-    parked_sweep(in);
-    ingress_leave(in, now_ns);
-    return rc;
-}
-
 enum { EXPIRED_A_LOOK = 16 }; /* refused between two looks at the clock: 4 us each, and more */
 
 /* A later message of a topic may wait for less than the first. */
 int ingress_expire(Ingress *in, uint64_t now_ns, uint64_t until_ns)
 {
-    if (in->busy) return 0;
+    if (in->busy || now_ns < in->expire_ns) return 0;
     in->busy = true;
+    in->expire_ns = UINT64_MAX; /* lowered by what stays */
     int rc = 0;
     unsigned refused = 0;
     bool late = false;
@@ -266,6 +260,7 @@ int ingress_expire(Ingress *in, uint64_t now_ns, uint64_t until_ns)
         while (rc == 0 && !late && (before ? before->next : entry->first)) {
             struct parked *parked = before ? before->next : entry->first;
             if (parked->deadline_ns > now_ns) {
+                expire_by(in, parked->deadline_ns);
                 before = parked;
                 continue;
             }
@@ -281,6 +276,26 @@ int ingress_expire(Ingress *in, uint64_t now_ns, uint64_t until_ns)
             rc = refuse_parked(in, entry, parked, code);
             if (!before) in->hub->retry = true; /* what comes next may fit */
             late = ++refused % EXPIRED_A_LOOK == 0 && sira_now_mono_ns() >= until_ns;
+        }
+    }
+    if (late || rc < 0) in->expire_ns = 0; /* not all was looked at */
+    parked_sweep(in);
+    ingress_leave(in, now_ns);
+    return rc;
+}
+
+int ingress_refuse_parked(Ingress *in, PyObject *error, const char *code, uint64_t now_ns)
+{
+    assert(!in->busy);
+    in->busy = true;
+    int rc = 0;
+    for (struct route_entry *entry = in->parked; entry && rc == 0; entry = entry->parked_next) {
+        while (entry->first && rc == 0) {
+            struct parked *parked = unpark(in, entry, NULL);
+            struct xfer *xfer = parked->blob->xfer;
+            rc = settle_error(in, parked->slot, xfer ? xfer->id : NULL, entry->route->topic, code, Py_NewRef(error));
+            if (xfer) xfer_refuse(in->hub, xfer);
+            parked_free(in->hub, parked);
         }
     }
     parked_sweep(in);

@@ -87,8 +87,7 @@ void hub_exception_code(char *code, size_t len)
     PyErr_Restore(type, value, trace);
 }
 
-/* Takes over `error`: the answer to a message, counted where a topic is known. */
-static int settle_error(Ingress *in, uint64_t number, const uint8_t *id, HubTopic *topic, const char *code,
+int settle_error(Ingress *in, uint64_t number, const uint8_t *id, HubTopic *topic, const char *code,
                         PyObject *error)
 {
     if (topic && code && row_count(in->hub, &row_live(topic->row)->refused, hub_reason(in->hub, code), 1) < 0) {

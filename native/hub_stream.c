@@ -43,6 +43,7 @@ static PyObject *ingress_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     in->client = client;
     in->serial = ++in->hub->serial;
     in->idle = true;
+    in->expire_ns = UINT64_MAX;
     in->window_messages = window_messages;
     in->window_bytes = window_bytes;
     in->resume = resume;
@@ -111,6 +112,27 @@ static PyObject *ingress_next_frame_py(PyObject *self, PyObject *now)
     PyObject *frame = ingress_next_frame((Ingress *)self, now_ns); /* owned */
     hub_tell(((Ingress *)self)->hub);
     return frame || PyErr_Occurred() ? frame : Py_NewRef(Py_None);
+}
+
+/* (error, now_ns): the stream ends in order, and what was accepted behind what waits is still to be told. */
+static PyObject *ingress_refuse_parked_py(PyObject *self, PyObject *args)
+{
+    Ingress *in = (Ingress *)self;
+    PyObject *exception; /* borrowed */
+    unsigned long long now_ns;
+    if (!PyArg_ParseTuple(args, "OK:refuse_parked", &exception, &now_ns)) return NULL;
+    if (!PyExceptionInstance_Check(exception)) return PyErr_Format(PyExc_TypeError, "expected an exception");
+    if (in->closed || in->busy || !in->parked) Py_RETURN_NONE;
+    char code[REASON_BYTES];
+    PyErr_SetObject((PyObject *)Py_TYPE(exception), exception);
+    hub_exception_code(code, sizeof code);
+    PyObject *error = hub_error_bytes(in->hub); /* owned */
+    if (!error) return NULL;
+    const int rc = in->closed ? 0 : ingress_refuse_parked(in, error, code, now_ns);
+    Py_DECREF(error);
+    hub_tell(in->hub);
+    if (rc < 0) return NULL;
+    Py_RETURN_NONE;
 }
 
 static PyObject *ingress_close_py(PyObject *self, PyObject *now)
@@ -205,7 +227,7 @@ static PyGetSetDef ingress_getset[] = {
     {"published", ingress_get, NULL, "Messages accepted.", (void *)2},
     {"bytes", ingress_get, NULL, "Payload bytes accepted.", (void *)3},
     {"limited_until_ns", ingress_get, NULL, "When all rates that refused messages of the last frame have room; 0: none did.", (void *)7},
-    {"parked", ingress_get, NULL, "Messages that wait for room at a subscriber.", (void *)4},
+    {"parked", ingress_get, NULL, "Messages that wait for room at a subscriber or within a limit.", (void *)4},
     {"held_bytes", ingress_get, NULL, "Payload bytes that wait here or in transfers.", (void *)5},
     {"unanswered", ingress_get, NULL, "Messages whose receipt has not been taken.", (void *)6},
     {NULL, NULL, NULL, NULL, NULL},
@@ -214,6 +236,7 @@ static PyGetSetDef ingress_getset[] = {
 static PyMethodDef ingress_methods[] = {
     {"feed", (PyCFunction)(void (*)(void))ingress_feed_py, METH_FASTCALL, "Take a Frame from the publisher: (frame, now_ns, at=0, work_ns=0) -> where to go on, 0 at its end."},
     {"next_frame", ingress_next_frame_py, METH_O, "Receipts and credits for the publisher, or None."},
+    {"refuse_parked", ingress_refuse_parked_py, METH_VARARGS, "Answer all that waits with this error: (error, now_ns)."},
     {"close", ingress_close_py, METH_O, "The stream is gone."},
     {NULL, NULL, 0, NULL},
 };

@@ -21,6 +21,9 @@ void parked_drop_all(Ingress *in);
 void parked_sweep(Ingress *in);
 void entry_update(Ingress *in, struct route_entry *entry); /* as parked_sweep(), of one entry */
 void note_full(Ingress *in);
+void expire_by(Ingress *in, uint64_t deadline_ns); /* something parked has this deadline now */
+/* Answer all that is parked with `error`, encoded, of that code. Requires: it is not busy. -1 with MemoryError. */
+int ingress_refuse_parked(Ingress *in, PyObject *error, const char *code, uint64_t now_ns);
 
 /* hub_wait.c */
 enum admission {
@@ -38,6 +41,8 @@ void line_leave(Hub *hub, struct route_entry *entry);
 /* hub_receipts.c */
 uint64_t slot_open(Ingress *in, const struct sira_env *env, bool head); /* SLOT_NONE with MemoryError */
 int settle_refused(Ingress *in, uint64_t number, const uint8_t *id, HubTopic *topic, const char *code);
+/* Takes over `error`, encoded: the answer to a message, counted where a topic is known. -1 with MemoryError. */
+int settle_error(Ingress *in, uint64_t number, const uint8_t *id, HubTopic *topic, const char *code, PyObject *error);
 /* The same with the answer of the message before, which in->limited holds: refused for its rate. */
 int settle_again(Ingress *in, uint64_t number, const uint8_t *id, HubTopic *topic);
 void hub_exception_code(char *code, size_t len);

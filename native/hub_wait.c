@@ -52,6 +52,7 @@ void line_update(Ingress *in, struct route_entry *entry)
         return;
     }
     if (first->patient && first->deadline_ns == UINT64_MAX) first->deadline_ns = hub->now_ns + hub->block_ns;
+    expire_by(in, first->deadline_ns);
     if (entry->in_line) return;
     line_append(hub, entry);
     hub->due_ns = 0;
@@ -108,6 +109,7 @@ static void line_admitted(Ingress *in, struct route_entry *entry, uint64_t now_n
     in->waiting--;
     in->hub->waiting--;
     if (first->patient) first->deadline_ns = now_ns + in->hub->block_ns;
+    expire_by(in, first->deadline_ns);
     if (blob->xfer) blob->xfer->held = held_take(&entry->route->limits, blob->xfer->total);
     else blob->held = held_take(&entry->route->limits, blob->cost);
 }
@@ -129,6 +131,7 @@ static int line_turn(Ingress *in, struct route_entry *entry, uint64_t now_ns)
         if (limits_contended(limits, hub->pass)) return moved;
         if (entry->first->patient && entry->first->deadline_ns == UINT64_MAX)
             entry->first->deadline_ns = now_ns + hub->block_ns;
+        expire_by(in, entry->first->deadline_ns);
         uint64_t due_ns = 0;
         const enum limits_room room = limits_try(limits, cost, now_ns, hub->pass, &due_ns);
         if ((room == LIMITS_LATER || room == LIMITS_HELD) && due_ns <= entry->first->deadline_ns) {

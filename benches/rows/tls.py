@@ -1,6 +1,8 @@
 """tls: our node over TLS 1.3 with a token, beside itself without, and raw grpcio both ways.
 
-At 256 B the figures of `rtt256` and `rate256`, at 1 and 16 MiB those of `sweep`.
+At 256 B the figures of `rtt256` and `rate256`, at 1 and 16 MiB those of `sweep`. `grpc-ready` and
+`grpc-tls-ready` send bytes made beforehand. A raw grpcio that copies each tensor into new bytes
+takes far more new pages plain than over TLS, which hides what TLS costs it.
 """
 
 from __future__ import annotations
@@ -13,16 +15,22 @@ from typing import Any
 
 from benches.harness import BenchError, Case, Figures, Stage
 from benches.nodes import GRPC_TLS, SIRA_TLS
-from benches.rows import beside
-from benches.systems import GRPC, SIRA, System
+from benches.rows import beside, sweep
+from benches.systems import GRPC, SIRA, System, case
 
 SUMMARY = "TLS 1.3 beside plain: request/reply and one way at 256 B, tensors of 1 and 16 MiB"
-SYSTEMS = (SIRA, SIRA_TLS, GRPC, GRPC_TLS)
+RAW = (GRPC, GRPC_TLS)
+SYSTEMS = (SIRA, SIRA_TLS, *RAW)
 
 
 def groups(quick: bool) -> list[list[Case]]:
     """One group a size, each with both systems, plain and over TLS."""
-    return beside.groups("tls", SYSTEMS, measure_small, quick=quick, payload_bytes=256)
+    made = beside.groups("tls", SYSTEMS, measure_small, quick=quick, payload_bytes=256)
+    send_ready = partial(sweep.measure, source="bulk_source_ready")
+    for group in made[1:]:  # of tensors
+        ready = {**group[0].params, "fill_period": group[0].params["buffers"]}
+        group += [case("tls", s, ready, send_ready, name=f"{s.name}-ready") for s in RAW]
+    return made
 
 
 def measure_small(system: System, params: dict[str, Any]) -> Figures:

@@ -22,8 +22,8 @@ from sira.kernel.errors import Timeout, Unreachable
 from sira.kernel.local.record import SOCKET_NAME
 from sira.kernel.supervisor.folder import LOCK_NAME, holder
 
-READY_S = 20.0
-STOP_S = 20.0
+READY_S = 60.0
+STOP_S = 60.0
 _LOG_CHARS = 2_000
 _REMOVE_S = 5.0
 

@@ -1,4 +1,5 @@
-"""Ends connections that pass a limit: calls taken back (CVE-2023-44487), headers past all bounds.
+"""Ends connections that pass a limit: calls taken back (CVE-2023-44487), headers past all bounds,
+bytes that are part of no call.
 
 gRPC gives no handle to a connection, so it is found by its peer among the open files of this
 process. It is held still first: a filter drops what arrives, so that its peer waits for an answer
@@ -11,29 +12,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import ipaddress
-import os
 import socket
-import stat
 import struct
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from urllib.parse import unquote
 
-Peer = tuple[str, int]  # address, as `ipaddress` writes it, and port
+from sira.kernel.edge.open_sockets import Peer, copy_at, listed, named, parse, peer_of, set_filter
+from sira.kernel.edge.strays import Strays
 
 _SAVED_S = 2.0  # an allowance grows for so long: an application may cancel all it does at once
 _PEERS_MAX = 4_096  # connections whose allowance is known not to be full
-_OPEN_FILES = "/proc/self/fd"
 _SLICE = 100  # open files looked at in one turn of the loop: about half a millisecond
 _REST = 4.0  # between two walks, in times of the last one: they take a fifth of a core at most
 _REST_S = 0.01
 _HELD_MAX = 256  # connections held still at once, a descriptor each; more are closed at once
-ATTACH_FILTER, DETACH_FILTER = 26, 27  # SO_... of asm-generic/socket.h; Python has no names
-_TAKE_NOTHING = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0), 8)  # BPF_RET 0
+_TAKE_NOTHING = struct.pack("HBBI", 0x06, 0, 0, 0)  # BPF_RET 0
 
 
 @dataclass(slots=True)
@@ -88,75 +83,15 @@ class Resets:
             self._allowances.popitem(last=False)
 
 
-def parse(peer: str) -> Peer | None:
-    """Return what gRPC's name of a peer stands for; None: no TCP connection.
-
-    gRPC writes `ipv4:127.0.0.1:8080`, `ipv6:%5B::1%5D:8080`, `unix:PATH`.
-    """
-    kind, _, text = unquote(peer).partition(":")
-    host, _, port = text.rpartition(":")
-    if kind not in ("ipv4", "ipv6") or not port.isdecimal():
-        return None
-    try:
-        return normal(host.strip("[]")), int(port)
-    except ValueError:
-        return None
-
-
-def normal(host: str) -> str:
-    """Return an address as it is counted: IPv4 within IPv6 is IPv4."""
-    address = ipaddress.ip_address(host)
-    mapped = getattr(address, "ipv4_mapped", None)
-    return str(mapped or address)
-
-
-def _open_files() -> Iterator[int]:
-    """Yield the descriptors of this process; empty where the system does not tell."""
-    with contextlib.suppress(OSError):
-        yield from (int(name) for name in os.listdir(_OPEN_FILES))
-
-
-def _copy_of(
-    descriptor: int, peers: dict[Peer, str], ports: frozenset[int]
-) -> tuple[str, socket.socket] | None:
-    """Return which of `peers` a descriptor is connected to, from one of our ports; None: to none.
-
-    With it comes a copy that is the caller's to close. The copy is what is looked at: gRPC may
-    close its own meanwhile, and the system give that number to another file.
-    """
-    try:
-        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-            return None
-        copy = socket.socket(fileno=os.dup(descriptor))
-    except OSError:
-        return None  # closed since it was listed
-    found = None
-    with contextlib.suppress(OSError):  # listens, or has ended by itself
-        if copy.family in (socket.AF_INET, socket.AF_INET6):
-            host, port = copy.getpeername()[:2]
-            if copy.getsockname()[1] in ports:
-                found = peers.get((normal(host), port))
-    if found is None:
-        copy.close()
-        return None
-    return found, copy
-
-
 def _hold_still(connection: socket.socket) -> bool:
     """Let nothing of the peer through any more, not even that it has got ours; False: cannot."""
-    program = struct.pack("HP", 1, ctypes.addressof(_TAKE_NOTHING))
-    try:
-        connection.setsockopt(socket.SOL_SOCKET, ATTACH_FILTER, program)
-    except OSError:  # not Linux, or a sandbox forbids it
-        return False
-    return True
+    return set_filter(connection, _TAKE_NOTHING)
 
 
 def _shut(connection: socket.socket) -> None:
     """End a connection for gRPC and for its peer."""
     with connection, contextlib.suppress(OSError):
-        with contextlib.suppress(OSError):
-            connection.setsockopt(socket.SOL_SOCKET, DETACH_FILTER, 0)  # or no end is agreed on
+        set_filter(connection, b"")  # or no end is agreed on
         connection.shutdown(socket.SHUT_RDWR)
 
 
@@ -167,6 +102,8 @@ class Connections:
         self,
         *,
         resets_per_s_max: float,
+        stray_bytes_per_s_max: float,
+        call_bytes_max: int,
         hold_s: float,
         closed: Callable[[str, str, str | None], None],
     ) -> None:
@@ -174,11 +111,17 @@ class Connections:
 
         Args:
             resets_per_s_max: calls that one connection may take back in a second; 0: any.
+            stray_bytes_per_s_max: bytes that may come on one connection in a second and are part of
+                no call; 0: any.
+            call_bytes_max: what one call may have under way and unread.
             hold_s: how long a connection that is past a limit is held still before it is closed.
             closed: told each connection that is ended so: gRPC's name of its peer, the setting that
                 it passed, and the tenant that it had spoken for; None: for none.
         """
         self._resets = Resets(per_s_max=resets_per_s_max)
+        self.strays = Strays(
+            per_s_max=stray_bytes_per_s_max if listed() else 0.0, call_bytes_max=call_bytes_max
+        )
         self._hold_s, self._closed = hold_s, closed
         self._ports: frozenset[int] = frozenset()
         self._condemned: dict[str, tuple[str, str | None]] = {}  # peer: setting, tenant
@@ -201,6 +144,11 @@ class Connections:
         self.resets += 1
         if parse(peer) is not None and self._resets.note(peer, time.monotonic()):
             self.end(peer, "resets_per_connection_s_max", tenant)
+
+    def looked(self, received: Mapping[Peer, int | None]) -> None:
+        """Note what has come on each connection that stands; see `Strays.look`."""
+        for peer in self.strays.look(received, time.monotonic()):
+            self.end(named(peer), "stray_bytes_per_connection_s_max", None)
 
     def end(self, peer: str, setting: str, tenant: str | None) -> None:
         """End a connection that has passed the limit `setting`; the HTTP listener's never."""
@@ -241,14 +189,18 @@ class Connections:
             self._closing = None
 
     async def _walk(self, peers: dict[Peer, str]) -> None:
-        for count, descriptor in enumerate(_open_files(), 1):
-            found = _copy_of(descriptor, peers, self._ports)
-            if found is not None:
-                peer, connection = found
-                peers = {key: name for key, name in peers.items() if name != peer}  # a copy is next
-                self.closed_count += 1
-                self._closed(peer, *self._condemned[peer])
-                self._end(peer, connection)
+        loop = asyncio.get_running_loop()
+        for count, descriptor in enumerate(listed(), 1):
+            connection = copy_at(descriptor, self._ports)
+            if connection is not None:
+                peer = peers.pop(peer_of(connection) or ("", 0), None)
+                if peer is None:
+                    connection.close()
+                else:
+                    self.closed_count += 1
+                    self._end(peer, connection)
+                    # Not from here: what it raises would leave the others open.
+                    loop.call_soon(self._closed, peer, *self._condemned[peer])
             if count % _SLICE == 0:
                 await asyncio.sleep(0)
 

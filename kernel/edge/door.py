@@ -6,7 +6,7 @@ import asyncio
 import gc
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
 import grpc
@@ -17,6 +17,7 @@ from sira.kernel.clients import Hello
 from sira.kernel.edge.connections import Connections
 from sira.kernel.edge.link import CallLink, Links
 from sira.kernel.edge.strangers import Strangers
+from sira.kernel.edge.strays import Traffic
 from sira.kernel.edge.world import World, Worlds
 from sira.kernel.errors import (
     BadRequest,
@@ -50,7 +51,10 @@ RpcHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 @dataclass(slots=True)
 class Call:
-    """One call under way: who asks, and the stream to read from and write to."""
+    """One call under way: who asks, and the stream to read from and write to.
+
+    Who reads from `context` directly tells `traffic` what it has got.
+    """
 
     context: Any  # grpc.aio.ServicerContext, of bytes
     method: Method
@@ -59,6 +63,7 @@ class Call:
     hello: Hello
     peer: str
     metadata: Mapping[str, str | bytes]
+    traffic: Traffic = field(default_factory=lambda: Traffic(0.0))
 
     @property
     def principal(self) -> Principal:
@@ -95,7 +100,10 @@ class Call:
             FrameCorrupt: it is not of the method's type.
         """
         data = await self.context.read()
-        return None if data is EOF else _decode(self.method, cast("bytes", data))
+        if data is EOF:
+            return None
+        self.traffic.take(len(data))
+        return _decode(self.method, cast("bytes", data))
 
     async def write(self, reply: Message) -> None:
         """Send one reply of the stream."""
@@ -276,6 +284,7 @@ class Door(grpc.GenericRpcHandler):
         request = await call.context.read()
         if request is EOF:
             raise BadRequest("the call has no request", details={"method": call.method.name})
+        call.traffic.take(len(request))
         self._check_size(request)
         return cast("bytes", request)
 
@@ -286,8 +295,10 @@ class Door(grpc.GenericRpcHandler):
         call: Call | None = None
         link: CallLink | None = None
         ids: dict[str, str] = {}  # kept: what fails is logged when its span has ended
+        peer = context.peer()
+        traffic = self._connections.strays.begin(peer, asyncio.get_running_loop().time())
         try:
-            call = self._identified(method, context)
+            call = self._identified(method, context, peer, traffic)
             await self._allow(call)
             if not (method.public or method.parting):
                 link = CallLink(call.credential, method.name)
@@ -306,13 +317,14 @@ class Door(grpc.GenericRpcHandler):
                 await self._refuse(method, context, call, ended, ids)
                 return None
             tenant = call.principal.tenant if call is not None and call.proved else None
-            self._connections.taken_back(context.peer(), tenant)
+            self._connections.taken_back(peer, tenant)
             raise
         except Exception as error:
             self._log_fault(method, call, error, ids)
             await rpc.abort(context, Internal(f"{type(error).__name__} inside {method.name}"))
         finally:
             self.calls_now -= 1
+            self._connections.strays.end(traffic)
         return None
 
     async def _run(self, call: Call) -> bytes | None:
@@ -322,7 +334,7 @@ class Door(grpc.GenericRpcHandler):
             self._audit(call, message)
         return encoded(reply) if reply is not None else None
 
-    def _identified(self, method: Method, context: Any) -> Call:
+    def _identified(self, method: Method, context: Any, peer: str, traffic: Traffic) -> Call:
         """Say who calls and where that leads.
 
         Raises:
@@ -334,10 +346,10 @@ class Door(grpc.GenericRpcHandler):
         if who is None and not method.public:
             raise Unauthenticated("the call shows neither a token nor a certificate")
         if who is not None:
-            self._strangers.proved(context.peer())
+            self._strangers.proved(peer)
         world = self._worlds.of(who.principal.tenant) if who else self._worlds.default
         hello = Hello.read(metadata)
-        return Call(context, method, who or self._nobody, world, hello, context.peer(), metadata)
+        return Call(context, method, who or self._nobody, world, hello, peer, metadata, traffic)
 
     @staticmethod
     async def _allow(call: Call) -> None:

@@ -24,8 +24,8 @@ class Publishing:
         """Take the messages of one stream and answer each with a receipt, in order.
 
         A refusal is a receipt with an error and ends nothing; a frame that cannot be split ends the
-        stream, after the receipts of what came before it. Order holds within the stream. What waits
-        for room stops the reading, so that a slow subscriber slows its publishers and nobody else;
+        stream, after the receipts of what came before it. Order holds within the stream. Too much
+        that waits for room stops the reading, so that a slow subscriber slows its publishers only;
         what a rate refuses stops it for a while, so that a flood costs its sender and not the node.
         """
         bus, ticker, who = call.world.bus, call.world.ticker, call.credential
@@ -40,7 +40,7 @@ class Publishing:
         stream.lend()
         try:
             with self._links.holding(link):
-                reader = asyncio.ensure_future(self._read(call.context, stream, link, ticker))
+                reader = asyncio.ensure_future(self._read(call, stream, link, ticker))
                 try:
                     await link.written(self._write, call.context, stream)
                 finally:
@@ -50,10 +50,11 @@ class Publishing:
             ticker.hurry()  # what the client owned goes step by step
 
     async def _read(
-        self, context: Any, stream: PublishStream, link: StreamLink, ticker: Ticker
+        self, call: Call, stream: PublishStream, link: StreamLink, ticker: Ticker
     ) -> None:
         """Feed what comes, as long as there is room."""
-        ingress, now_ns, round_ = stream.ingress, _native.now_ns, self._links.round
+        context, ingress = call.context, stream.ingress
+        now_ns, round_ = _native.now_ns, self._links.round
         room = asyncio.Event()
         ingress.drained = room.set
         with link.telling_errors():
@@ -62,6 +63,7 @@ class Publishing:
                 if frame is EOF:
                     link.finish()
                     return
+                call.traffic.take(len(frame))
                 at = 0
                 while True:
                     round_.taking = True
@@ -86,6 +88,10 @@ class Publishing:
             frame = ingress.next_frame(now_ns()) if stream.carrier is None else None
             if frame is not None:
                 await context.write(frame)
+                continue
+            if link.error is not None and ingress.parked:
+                # Else what was accepted behind it would stay without its answer, and be sent again.
+                ingress.refuse_parked(link.error, now_ns())
                 continue
             if link.error is not None or link.finished:
                 stream.end_soon()

@@ -15,26 +15,36 @@ import ctypes
 import ipaddress
 import os
 import resource
-import socket
-import stat
 import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from sira.kernel.edge.connections import ATTACH_FILTER, DETACH_FILTER, Peer, normal, parse
+from sira.kernel.edge.open_sockets import (
+    FOLDER,
+    Peer,
+    copy_at,
+    listed,
+    listens,
+    parse,
+    peer_of,
+    received_bytes,
+    set_filter,
+)
 
 ADDRESSES_MAX = 128  # held at once, those with the most; 5 instructions each, of 4,096 at most
 _LOOK_S = 0.1
 _SOON = 16  # connections more or fewer: look at them now
 _STRANGERS_S, _NO_STRANGERS_S = 1.0, 5.0  # between two walks when nothing seems to have changed
 _REST, _IDLE_REST = 4.0, 50.0  # the same, in times of what the last one took
+# A flood costs CPU. While the process uses so much of a core, what has come on each connection is
+# asked of TCP, some 6 microseconds each.
+_BUSY_S, _BUSY_CORES = 0.25, 0.2
 _SLICE = 250  # open files looked at in one turn of the loop: about half a millisecond
 _TRIM = 500  # fewer connections than at the peak: what they took goes back to the system
 # Connections that gRPC has not taken yet: they come in whatever is decided. gRPC asks for 4,096.
 _WAITING_MAX = 256
-_OPEN_FILES = "/proc/self/fd"
 _NETWORK = 0xFFF00000  # SKF_NET_OFF: from here on loads are from the header of IP
 _KEEP = 0xFFFFFFFF
 
@@ -116,26 +126,20 @@ class _File:
 
 
 def _look(descriptor: int, inode: int, mode: int, ports: frozenset[int]) -> _File:
-    if stat.S_ISSOCK(mode):
-        with contextlib.suppress(OSError), _copy(descriptor) as copy:
-            inet = copy.family in (socket.AF_INET, socket.AF_INET6)
-            if inet and copy.type == socket.SOCK_STREAM and copy.getsockname()[1] in ports:
-                if copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    copy.listen(_WAITING_MAX)
-                    return _File(inode, mode, listens=True)
-                host, port = copy.getpeername()[:2]
-                return _File(inode, mode, peer=(normal(host), port))
-    return _File(inode, mode)
-
-
-def _copy(descriptor: int) -> socket.socket:
-    return socket.socket(fileno=os.dup(descriptor))
+    copy = copy_at(descriptor, ports)
+    if copy is None:
+        return _File(inode, mode)
+    with copy:
+        if not listens(copy):
+            return _File(inode, mode, peer=peer_of(copy))
+        copy.listen(_WAITING_MAX)
+        return _File(inode, mode, listens=True)
 
 
 def _open_count() -> int:
     """Return how many files are open, or 0: that is not known."""
     with contextlib.suppress(OSError):
-        return os.stat(_OPEN_FILES).st_size or len(os.listdir(_OPEN_FILES))  # Linux 6.2, or older
+        return os.stat(FOLDER).st_size or len(listed())  # Linux 6.2, or older
     return 0
 
 
@@ -145,11 +149,31 @@ def _give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+class _Busy:
+    """Whether the process has used much CPU lately."""
+
+    def __init__(self) -> None:
+        self._at_s, self._used_s, self._is = time.monotonic(), time.process_time(), False
+
+    def look(self, now_s: float, used_s: float) -> bool:
+        """Return it; `used_s` is its CPU time so far."""
+        past_s = now_s - self._at_s
+        if past_s >= _BUSY_S:
+            self._is = used_s - self._used_s >= _BUSY_CORES * past_s
+            self._at_s, self._used_s = now_s, used_s
+        return self._is
+
+
 class Strangers:
     """Connections of one node on which nothing was proved yet. Belongs to its loop."""
 
     def __init__(
-        self, *, each_max: int, all_max: int, held: Callable[[str, str, int], None]
+        self,
+        *,
+        each_max: int,
+        all_max: int,
+        held: Callable[[str, str, int], None],
+        looked: Callable[[Mapping[Peer, int | None]], None],
     ) -> None:
         """Prepare; nothing is looked at before `run`.
 
@@ -158,18 +182,21 @@ class Strangers:
             all_max: of all; 0: any number. Half of what the process may open bounds both.
             held: told each address that nothing new is let in from, the setting that it has passed,
                 and how many it has.
+            looked: told, at each walk, all connections that stand, and while the process is busy
+                what has come on each since it began, bytes.
         """
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = files // 2 if files != resource.RLIM_INFINITY else 1 << 30
         self._all_max = min(all_max or most, most)
         self._each_max = min(each_max or most, self._all_max)
         self._is_bounded = bool(each_max or all_max)
-        self._told = held
+        self._told, self._looked = held, looked
         self._ports: frozenset[int] = frozenset()
         self._files: dict[int, _File] = {}
         self._proved: dict[str, tuple[Peer | None, int]] = {}  # and the walk before which
         self._walks = 0
-        self._peak = 0
+        self._peak = self._standing = 0
+        self._is_owed = False  # some may have gone since memory was given back
         self.count = 0
         self.held: frozenset[str] = frozenset()
         self.held_count = 0
@@ -185,42 +212,60 @@ class Strangers:
         if not _open_count():
             return
         seen, walked_s, took_s = 0, -_NO_STRANGERS_S, 0.0
+        busy = _Busy()
         while True:
             now_s, open_now = time.monotonic(), _open_count()
             rest_s = _STRANGERS_S if self.count or self.held else _NO_STRANGERS_S
+            is_busy = busy.look(now_s, time.process_time())
+            if is_busy:
+                rest_s = _BUSY_S
             if abs(open_now - seen) >= _SOON or now_s >= walked_s + max(
                 rest_s, _IDLE_REST * took_s
             ):
                 begun_s = time.thread_time()
-                await self._walk()
+                await self._walk(counts_bytes=is_busy)
                 seen, walked_s, took_s = open_now, now_s, time.thread_time() - begun_s
             await asyncio.sleep(max(_LOOK_S, _REST * took_s))
 
-    async def _walk(self) -> None:
+    async def _walk(self, *, counts_bytes: bool) -> None:
         """Count the strangers; hold the addresses of too many; give back what those gone took."""
         self._walks += 1
         files: dict[int, _File] = {}
-        for index, name in enumerate(os.listdir(_OPEN_FILES), 1):
-            descriptor = int(name)
+        received: dict[Peer, int | None] = {}
+        for index, descriptor in enumerate(listed(), 1):
             with contextlib.suppress(OSError):  # closed since it was listed
                 now, known = os.fstat(descriptor), self._files.get(descriptor)
                 if known is None or (known.inode, known.mode) != (now.st_ino, now.st_mode):
                     known = _look(descriptor, now.st_ino, now.st_mode, self._ports)
                 files[descriptor] = known
+                if known.peer is not None:
+                    received[known.peer] = (
+                        received_bytes(descriptor, known.inode) if counts_bytes else None
+                    )
             if index % _SLICE == 0:
                 await asyncio.sleep(0)
         self._files = files
-        standing = {each.peer for each in files.values() if each.peer}
+        self._looked(received)
+        standing = received.keys()
         for peer, (known_peer, walk) in list(self._proved.items()):
             if known_peer not in standing and walk < self._walks:
                 del self._proved[peer]
         strangers = standing - {known_peer for known_peer, _ in self._proved.values()}
         self.count = len(strangers)
         self._hold(Counter(network(host) for host, _ in strangers))
-        self._peak = max(self._peak, len(standing))
-        if len(standing) + _TRIM <= self._peak:
-            self._peak = len(standing)
-            await asyncio.to_thread(_give_back)
+        await self._trim(len(standing))
+
+    async def _trim(self, standing: int) -> None:
+        """Give back what those gone took: when many have, and once more when no more go."""
+        is_falling, self._standing = standing < self._standing, standing
+        self._peak = max(self._peak, standing)
+        if standing + _TRIM <= self._peak:
+            self._peak, self._is_owed = standing, True
+        elif is_falling or not self._is_owed:
+            return
+        else:
+            self._is_owed = False
+        await asyncio.to_thread(_give_back)
 
     def _hold(self, counts: Mapping[str, int]) -> None:
         if not self._is_bounded:
@@ -232,20 +277,16 @@ class Strangers:
             self.held_count += 1
             of_one = counts[address] > self._each_max
             setting = "strangers_per_address_max" if of_one else "strangers_max"
-            self._told(address, setting, counts[address])
+            # Not from here: what it raises would end the counting.
+            asyncio.get_running_loop().call_soon(self._told, address, setting, counts[address])
         self.held = held
 
     def _let_in_none_from(self, addresses: frozenset[str]) -> bool:
         """Set the filters; return whether they are in force."""
-        code = refusing(addresses)
-        kept = ctypes.create_string_buffer(code, len(code))  # until it is copied
-        program = struct.pack("HP", len(code) // 8, ctypes.addressof(kept))
-        done = False
+        code, done = refusing(addresses) if addresses else b"", False
         for descriptor in [number for number, each in self._files.items() if each.listens]:
-            with contextlib.suppress(OSError), _copy(descriptor) as copy:  # a sandbox forbids it
-                if not addresses:
-                    copy.setsockopt(socket.SOL_SOCKET, DETACH_FILTER, 0)
-                elif copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    copy.setsockopt(socket.SOL_SOCKET, ATTACH_FILTER, program)
-                done = True
+            copy = copy_at(descriptor, self._ports)
+            if copy is not None:
+                with copy:
+                    done |= listens(copy) and set_filter(copy, code)
         return done

@@ -35,7 +35,7 @@ class Subscribing:
         link.on_end = lambda error: stream.end_all(error, _native.now_ns())
         try:
             with self._links.holding(link):
-                work = self._read(call.context, stream, link, ticker)
+                work = self._read(call, stream, link, ticker)
                 reader = asyncio.ensure_future(call.world.loop.steps(work))
                 try:
                     await link.written(self._write, call.context, stream)
@@ -47,15 +47,16 @@ class Subscribing:
             ticker.hurry()  # what the client owned goes step by step
 
     async def _read(
-        self, context: Any, stream: SubscribeStream, link: StreamLink, ticker: Ticker
+        self, call: Call, stream: SubscribeStream, link: StreamLink, ticker: Ticker
     ) -> None:
-        now_ns, round_ = _native.now_ns, self._links.round
+        context, now_ns, round_ = call.context, _native.now_ns, self._links.round
         with link.telling_errors():
             while True:
                 frame = await context.read()
                 if frame is EOF:
                     link.finish()
                     return
+                call.traffic.take(len(frame))
                 steps, done = stream.steps(frame, now_ns()), False
                 while not done:
                     round_.taking = True

@@ -30,7 +30,7 @@ class Ticker:
         self._release: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.closed = False
-        bus.hub.freed = self._release_in_time
+        bus.hub.hurry = self._release_in_time
 
     def hurry(self) -> None:
         """Something came: see to it that time passes. Cheap, called for every frame."""
@@ -42,7 +42,7 @@ class Ticker:
     def close(self) -> None:
         """Stop."""
         self.closed = True
-        self._bus.hub.freed = None
+        self._bus.hub.hurry = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

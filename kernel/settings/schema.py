@@ -279,8 +279,14 @@ class Settings:
         "as many at once; one that goes on is closed; 0: unlimited",
         "too small: who cancels much is cut off; too large: one connection keeps others waiting",
     )  # fmt: skip
+    stray_bytes_per_connection_s_max: float = _s(
+        8.0 * _MIB, "bytes/s", "bytes on one connection that are part of no call (settings, pings, "
+        "frames of no stream); one that goes on is closed; 0: unlimited",
+        "too small: who sends very many small messages is cut off; too large: a flood of such "
+        "frames keeps others waiting",
+    )  # fmt: skip
     reset_hold_s: float = _s(
-        10.0, "s", "a connection past that limit is held still, then closed; 0: closed at once",
+        10.0, "s", "a connection past such a limit is held still, then closed; 0: closed at once",
         "too short: it comes back as fast as it can; too long: descriptors, 256 at most",
     )  # fmt: skip
     strangers_per_address_max: int = _s(

@@ -475,11 +475,11 @@ class Hub:
         """Expire, time out what is blocked, mark stalls. Events: ("stalled", Sub), ("resumed",
         Sub).
         """
-    # what waits for a limit and has room now goes on
+    # what waits and has room now goes on, for about a millisecond
     def release(self, now_ns: int) -> None: ...
-    # when release() may find room; 0: nothing waits for a limit, or not for time to pass
+    # when release() has something to do; 0: nothing waits, or not for time to pass
     due_ns: int
-    freed: Callable[[], object] | None  # called when bytes were given back that something waits for
+    hurry: Callable[[], object] | None  # called when due_ns is 1, and no time made it so
     def topics(self) -> list[HubTopic]: ...
     def row(self, topic: str) -> dict[str, Any] | None: ...  # the row of one topic
     # from the start, or from the `position` of another walk; 1: only the classes
@@ -619,6 +619,10 @@ class Ingress:
     lane: int  # number of sira.v1.Lane that its receipts tell; at first that of gRPC
     # messages whose receipt next_frame() has not given out yet (quiet ones too, until settled)
     unanswered: int
+    parked: int  # messages that wait for room at a subscriber or within a limit
+    held_bytes: int  # payload bytes that wait here or in transfers
+    # answer all that waits here with this error: the stream is to end
+    def refuse_parked(self, error: BaseException, now_ns: int) -> None: ...
     def close(self, now_ns: int) -> None: ...  # unfinished transfers are aborted (PEER_LOST)
     published: int
     bytes: int

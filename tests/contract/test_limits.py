@@ -6,26 +6,46 @@ import asyncio
 import random
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import sira
 import sira.testing
+from sira.kernel.admission.limits import Limit
 from sira.kernel.errors import RateLimited
 
 RATE = 200.0  # messages/s of one principal; so many may come at once, too
+SLOW = Limit("slow", "topic", "lab.slow", messages_per_s=0.01, burst_s=100)
 
 
 class Limited:
-    """A node on which each principal may publish RATE messages a second."""
+    """A node with limits: on principals by its settings, or those that `set` puts in force."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, folder: Path | None = None, **settings: object) -> None:
         self._node: sira.testing.Node | None = None
         self._local: sira.testing.LocalNode | None = None
-        if kind == "node":
-            self._node = sira.testing.Node(settings={"principal_messages_per_s_max": RATE})
-        else:
-            self._local = sira.testing.LocalNode(principal_messages_per_s_max=RATE)
+        self._file = folder and folder / "limits.toml"
+        if kind == "local":
+            self._local = sira.testing.LocalNode(**settings)
+            return
+        if self._file:
+            self._file.write_text('format = "sira-limits 1"\n')
+            settings |= {"limits_file": str(self._file), "reload_s": 0.02}
+        self._node = sira.testing.Node(settings=settings)
+
+    def set(self, *limits: Limit) -> None:
+        """Put other limits in force, soon."""
+        if self._local is not None:
+            self._local.kernel.set_limits(limits)
+            return
+        assert self._file is not None
+        text = 'format = "sira-limits 1"\n'
+        for each in limits:
+            text += f'[[limit]]\nname = "{each.name}"\nscope = "{each.scope}"\n'
+            text += f'pattern = "{each.pattern}"\nmessages_per_s = {each.messages_per_s}\n'
+            text += f"burst_s = {each.burst_s}\n"
+        self._file.write_text(text)
 
     def __enter__(self) -> Limited:
         if self._node is not None:
@@ -44,7 +64,13 @@ class Limited:
 
 @pytest.fixture(params=["local", "node"])
 def limited(request: pytest.FixtureRequest) -> Iterator[Limited]:
-    with Limited(request.param) as world:
+    with Limited(request.param, principal_messages_per_s_max=RATE) as world:
+        yield world
+
+
+@pytest.fixture(params=["local", "node"])
+def patient(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Limited]:
+    with Limited(request.param, tmp_path, publish_block_s=600) as world:
         yield world
 
 
@@ -88,6 +114,41 @@ async def test_answers_of_an_agent_wait_and_none_is_lost(limited: Limited) -> No
             *[bus.request("lab.ask", str(n), timeout_s=30) for n in range(int(RATE))]
         )
         assert [each.text for each in answers] == [str(n) for n in range(int(RATE))]
+
+
+async def test_other_topics_of_a_client_go_through_while_one_waits(patient: Limited) -> None:
+    async with (
+        patient.bus() as bus,
+        patient.bus(retry=sira.Retry(limited=False)) as hearer,
+        hearer.subscribe("lab.>", window_messages=100) as messages,
+        sira.Agent("echo", topic="ask", handler=lambda x: x, bus=hearer),
+    ):
+        patient.set(SLOW)
+        while True:  # until it is in force, and used up
+            try:
+                await hearer.publish("lab.slow", "first")
+            except RateLimited:
+                break
+        slow = [asyncio.ensure_future(bus.publish("lab.slow", str(n))) for n in range(3)]
+        out = bus.publisher("lab.other")
+        for n in range(20):
+            await out.send(str(n))
+        answers = [(await bus.request("ask", str(n), timeout_s=30)).text for n in range(5)]
+        assert answers == [str(n) for n in range(5)]
+        others = []
+        while len(others) < 20:
+            message = await messages.next(timeout_s=30)
+            if message.topic == "lab.other":
+                others.append(message.text)
+            else:
+                assert message.text == "first"
+        assert others == [str(n) for n in range(20)]
+        assert not any(each.done() for each in slow)
+        patient.set()  # lifted
+        await out.flush(timeout_s=30)
+        await asyncio.gather(*slow)
+        assert await texts(messages, 3) == ["0", "1", "2"]
+        assert (await bus.ledger("lab.>")).balanced
 
 
 async def test_who_does_not_want_to_wait_is_refused(limited: Limited) -> None:

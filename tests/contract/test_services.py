@@ -34,6 +34,10 @@ def node_with_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sira
         yield node
 
 
+def channel_to(node: sira.testing.Node) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(node.url.removeprefix("sira://"))
+
+
 def caller(channel: grpc.aio.Channel, method: str) -> Any:
     """Return a callable of a method, as generated stubs have it."""
     return channel.unary_unary(
@@ -60,7 +64,7 @@ async def test_a_killed_service_comes_back_while_messages_flow(
 ) -> None:
     node = node_with_service
     async with sira.connect(reach(node)) as bus, sira.connect(reach(node)) as other:
-        channel = grpc.aio.insecure_channel(node.url.removeprefix("sira://"))
+        channel = channel_to(node)
         say = caller(channel, "Say")
         async with bus.subscribe("sira.child.>") as facts, bus.subscribe("flow") as messages:
             first = await said(say, "one")
@@ -99,7 +103,7 @@ async def test_what_a_service_brings_is_listed_like_the_nodes_own(
     from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
     url = node_with_service.url
-    channel = grpc.aio.insecure_channel(url.removeprefix("sira://"))
+    channel = channel_to(node_with_service)
     await said(caller(channel, "Say"), "there")
     async with sira.connect(url) as bus:
         (service,) = [s for s in (await bus.introspect()).services if s.name == "tests.v1.Echo"]
@@ -120,7 +124,7 @@ async def test_what_a_service_brings_is_listed_like_the_nodes_own(
 async def test_a_service_answers_streams_threads_and_errors(
     node_with_service: sira.testing.Node,
 ) -> None:
-    channel = grpc.aio.insecure_channel(node_with_service.url.removeprefix("sira://"))
+    channel = channel_to(node_with_service)
     await said(caller(channel, "Say"), "there")
     shouted = await caller(channel, "Shout")(echo.SayRequest(text="loud"))
     assert shouted.text == "LOUD"
@@ -176,27 +180,37 @@ async def test_what_a_service_brings_is_called_by_the_sdk_on_each_way(
 
 @pytest.mark.parametrize("how", ["deadline", "cancel"])
 async def test_who_gives_up_stops_the_handler(
-    node_with_service: sira.testing.Node, reach: Any, how: str
+    node_with_service: sira.testing.Node, reach: Any, how: str, topic: str
 ) -> None:
+    async def told(messages: sira.Subscription) -> None:
+        while (await anext(messages)).text != topic:
+            pass  # of a call of another test
+
     url = reach(node_with_service)
-    channel = grpc.aio.insecure_channel(node_with_service.url.removeprefix("sira://"))
+    channel = channel_to(node_with_service)
     await said(caller(channel, "Say"), "there")
     async with (
         sira.connect(url) as bus,
         bus.subscribe("echo.begun") as begins,
         bus.subscribe("echo.cancelled") as ends,
     ):
-        call = caller(channel, "Hang")(
-            echo.SayRequest(text=how), timeout=2 if how == "deadline" else None
-        )
-        asking = asyncio.ensure_future(call.code())  # a call is made when somebody waits for it
-        assert (await anext(begins)).text == how
+        begun, deadline_s = asyncio.ensure_future(told(begins)), 0.5
+        while True:
+            call = caller(channel, "Hang")(
+                echo.SayRequest(text=topic), timeout=deadline_s if how == "deadline" else None
+            )
+            ended = asyncio.ensure_future(call.code())  # a call is made when somebody waits for it
+            await asyncio.wait({begun, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if begun.done():
+                break
+            deadline_s *= 2  # it was over before the service had the call
+        await begun
         if how == "cancel":
             call.cancel()
         with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
             await call
-        assert (await anext(ends)).text == how
-        await asking
+        await told(ends)
+        await ended
     await channel.close()
 
 
@@ -204,7 +218,7 @@ async def test_a_service_that_leaves_finishes_what_it_took_and_takes_no_more(
     node_with_service: sira.testing.Node, reach: Any
 ) -> None:
     url = reach(node_with_service)
-    channel = grpc.aio.insecure_channel(node_with_service.url.removeprefix("sira://"))
+    channel = channel_to(node_with_service)
     service = sira.Service("slow", slow, url=url)
     begun, may_end = asyncio.Event(), asyncio.Event()
 
@@ -238,7 +252,7 @@ async def test_a_name_that_is_taken_is_refused(
     node_with_service: sira.testing.Node, reach: Any
 ) -> None:
     url = reach(node_with_service)
-    channel = grpc.aio.insecure_channel(node_with_service.url.removeprefix("sira://"))
+    channel = channel_to(node_with_service)
     await said(caller(channel, "Say"), "there")
     with pytest.raises(sira.Conflict):
         await echo.make("another", url=url).start()

@@ -140,7 +140,7 @@ def test_sigint_at_any_moment_ends_with_one_envelope(url: str) -> None:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-        if not out and "in main" not in err:
+        if not out and 'main.py", line' not in err:  # `site` has a `main`, too
             continue
         assert "Traceback" not in err, err
         check_envelopes("sub", out.splitlines())

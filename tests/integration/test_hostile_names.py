@@ -18,6 +18,7 @@ from sira.kernel.identity import Principal
 from sira.kernel.node import Node as InProcess
 from sira.testing import Node
 from sira.v1 import bus_pb2
+from tests.integration.door.keys import ONLY_CALLS
 from tests.integration.http.calls import Http, listening
 from tests.integration.node.plain import Plain, frame, message, session, within
 
@@ -200,15 +201,7 @@ def test_bytes_that_are_no_utf8_are_refused_in_every_part_of_a_url(
     http.post("/v1/publish/utf.x", "x", Sira_Header_A=text).problem(400, "BAD_REQUEST")
 
 
-RULES = f"""
-format = "sira-policy 1"
-default = "deny"
-[[rule]]
-name = "calls"
-effect = "allow"
-principals = "*"
-actions = "call"
-methods = "*"
+RULES = f"""{ONLY_CALLS}
 [[rule]]
 name = "one-spelling"
 effect = "allow"

@@ -79,8 +79,8 @@ def make(name: str = NAME, **how: Any) -> sira.Service:
 
     @service.method("tests.v1.Echo/Hang", effects="read", summary="never answers; tells its end")
     async def hang(request: Any) -> Any:
-        await service.bus.publish("echo.begun", request.text)
         try:
+            await service.bus.publish("echo.begun", request.text)
             await asyncio.Event().wait()
         finally:
             await service.bus.publish("echo.cancelled", request.text)

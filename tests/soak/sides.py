@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import queue
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -54,6 +55,10 @@ class Side:
 def _serve(pipe: Connection, folder: Path | None) -> None:
     """Serve echoes until told to end."""
     import uvloop
+
+    # As our node is: a session of its own is a share of the CPU of its own (sched(7), autogroup),
+    # or attackers, callers and this server would wait for each other otherwise than with ours.
+    os.setsid()
 
     async def both(requests: AsyncIterator[bytes], _: Any) -> AsyncIterator[bytes]:
         async for request in requests:

@@ -17,6 +17,17 @@ from sira.kernel.settings import load
 from sira.kernel.trust import certificates, secrets, tokens
 
 CLUSTER = "test"
+# The beginning of a file of rules.
+ONLY_CALLS = """
+format = "sira-policy 1"
+default = "deny"
+[[rule]]
+name = "calls"
+effect = "allow"
+principals = "*"
+actions = "call"
+methods = "*"
+"""
 
 
 def principal(name: str, tenant: str = "default", kind: str = "user") -> Principal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,6 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import sira
+from sira.kernel.edge.connections import Connections
 from sira.kernel.node import Node
 from tests.soak import http2
 from tests.soak.http2 import Wire, frame
@@ -110,6 +112,36 @@ def test_a_connection_that_takes_back_too_much_is_closed_and_told_and_others_go_
                 assert values["calls_taken_back_total"] >= 40
 
     asyncio.run(work())
+
+
+def test_who_is_told_of_a_closed_connection_and_fails_leaves_no_other_one_open() -> None:
+    async def work() -> None:
+        failed: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, about: failed.append(about["exception"])
+        )
+        connections = Connections(
+            resets_per_s_max=1, stray_bytes_per_s_max=0, call_bytes_max=0, hold_s=0, closed=_fail
+        )
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            connections.serve(server.getsockname()[1])
+            pairs = [(socket.create_connection(server.getsockname()), server.accept()[0])
+                     for _ in range(3)]  # fmt: skip
+            for ours, _ in pairs:
+                host, port = ours.getsockname()
+                connections.end(f"ipv4:{host}:{port}", "resets_per_connection_s_max", None)
+            for ours, theirs in pairs:
+                with ours, theirs:
+                    assert await asyncio.to_thread(ours.recv, 1) == b"", "it was shut down"
+        await until(lambda: len(failed) == 3)
+        assert connections.closed_count == 3
+        await connections.stop()
+
+    asyncio.run(work())
+
+
+def _fail(peer: str, setting: str, tenant: str | None) -> None:
+    raise RuntimeError(f"nobody hears of {peer}, {setting}, {tenant}")
 
 
 @lanes

@@ -278,3 +278,27 @@ def test_bytes_that_are_given_back_wake_who_waits_for_them(
             stream.close(_native.now_ns())
 
     session(work)
+
+
+def test_a_node_that_goes_down_tells_what_it_took_behind_what_waits(tmp_path: Path) -> None:
+    """Answers come in order: else those without one would be sent again, to the next node."""
+
+    async def work() -> None:
+        flags = limited(tmp_path, topic_limit("lab.slow", 0.01, 100)) | {"publish_block_s": 600}
+        async with (
+            running(flags) as node,
+            sira.connect(url(node)) as bus,
+            bus.subscribe("lab.>") as messages,
+        ):
+            slow = [asyncio.ensure_future(bus.publish("lab.slow", "slow")) for _ in range(3)]
+            others = [asyncio.ensure_future(bus.publish("lab.other", str(n))) for n in range(5)]
+            got = [(await messages.next(timeout_s=20)).text for _ in range(6)]
+            assert got == ["slow", *map(str, range(5))]
+            assert node.bus.hub.stats["waiting"] == 2
+            await node.stop(0)
+            assert [each.matched for each in await asyncio.gather(*others)] == [1] * 5
+            assert sorted(each.done() for each in slow) == [False, False, True]
+            for each in slow:  # they would wait for the next node
+                each.cancel()
+
+    session(work)

@@ -15,8 +15,8 @@ from sira.kernel.node import Node
 from sira.kernel.trust.credential import Credential
 from sira.v1 import bus_pb2
 
+from .attaching import COUNT, attached
 from .plain import Plain, code_of, frame, in_force, message, session, until, within
-from .test_attach import COUNT, attached
 from .test_edge import Rules
 
 pytestmark = pytest.mark.integration

@@ -26,7 +26,7 @@ import sira
 from sira.kernel.identity import Principal
 from sira.kernel.trust import tokens
 from sira.testing import Node
-from tests.integration.door.keys import CLUSTER, Keys
+from tests.integration.door.keys import CLUSTER, ONLY_CALLS, Keys
 from tests.integration.ports import free_port
 
 from .plans import Known
@@ -34,15 +34,7 @@ from .plans import Known
 ATTACKER = Principal(CLUSTER, "open", "user", "mallory")
 WITNESS = Principal(CLUSTER, "open", "user", "witness")
 NEIGHBOUR = Principal(CLUSTER, "vault", "user", "witness")
-RULES = f"""
-format = "sira-policy 1"
-default = "deny"
-[[rule]]
-name = "calls"
-effect = "allow"
-principals = "*"
-actions = "call"
-methods = "*"
+RULES = f"""{ONLY_CALLS}
 [[rule]]
 name = "attacker"
 effect = "allow"

@@ -17,6 +17,7 @@ from benches.nodes import (
     limits_text,
     rules_text,
 )
+from benches.rows import tls
 from sira import _native
 from sira.kernel.admission.admission import Admission
 from sira.kernel.admission.limits import parse as parse_limits
@@ -52,6 +53,30 @@ def test_the_share_that_tls_keeps_is_compared_with_the_share_raw_grpcio_keeps() 
     assert value != value and met is None  # not measured
     results[1].samples["gb_per_s"] = [0.4, 0.4, 0.4]
     assert value_of(results, "TLS, 1 MiB") == (pytest.approx(0.8), False)
+
+
+def test_raw_grpcio_whose_bytes_were_made_beforehand_is_a_comparison_of_its_own() -> None:
+    mib = 1 << 20
+    results = [
+        result("tls", "sira", 16 * mib, gb_per_s=[1.0]),
+        result("tls", "sira-tls", 16 * mib, gb_per_s=[0.6]),
+        result("tls", "grpc", 16 * mib, gb_per_s=[2.0]),
+        result("tls", "grpc-tls", 16 * mib, gb_per_s=[1.6]),
+        result("tls", "grpc-ready", 16 * mib, gb_per_s=[4.0]),
+        result("tls", "grpc-tls-ready", 16 * mib, gb_per_s=[2.0]),
+    ]
+    assert value_of(results, "TLS, 16 MiB") == (pytest.approx(0.75), False)
+    assert value_of(results, "ready bytes, 16 MiB") == (pytest.approx(1.2), True)
+    value, met = value_of(results[:4], "ready bytes, 16 MiB")
+    assert value != value and met is None  # not measured
+
+
+def test_the_tls_row_sends_ready_bytes_both_ways_beside_the_systems_it_compares() -> None:
+    for group in tls.groups(quick=True)[1:]:
+        assert [each.system for each in group] == [
+            "sira", "sira-tls", "grpc", "grpc-tls", "grpc-ready", "grpc-tls-ready",
+        ]  # fmt: skip
+        assert len({each.params["payload_bytes"] for each in group}) == 1
 
 
 def test_small_messages_over_tls_are_found_beside_the_large_ones_of_the_row() -> None:

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from sira.kernel.edge.connections import Resets, parse
+from sira.kernel.edge.connections import Resets
+from sira.kernel.edge.open_sockets import parse
 
 A, B = "ipv4:127.0.0.1:1000", "ipv4:127.0.0.1:1001"
 

@@ -8,6 +8,7 @@ import functools
 import gc
 import os
 import random
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -72,6 +73,8 @@ class Walk:
 
     def inside_resolve(self, topic: str) -> Exception | None:
         draw = self.random.random()
+        if self.random.random() < 0.03:
+            time.sleep(0.0003)  # a walk over all that waits goes on in another slice
         if draw < 0.02:
             return Denied("by the walk")
         if draw < 0.10:

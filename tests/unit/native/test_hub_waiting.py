@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import defaultdict
 
 import pytest
@@ -38,8 +39,8 @@ def test_what_a_rate_has_no_room_for_waits_and_comes_in_order_at_that_rate() -> 
     sub.open("a")
     pub = bench.publisher(waits=True)
     pub.send(*[item(message("a", str(n).encode())) for n in range(60)])
-    assert pub.stream.full and bench.hub.stats["waiting"] == 59
-    assert pub.stream.limited_until_ns == 0, "the stream is not read, that is all"
+    assert not pub.stream.full and bench.hub.stats["waiting"] == 59
+    assert pub.stream.limited_until_ns == 0
     got: list[str] = []
     for second in range(1, 8):
         pass_time(bench, (1 + second) * SECOND_NS)
@@ -75,6 +76,92 @@ def test_other_topics_of_the_stream_go_on_and_a_stream_that_did_not_ask_is_refus
     assert [text(each) for each in sub.messages()] == ["a", "a"]
     codes = [r.error.code for r in pub.receipts()]
     assert codes == ["", "", "", "", "", "RATE_LIMITED"], "who may not wait does not"
+
+
+def of_one_topic(bench: Bench, slow: str, *buckets: _native.Bucket) -> None:
+    """Let the limits hold for one topic only."""
+    resolve = bench.resolve
+
+    def limited(topic: str) -> _native.Route:
+        bench.buckets = buckets if topic == slow else ()
+        return resolve(topic)
+
+    bench.resolve = limited  # type: ignore[method-assign]
+
+
+def test_a_stream_is_read_on_while_less_than_it_may_hold_waits() -> None:
+    bench = Bench()
+    of_one_topic(bench, "a", _native.Bucket("slow", "a", messages_per_s=1))
+    sub = bench.subscriber()
+    sub.open(">")
+    pub = bench.publisher(waits=True, window_messages=16, window_bytes=64 * KIB)
+    drained: list[int] = []
+    pub.stream.drained = lambda: drained.append(pub.stream.parked)
+    pub.send(*[item(message("a")) for _ in range(10)])
+    for _ in range(20):
+        pub.publish("b")
+    came = [made.topic for made in sub.messages()]
+    assert came == ["a", *["b"] * 20], "another topic goes through while one waits"
+    assert pub.receipts()[1:] == [], "and its answers come in the order of messages"
+    assert not pub.stream.full
+    pub.send(*[item(message("a")) for _ in range(7)])
+    assert pub.stream.full and pub.stream.parked == 16
+    pass_time(bench, 9 * SECOND_NS)
+    assert drained == [] and pub.stream.full
+    pass_time(bench, 10 * SECOND_NS)
+    assert drained == [7] and not pub.stream.full, "read again when half of it is gone"
+    pub.send(item(message("a", bytes(40 * KIB))), item(message("a", bytes(40 * KIB))))
+    assert pub.stream.full and pub.stream.held_bytes > 64 * KIB, "bytes are held against it, too"
+    pub.close()
+    bench.assert_balanced()
+
+
+def test_a_large_message_that_waits_lets_others_of_its_stream_through() -> None:
+    bench = Bench()
+    of_one_topic(bench, "a", _native.Bucket("slow", "a", messages_per_s=1))
+    sub = bench.subscriber()
+    sub.open(">", window_bytes=64 * MIB)
+    pub = bench.publisher(waits=True, window_bytes=8 * MIB)
+    first = pub.publish("a")
+    waiting, other = head("a", [6 * MIB]), head("b", [6 * MIB])
+    pub.send(bus_pb2.Item(head=waiting))
+    for each in chunks(waiting, MIB):
+        pub.stream.feed(each, bench.now_ns)
+    assert pub.stream.held_bytes == 6 * MIB and not pub.stream.full
+    pub.send(bus_pb2.Item(head=other))
+    for each in chunks(other, MIB):
+        pub.stream.feed(each, bench.now_ns)
+        got = [i.chunk for i in sub.items() if i.HasField("chunk")]
+        assert {chunk.message_id for chunk in got} == {other.id}
+    assert {r.id for r in pub.receipts()} == {first.id, other.id}, "a large one by itself"
+    pass_time(bench, 2 * SECOND_NS)
+    got = [i.chunk for i in sub.items() if i.HasField("chunk")]
+    assert sum(len(chunk.data) for chunk in got) == 6 * MIB
+    assert [r.id for r in pub.receipts()] == [waiting.id]
+    bench.assert_balanced()
+
+
+def test_a_stream_that_ends_in_order_tells_what_was_accepted_behind_what_waits() -> None:
+    bench = Bench()
+    held = _native.Bucket("held", "a", messages_per_s=1, held_bytes=MIB)
+    of_one_topic(bench, "a", held)
+    sub = bench.subscriber()
+    sub.open(">", window_messages=1)
+    pub = bench.publisher(waits=True)
+    pub.send(*[item(message(topic)) for topic in "aaab"], item(message("a"), quiet=True))
+    pub.send(bus_pb2.Item(head=head("a", [MIB])))
+    assert len(pub.receipts()) == 1 and bench.hub.stats["waiting"] == 4
+    pub.stream.refuse_parked(sira.kernel.errors.NodeDraining("it goes down"), bench.now_ns)
+    codes = [r.error.code for r in pub.receipts()]
+    assert sorted(codes) == ["", *["NODE_DRAINING"] * 4]
+    assert (pub.stream.parked, pub.stream.unanswered, bench.hub.due_ns) == (0, 0, 0)
+    assert bench.row("a")["refused"] == {"NODE_DRAINING": 4}
+    pub.publish("b")
+    assert [r.error.code for r in pub.receipts()] == [""], "what comes after is judged anew"
+    pub.close()
+    sub.stream.close(bench.now_ns)
+    bench.assert_balanced()
+    assert held.held_bytes == 0
 
 
 @pytest.mark.parametrize("wait_ms", [None, 300])
@@ -168,7 +255,7 @@ def test_room_within_what_is_held_is_waited_for_too() -> None:
     bench.hub.release(bench.now_ns)
     assert bench.hub.due_ns == 0, "no time is known at which there is room"
     freed: list[int] = []
-    bench.hub.freed = lambda: freed.append(bench.hub.due_ns)
+    bench.hub.hurry = lambda: freed.append(bench.hub.due_ns)
     got: list[bytes] = []
     for n in range(6):
         got += [made.tensors[0].data[:1] for made in sub.messages()]
@@ -192,7 +279,7 @@ def test_bytes_given_back_that_are_too_few_wake_nobody_and_a_wait_in_vain_ends_i
     large = other.publish("a", bytes(3 * KIB))
     bench.hub.release(bench.now_ns)
     freed: list[int] = []
-    bench.hub.freed = lambda: freed.append(held.held_bytes)
+    bench.hub.hurry = lambda: freed.append(held.held_bytes)
     for _ in range(3):
         assert freed == []
         sub.messages()
@@ -305,8 +392,11 @@ def test_whatever_happens_order_holds_and_nobody_is_lost_or_doubled(seed: int) -
     topics = ["a", "b", "c"]
     of_topic = {topic: tuple(rng.sample(rates, rng.randint(0, 3))) for topic in topics}
     resolve = bench.resolve
+    slow = seed % 3 == 0  # so that a walk over all that waits takes several slices
 
     def limited(topic: str) -> _native.Route:
+        if slow and bench.hub.stats["parked"]:
+            time.sleep(0.0003)
         bench.buckets = of_topic[topic]
         return resolve(topic)
 
@@ -431,4 +521,36 @@ def test_what_waits_in_vain_at_very_many_topics_is_refused_in_parts_and_each_onc
     codes = [r.error.code for r in pub.receipts()]
     assert len(codes) == topics + 1 and set(codes) == {"", "RATE_LIMITED"}
     assert not pub.stream.full
+    bench.assert_balanced()
+
+
+def test_very_many_topics_that_wait_for_a_subscriber_are_asked_anew_in_parts_and_in_order() -> None:
+    topics = 3_000
+    bench = Bench(queue_messages_max=1, block_ns=10_000 * SECOND_NS, stall_ns=10_000 * SECOND_NS)
+    sub = bench.subscriber()
+    mine = sub.open("a.*", window_messages=1)
+    pub = bench.publisher(window_messages=4 * topics)
+    pub.send(*[item(message("a.first")) for _ in range(2)])  # one is sent, one has the queue
+    sub.messages()
+    pub.send(*[item(message(f"a.{n}", b"1")) for n in range(topics)])
+    assert bench.hub.stats["parked"] >= topics
+    hurried: list[int] = []
+    bench.hub.hurry = lambda: hurried.append(bench.hub.due_ns)
+    bench.hub.touch()  # each is asked for anew: some us of Python each
+    bench.resolves = 0
+    sub.take(mine, 1)
+    assert [made.topic for made in sub.messages()] == ["a.first"]
+    assert 0 < bench.resolves < topics // 2, "others have the loop before all is looked at"
+    assert hurried == [1] and bench.hub.due_ns == 1, "there is more to do at once"
+    pub.send(*[item(message(f"a.{n}", b"2")) for n in range(0, topics, 10)])  # behind the others
+    got: dict[str, list[str]] = defaultdict(list)
+    while bench.hub.stats["parked"] or mine.in_flight or mine.pending:
+        for made in sub.messages():
+            got[made.topic].append(text(made))
+        if mine.in_flight:
+            sub.take(mine, mine.in_flight)
+        while bench.hub.due_ns == 1:
+            bench.hub.release(bench.now_ns)
+    assert got == {f"a.{n}": ["1", "2"] if n % 10 == 0 else ["1"] for n in range(topics)}
+    assert {r.error.code for r in pub.receipts()} == {""}
     bench.assert_balanced()
