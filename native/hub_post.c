@@ -225,9 +225,10 @@ int refuse_first(Ingress *in, struct route_entry *entry, const char *code)
     return refuse_parked(in, entry, unpark(in, entry, NULL), code);
 }
 
-int entry_retry(Ingress *in, struct route_entry *entry, uint64_t now_ns)
+int entry_retry(Ingress *in, struct route_entry *entry, uint64_t now_ns, uint64_t until_ns)
 {
-    while (entry->first && !entry->first->waits && !in->closed) {
+    for (bool begun = false; entry->first && !entry->first->waits && !in->closed; begun = true) {
+        if (begun && until_ns != UINT64_MAX && sira_now_mono_ns() >= until_ns) return 1;
         if (route_refresh(in, entry) < 0) { /* it may not be published any more */
             if (refuse_first(in, entry, "DENIED") < 0) return -1;
             continue;

@@ -27,8 +27,9 @@ int ingress_retry(Ingress *in, uint64_t now_ns, uint64_t until_ns)
     uint64_t resolved = hub->routes_resolved;
     unsigned topics = 0;
     for (; entry && rc == 1; entry = next) {
-        if (entry_retry(in, entry, now_ns) < 0) rc = -1;
-        next = entry->parked_next;
+        const int left = entry_retry(in, entry, now_ns, until_ns);
+        if (left != 0) rc = left < 0 ? -1 : 0;
+        next = left > 0 ? entry : entry->parked_next;
         entry_update(in, entry);
         if (++topics < TOPICS_A_LOOK && hub->routes_resolved == resolved) continue;
         topics = 0;

@@ -14,7 +14,9 @@ bool route_has_room(const Route *route, const struct blob *blob);
 int post(Ingress *in, Route *route, struct blob *blob, uint64_t slot, bool quiet, bool has_reply_to, uint64_t now_ns);
 int park(Ingress *in, struct route_entry *entry, struct blob *blob, uint64_t slot, const struct sira_item *item,
          bool has_reply_to, bool waits, uint64_t now_ns);
-int entry_retry(Ingress *in, struct route_entry *entry, uint64_t now_ns); /* post what has room, up to what waits */
+/* Post what has room, up to what waits for a limit; until until_ns (CLOCK_MONOTONIC, as it is; UINT64_MAX: all of it),
+ * and one in any case. Returns 1 where that ended it, -1 with an exception. */
+int entry_retry(Ingress *in, struct route_entry *entry, uint64_t now_ns, uint64_t until_ns);
 int refuse_first(Ingress *in, struct route_entry *entry, const char *code); /* with the current exception */
 uint64_t unpark_xfer(Ingress *in, const struct xfer *xfer); /* its slot; SLOT_NONE: it was not parked */
 void parked_drop_all(Ingress *in);

@@ -141,7 +141,7 @@ static int line_turn(Ingress *in, struct route_entry *entry, uint64_t now_ns)
         moved = 1;
         if (room == LIMITS_TAKEN) {
             line_admitted(in, entry, now_ns);
-            if (entry_retry(in, entry, now_ns) < 0) return -1;
+            if (entry_retry(in, entry, now_ns, UINT64_MAX) < 0) return -1;
             continue;
         }
         char code[REASON_BYTES]; /* it cannot be in time */

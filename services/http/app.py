@@ -31,9 +31,6 @@ from sira.services.http.problems import HttpError, document, problem
 
 _TIME_S_MAX = 3_600.0
 _REQUEST_S = 10.0
-# A stream of which a rate refused something rests for up to 100 ms (kernel/edge/publish.py). Who
-# gives less time would hear that there was no answer, and not that there is a limit.
-_PUBLISH_S_MIN = 0.25
 # Read ahead of a slow reader of events; what is more waits, and is dropped, on the node.
 _WINDOW_MESSAGES = 64
 _WINDOW_BYTES = 4 << 20
@@ -98,8 +95,6 @@ class Listener:
     async def _publish(self, request: Request, query: Mapping[str, str]) -> Response:
         body, content_type = await _body(request, query)
         ttl_s, timeout_s = _seconds(query, "ttl_s"), _seconds(query, "timeout_s")
-        if timeout_s is not None:
-            timeout_s = max(timeout_s, _PUBLISH_S_MIN)
         async with self.gateway.bus(_shown(request)) as bus:
             receipt = await bus.publish(
                 request.path_params["topic"],

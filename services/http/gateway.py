@@ -30,6 +30,7 @@ from sira.kernel.errors import (
 from sira.v1 import kernel_pb2
 
 _ASK_S = 5.0
+_WORD_S = 5.0
 _HEALTH_S = 2.0
 # A caller that is busy comes back sooner; one that left holds two streams on the node no longer.
 _IDLE_S = 60.0
@@ -47,6 +48,17 @@ class _Handed(Settled):
     def authorization(self) -> list[tuple[str, str]]:
         """Return the metadata."""
         return _shown(self.header)
+
+
+class _CallersBus(Bus):
+    """A bus whose publishes wait for the node's word longer than for room.
+
+    A stream of which a rate refused something rests for up to 100 ms, and what waits for room is
+    looked at each 50: who gives less time would hear that there was no answer, and not why.
+    """
+
+    def _publish_s(self, timeout_s: float | None) -> float:
+        return super()._publish_s(timeout_s) + (_WORD_S if timeout_s is not None else 0.0)
 
 
 @dataclass(slots=True, eq=False)
@@ -206,7 +218,7 @@ class Gateway:
                     retryable=True,
                 )
             self._drop(idle)
-        bus = Bus(
+        bus = _CallersBus(
             "sira://localhost",
             name="http",
             dial=lambda _: GrpcTransport(self._address, security=_Handed(header=shown)),

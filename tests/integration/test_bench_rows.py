@@ -14,7 +14,7 @@ import pytest
 
 from benches.harness import BenchError, Case
 from benches.nodes import start_ruled
-from benches.rows import greedy, idle, rules, tls
+from benches.rows import greedy, idle, rtt, rules, tls
 from benches.systems import SIRA, start_node
 
 pytestmark = pytest.mark.integration
@@ -51,7 +51,7 @@ def test_a_plain_node_does_not_pass_for_one_with_tls() -> None:
     params = case_of(tls.groups(quick=True)[0], "sira-tls").params
     look = partial(tls._tls_seen, wanted=True)
     with pytest.raises(BenchError, match="authority None"):
-        tls.rtt.measure(plain, {**params, "warmup": 5, "calls": 5}, seen=look)
+        rtt.measure(plain, {**params, "warmup": 5, "calls": 5}, seen=look)
 
 
 @pytest.mark.parametrize("name", ["sira", "sira-10k-limits"])

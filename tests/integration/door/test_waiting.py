@@ -14,7 +14,7 @@ import sira
 from sira import _native
 from sira.kernel import listening
 from sira.kernel.edge import ticker
-from sira.kernel.errors import QuotaExceeded, RateLimited
+from sira.kernel.errors import QuotaExceeded, RateLimited, Revoked
 from sira.kernel.node import Node
 from sira.v1 import bus_pb2
 
@@ -280,11 +280,14 @@ def test_bytes_that_are_given_back_wake_who_waits_for_them(
     session(work)
 
 
-def test_a_node_that_goes_down_tells_what_it_took_behind_what_waits(tmp_path: Path) -> None:
-    """Answers come in order: else those without one would be sent again, to the next node."""
+def test_a_stream_that_ends_tells_what_was_taken_behind_what_waits(tmp_path: Path) -> None:
+    """Answers come in order: those without one would be taken for refused, or sent again."""
+    rules = tmp_path / "rules.toml"
+    rules.write_text('format = "sira-policy 1"\ndefault = "allow"\n')
+    flags = limited(tmp_path, topic_limit("lab.slow", 0.01, 100))
+    flags |= {"publish_block_s": 600, "policy": str(rules), "reload_s": 0.02}
 
     async def work() -> None:
-        flags = limited(tmp_path, topic_limit("lab.slow", 0.01, 100)) | {"publish_block_s": 600}
         async with (
             running(flags) as node,
             sira.connect(url(node)) as bus,
@@ -295,10 +298,14 @@ def test_a_node_that_goes_down_tells_what_it_took_behind_what_waits(tmp_path: Pa
             got = [(await messages.next(timeout_s=20)).text for _ in range(6)]
             assert got == ["slow", *map(str, range(5))]
             assert node.bus.hub.stats["waiting"] == 2
-            await node.stop(0)
+            rules.write_text(
+                'format = "sira-policy 1"\ndefault = "allow"\n[[rule]]\nname = "no-more"\n'
+                'effect = "deny"\nprincipals = "*"\nactions = "call"\n'
+                'methods = ["/sira.v1.Bus/Publish"]\n'
+            )
             assert [each.matched for each in await asyncio.gather(*others)] == [1] * 5
-            assert sorted(each.done() for each in slow) == [False, False, True]
-            for each in slow:  # they would wait for the next node
-                each.cancel()
+            outcomes = await asyncio.gather(*slow, return_exceptions=True)
+            assert [isinstance(each, Revoked) for each in outcomes] == [False, True, True]
+            assert (await bus.ledger("lab.slow"))["lab.slow"].refused == {"REVOKED": 2}
 
     session(work)

@@ -554,3 +554,28 @@ def test_very_many_topics_that_wait_for_a_subscriber_are_asked_anew_in_parts_and
     assert got == {f"a.{n}": ["1", "2"] if n % 10 == 0 else ["1"] for n in range(topics)}
     assert {r.error.code for r in pub.receipts()} == {""}
     bench.assert_balanced()
+
+
+def test_very_many_messages_of_one_topic_that_may_not_be_any_more_are_refused_in_parts() -> None:
+    count = 3_000
+    bench = Bench(queue_messages_max=1, block_ns=10_000 * SECOND_NS, stall_ns=10_000 * SECOND_NS)
+    sub = bench.subscriber()
+    mine = sub.open("a", window_messages=1)
+    pub = bench.publisher(window_messages=4 * count)
+    pub.send(*[item(message("a")) for _ in range(2)])  # one is sent, one has the queue
+    sub.messages()
+    sent = [message("a") for _ in range(count)]
+    pub.send(*[item(made) for made in sent])
+    bench.refuse = lambda topic: sira.kernel.errors.Denied("no more")
+    bench.hub.touch()
+    bench.resolves = 0
+    sub.take(mine, 1)
+    sub.messages()
+    assert 0 < bench.resolves < count // 2, "others have the loop before all is told"
+    while bench.hub.due_ns == 1:
+        bench.hub.release(bench.now_ns)
+    answers = pub.receipts()[2:]
+    assert [r.id for r in answers] == [made.id for made in sent]
+    assert {r.error.code for r in answers} == {"DENIED"} and not pub.stream.full
+    sub.take(mine, 1)
+    bench.assert_balanced()
