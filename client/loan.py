@@ -63,7 +63,7 @@ def layout(tensors: Mapping[str, str]) -> Layout:
         for length in shape:
             size *= length
         at = -(-end // _ALIGN_BYTES) * _ALIGN_BYTES
-        slots[name] = Slot(dtype, shape, at)
+        slots[name] = Slot(dtype, shape, at if size else 0)
         end = at + size if size else end
     if end > _BYTES_MAX:
         raise BadRequest(f"a loan of {end} bytes; a message has at most {_BYTES_MAX}")
