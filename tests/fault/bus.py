@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import psutil
 
@@ -33,7 +34,9 @@ from sira.testing import Node
 
 WATCHDOG_S = 60.0
 VICTIMS = ("subscriber", "member", "publisher", "node", "supervisor", "drain")
-LANES = ("grpc", "socket")
+LANES = ("grpc", "socket", "shm")
+# What makes every message of a round a tensor by reference, however small it is.
+BY_REFERENCE = {"SIRA_SHM_BYTES_MIN": "1"}
 NODE_VICTIMS = ("node", "supervisor")
 SIZES = (16, 64, 4_000, 150_000)  # floats; the last is a large message, sent in chunks
 UNKNOWN = {"OUTCOME_UNKNOWN", "UNREACHABLE", "TIMEOUT", "CONNECTION_CLOSED"}
@@ -54,13 +57,14 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = WATCHD
 class Actor:
     """A process of actors.py and the lines that it wrote."""
 
-    def __init__(self, name: str, *arguments: str) -> None:
+    def __init__(self, name: str, *arguments: str, by_reference: bool) -> None:
         self.name = name
         self.lines: list[str] = []
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.fault.actors", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env={**os.environ, **(BY_REFERENCE if by_reference else {})},
         )
         self._threads = [
             threading.Thread(target=self._read, daemon=True),
@@ -125,7 +129,7 @@ def check_order(name: str, got: list[int], problems: list[str], *, inherits: boo
 
 def url_of(node: Node, lane: str) -> str:
     """Where a node is reached by a way of LANES."""
-    return node.socket_url if lane == "socket" else node.url
+    return node.url if lane == "grpc" else node.socket_url
 
 
 def run_round(node: Node, seed: int, victim: str, *, lane: str = "grpc") -> Report:
@@ -134,18 +138,19 @@ def run_round(node: Node, seed: int, victim: str, *, lane: str = "grpc") -> Repo
     topic = f"fault.r{seed}"
     floats = rng.choice(SIZES)
     common = ("--url", url_of(node, lane), "--topic", topic)
-    steady = Actor("steady", "subscribe", *common)
-    mortal = Actor("mortal", "subscribe", *common)
-    members = [Actor(f"member{i}", "subscribe", *common, "--group", "g") for i in (0, 1)]
+    actor = partial(Actor, by_reference=lane == "shm")
+    steady = actor("steady", "subscribe", *common)
+    mortal = actor("mortal", "subscribe", *common)
+    members = [actor(f"member{i}", "subscribe", *common, "--group", "g") for i in (0, 1)]
     subscribers = [steady, mortal, *members]
     everyone = list(subscribers)
     hears = seed // 4 % 2 == 0
     report = Report(victim)
     try:
-        for actor in subscribers:
-            wait_for(lambda a=actor: a.said("ready"), f"{actor.name} subscribed")
+        for each in subscribers:
+            wait_for(lambda a=each: a.said("ready"), f"{each.name} subscribed")
         at_once = 32 if floats < 10_000 else 4
-        publisher = Actor(
+        publisher = actor(
             "publisher", "publish", *common,
             "--at-once", str(at_once), "--payload-floats", str(floats),
             *(("--hears",) if hears else ()),
@@ -175,13 +180,13 @@ def run_round(node: Node, seed: int, victim: str, *, lane: str = "grpc") -> Repo
             if not publisher.said("done"):
                 raise Broken("the publisher did not finish")
         settle(node, topic)
-        for actor in subscribers:
-            if actor is not chosen:
-                actor.end()
+        for each in subscribers:
+            if each is not chosen:
+                each.end()
         check(node, topic, report, publisher, steady, mortal, members, chosen, hears=hears)
     finally:
-        for actor in everyone:
-            actor.end(signal.SIGKILL)
+        for each in everyone:
+            each.end(signal.SIGKILL)
     return report
 
 
