@@ -332,8 +332,8 @@ class Settings:
         minimum=16 * _MIB, maximum=1 << 34,
     )  # fmt: skip
     lent_segments_max: int = _s(
-        256, "segments", "pieces of shared memory that one such connection lends at once, two file "
-        "descriptors at most each; all together a quarter of what the process may open; 0: none",
+        256, "segments", "pieces of shared memory that one such connection lends at once, a file "
+        "descriptor each; of all an eighth of those that the process may open; 0: none",
         "too small: publishers on many topics copy; too large: one client takes descriptors",
         minimum=0, maximum=1 << 16,
     )  # fmt: skip
