@@ -202,7 +202,7 @@ async def test_an_owned_topic_goes_with_its_client(world: Any, topic: str, until
 async def test_a_ledger_of_very_many_topics_comes_whole(world: Any, topic: str) -> None:
     names = [f"{topic}.{'long-name-' * 19}{number}" for number in range(3_000)]
     async with world.bus() as bus:
-        await asyncio.gather(*(bus.publish(name, b"x") for name in names))
+        await asyncio.gather(*(bus.publish(name, b"x", timeout_s=50) for name in names))
         found = await bus.ledger(f"{topic}.>")
         rows = {row.topic: row for row in found if not row.class_row}
         assert rows.keys() == set(names) and len(found) >= 3_000
