@@ -76,6 +76,10 @@ def _linked(system: str, name: str, size_mib: int | None = None) -> Figure:
     return Figure("link", system, name, size_mib)
 
 
+def _local(system: str, name: str, size_mib: int) -> Figure:
+    return Figure("shm", system, name, size_mib)
+
+
 def _ruled(system: str, name: str = "server_cpu_us_per_message") -> Figure:
     return Figure("rules", system, name)
 
@@ -215,6 +219,57 @@ GOALS = (
             0.9,
         )
         for size_mib in (1, 16, 64)
+    ),
+    Goal(
+        "shm, a loan filled and read, 1 MiB, GB/s",
+        _local("sira-loan", "gb_per_s", 1),
+        None,
+        10,
+    ),
+    *(
+        Goal(
+            f"shm, {what} filled and read, {size_mib} MiB, of {theirs}'s",
+            _local(ours, "gb_per_s", size_mib),
+            _local(theirs, "gb_per_s", size_mib),
+            limit,
+        )
+        for what, ours, theirs, limit in (
+            ("a loan", "sira-loan", "bare", 0.9),
+            ("a loan", "sira-loan", "iceoryx2", 0.9),
+            ("an array", "sira-shm", "sira-socket", 1.5),
+            ("an array", "sira-shm", "sira-grpc", 3),
+            ("an array", "sira-shm", "zmq-ipc", 1),
+            ("an array", "sira-shm", "zenoh", 1),
+            ("an array", "sira-shm", "flight", 1),
+        )
+        for size_mib in (1, 16, 64, 256)
+    ),
+    *(
+        Goal(
+            f"shm, a loan, {size_mib} MiB, CPU a GB, of bare's",
+            _local("sira-loan", "cpu_s_per_gb", size_mib),
+            _local("bare", "cpu_s_per_gb", size_mib),
+            1.2,
+            False,
+        )
+        for size_mib in (1, 16, 64, 256)
+    ),
+    *(
+        Goal(
+            f"shm, RTT {name}, 16 MiB, of {theirs}'s",
+            _local("sira-shm", f"rtt_us_{name}", 16),
+            _local(theirs, f"rtt_us_{name}", 16),
+            limit,
+            False,
+        )
+        for theirs, limit in (("bare", 1.5), ("sira-socket", 0.7), ("zmq-ipc", 1.0))
+        for name in ("p50", "p99")
+    ),
+    Goal(
+        "shm, a loan of 16 MiB to four, of bare's",
+        _local("sira-loan", "fan_gb_per_s", 16),
+        _local("bare", "fan_gb_per_s", 16),
+        0.9,
     ),
     Goal(
         "p99 beside 5,000 idle connections, of alone",

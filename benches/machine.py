@@ -28,6 +28,9 @@ PACKAGES = (
     "nats-py",
     "redis",
     "hiredis",
+    "eclipse-zenoh",
+    "iceoryx2",
+    "pyarrow",
 )
 MALLOC_VARIABLES = ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_ARENA_MAX", "PYTHONMALLOC")
 PROBE_CALLS = 5_000

@@ -169,6 +169,20 @@ def _machine_lines(machine: dict[str, Any], run: dict[str, Any]) -> list[str]:
     ]
 
 
+def _parameter_lines(cases: Sequence[Result]) -> list[str]:
+    """What the cases of each size have in common; sizes with the same in one line."""
+    lines: dict[str, list[str]] = {}
+    for size in dict.fromkeys(case.params.get("payload_bytes") for case in cases):
+        same = [case.params for case in cases if case.params.get("payload_bytes") == size]
+        shared = {
+            name: value
+            for name, value in same[0].items()
+            if name != "payload_bytes" and all(other.get(name) == value for other in same)
+        }
+        lines.setdefault(str(shared), []).append("" if size is None else f" of {_size(size)}")
+    return [f"parameters{','.join(sizes)}: {shared}" for shared, sizes in lines.items()]
+
+
 def print_tables(
     results: Sequence[Result],
     verdicts: Sequence[Verdict],
@@ -184,14 +198,10 @@ def print_tables(
         console.print(line, markup=False)
     for row in dict.fromkeys(result.row for result in results):
         for cases in _kinds([result for result in results if result.row == row]):
-            shared = {
-                name: value
-                for name, value in cases[0].params.items()
-                if all(c.params.get(name) == value for c in cases)
-            }
             console.print()
             console.print(_row_table(row, cases))
-            console.print(f"parameters: {shared}", markup=False)
+            for line in _parameter_lines(cases):
+                console.print(line, markup=False)
     if verdicts:
         console.print()
         console.print(_goal_table(verdicts))

@@ -6,8 +6,8 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,11 @@ from typing import Any
 from benches.harness import Case, Figures, Process, Stage, free_port
 
 NATS_PAYLOAD_BYTES_MAX = 8 << 20
+
+
+def tcp_address(_stage: Stage, port: int) -> str:
+    """Loopback."""
+    return f"127.0.0.1:{port}"
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,10 @@ class System:
     start: Callable[[Stage, int], Process | None]
     binary: Callable[[], str | None] = lambda: "none needed"
     binary_name: str = ""
-    by_socket: bool = False
-    """The participants come by the Unix socket of a node of ours."""
+    address: Callable[[Stage, int], str] = tcp_address
+    """Where the participants go, given the port that the server listens on."""
+    roles: Mapping[str, str] = field(default_factory=dict)
+    """Roles that another function of the module plays."""
 
     def missing(self) -> str:
         """Name what is not installed; empty when all is there."""
@@ -40,13 +47,13 @@ class System:
 
     def entry(self, role: str) -> str:
         """Where the participant of this `role` begins."""
-        return f"{self.module}:{role}"
+        return f"{self.module}:{self.roles.get(role, role)}"
 
     def listen(self, stage: Stage) -> tuple[str, Process | None]:
         """Start the server between the two ends, if any; its address, else one to listen on."""
         port = free_port()
         server = self.start(stage, port)
-        return socket_of(stage) if self.by_socket else f"127.0.0.1:{port}", server
+        return self.address(stage, port), server
 
 
 def no_server(_stage: Stage, _port: int) -> None:
@@ -95,7 +102,7 @@ def start_node(stage: Stage, port: int, *flags: str) -> Process:
     return stage.server("sira", argv, port=port, env={"SIRA_HOME": str(home)})
 
 
-def socket_of(stage: Stage) -> str:
+def socket_of(stage: Stage, _port: int = 0) -> str:
     """Where the node of this measurement is reached without a port."""
     return f"unix:{stage.folder / 'sira' / 'data' / 'sira.sock'}"
 
@@ -107,7 +114,7 @@ SIRA = System(
     "sira", "sira, its node", "benches.sira_side", ("sira",), start_node, sira_binary, "sira"
 )
 SIRA_SOCKET = replace(
-    SIRA, name="sira-socket", label="sira, its node by Unix socket", by_socket=True
+    SIRA, name="sira-socket", label="sira, its node by Unix socket", address=socket_of
 )
 ZMQ = System("zmq", "pyzmq tcp", "benches.rivals.zmq_tcp", ("zmq",), no_server)
 NATS = System(

@@ -22,10 +22,13 @@ from sira.cli import bench_report
 from sira.cli.ledger import ledger_row, unexplained
 from sira.cli.link import Stop, connected, shown_environ, url_of
 from sira.cli.output import EXIT_UNACCOUNTED, CliError, Output, Result, UsageError, bytes_text
+from sira.client.address import is_local
+from sira.client.local.arenas import shm_bytes_min
 
 if TYPE_CHECKING:
     from sira.client.bus import Bus
 
+_SHM_SWITCH_VARIABLE = "SIRA_SHM"
 _UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 1000,
           "mb": 10**6, "gb": 10**9}  # fmt: skip
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
@@ -54,6 +57,46 @@ def size_bytes(text: str) -> int:
             f"{text} is over {bytes_text(_SIZE_BYTES_MAX)}", help="measure less at once"
         )
     return size
+
+
+def lane_url(url: str, lane: str) -> str:
+    """Return the addresses in `url` at which a lane can be had.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if lane == "auto":
+        return url
+    local = lane != "grpc"
+    found = [each for each in url.split(",") if is_local(each.strip()) == local]
+    if not found:
+        raise UsageError(
+            f"there is no {lane} at {url}",
+            help="socket and shm are at unix:/path/sira.sock, grpc at sira://host:port",
+        )
+    return ",".join(found)
+
+
+def lane_environ(environ: dict[str, str], lane: str) -> dict[str, str]:
+    """Return the environment in which the SDK takes a lane; `environ` with `auto`."""
+    if lane == "auto":
+        return environ
+    return {**environ, _SHM_SWITCH_VARIABLE: "on" if lane == "shm" else "off"}
+
+
+def check_lane(asked: str, told: str, size: int) -> None:
+    """Compare the lane that was asked for with the one that a receipt tells.
+
+    Raises:
+        CliError: UNSUPPORTED, they are not the same.
+    """
+    if asked in ("auto", told):
+        return
+    least = shm_bytes_min()
+    why = "see sira explain: the node, the system or SIRA_SHM_BYTES_MAX may not allow it"
+    if asked == "shm" and size < least:
+        why = f"only messages of {bytes_text(least)} and more go by reference"
+    raise CliError("UNSUPPORTED", f"{asked} was asked for; the receipt tells {told}", help=why)
 
 
 class Worker:
@@ -124,7 +167,7 @@ async def bench(args: Namespace, out: Output, stop: Stop) -> Result:
     dtype, items = ("float32", size // 4) if size % 4 == 0 else ("uint8", size)
     warm_s = min(_WARM_S_MAX, args.seconds / 4)
     plan = {
-        "url": url_of(args),
+        "url": lane_url(url_of(args), args.lane),
         "topic": f"bench.{secrets.token_hex(6)}",
         "size": items,
         "dtype": dtype,
@@ -134,7 +177,7 @@ async def bench(args: Namespace, out: Output, stop: Stop) -> Result:
         "in_flight": args.in_flight,
         "timeout_s": max(5.0, args.seconds),
     }
-    environ = shown_environ(args)
+    environ = lane_environ(shown_environ(args), args.lane)
     roles = ("producer", "consumer") if args.pattern == "pub" else ("requester", "responder")
     async with connected(args) as bus:
         out.start(topic=plan["topic"], pattern=args.pattern)
@@ -145,6 +188,7 @@ async def bench(args: Namespace, out: Output, stop: Stop) -> Result:
             source = await Worker.start(roles[0], plan, environ)
             exits.push_async_callback(source.stop)
             ready = await source.hear(timeout_s=_START_TIMEOUT_S)
+            check_lane(args.lane, "+".join(ready["lanes"]), size)
             node_cpu_s = await _node_cpu_s(bus)
             source.say(event="go")
             total_s = warm_s + args.seconds
@@ -155,6 +199,7 @@ async def bench(args: Namespace, out: Output, stop: Stop) -> Result:
             row = await _settled(bus, str(plan["topic"]))
     data = bench_report.assemble(
         pattern=args.pattern,
+        lane_asked=args.lane,
         payload={"dtype": "f32" if size % 4 == 0 else "u8", "shape": [items], "bytes": size},
         rate_target=args.rate,
         ready=ready,

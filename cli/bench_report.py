@@ -47,6 +47,7 @@ def machine() -> dict[str, Any]:
 def assemble(
     *,
     pattern: str,
+    lane_asked: str,
     payload: dict[str, Any],
     rate_target: float | None,
     ready: Mapping[str, Any],
@@ -71,12 +72,16 @@ def assemble(
         "read": sink["read_us"],
         "median on the way": latency["p50"],
     }
+    # Of small messages and of requests only the first one's receipt is looked at.
+    lanes = source.get("lanes") or {"+".join(ready["lanes"]) or "none": 1}
     if pattern == "pub":
         time_us["hand over"] = source["send_us"]
     return {
         "machine": machine(),
         "pattern": pattern,
-        "lane": "+".join(ready["lanes"]) or "none",
+        "lane_asked": lane_asked,
+        "lane": max(lanes, key=lanes.__getitem__),
+        "lanes": lanes,
         "payload": payload,
         "rate_target": rate_target,
         "rate_achieved": rate,
@@ -175,7 +180,7 @@ def text(data: Mapping[str, Any]) -> str:
     lines = [
         f"machine   {host['cpu']}, {host['cores']} cores, {bytes_text(host['memory_bytes'])}, "
         f"Linux {host['kernel']}, Python {host['python']}",
-        f"lane      {data['lane']}, copies {data['copies']}",
+        f"lane      {_lanes(data)}, copies {data['copies']}",
         f"payload   {payload['dtype']}[{shape}], {bytes_text(payload['bytes'])}",
         f"rate      target {target}, achieved {data['rate_achieved']:,.0f}/s "
         f"({data['messages']} {_noun(data['pattern'])} in {data['seconds']:.2f} s)",
@@ -194,6 +199,14 @@ def text(data: Mapping[str, Any]) -> str:
     if data["lost"] or data["broken"]:
         lines.append(f"LOST      {data['lost']} did not arrive, {data['broken']} arrived changed")
     return "\n".join(lines)
+
+
+def _lanes(data: Mapping[str, Any]) -> str:
+    """Return the lane; where messages took several, how many took each."""
+    if len(data["lanes"]) == 1:
+        return str(data["lane"])
+    counts = ", ".join(f"{count} by {lane}" for lane, count in data["lanes"].items())
+    return f"{data['lane']} ({counts})"
 
 
 def _saturated(data: Mapping[str, Any]) -> bool:

@@ -209,7 +209,9 @@ _VERDICTS = ("no baseline", "same", "faster", "slower", "not comparable")
 BENCH = record(
     machine=record(cpu=STRING, cores=COUNT, memory_bytes=COUNT, kernel=STRING, python=STRING),
     pattern=one_of("pub", "request"),
+    lane_asked=one_of("auto", "grpc", "socket", "shm"),
     lane=STRING,
+    lanes=COUNTS,
     payload=record(dtype=STRING, shape=listed(COUNT), bytes=COUNT),
     rate_target=maybe(NUMBER),
     rate_achieved=NUMBER,

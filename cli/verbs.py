@@ -325,6 +325,12 @@ VERBS: tuple[Verb, ...] = (
                 help="one-way messages, or requests and their replies (pub)",
             ),
             Argument(
+                name="--lane",
+                choices=("auto", "grpc", "socket", "shm"),
+                default="auto",
+                help="the way to measure; refused where receipts tell another (auto)",
+            ),
+            Argument(
                 name="--size",
                 default="1MiB",
                 metavar="BYTES",

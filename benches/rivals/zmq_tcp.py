@@ -1,4 +1,4 @@
-"""pyzmq over TCP, blocking sockets, `copy=False`, no broker between.
+"""pyzmq over TCP, blocking sockets, `copy=False`, no broker between; `zmq_ipc` has the rest.
 
 PUSH/PULL for one-way flows (it waits when the other side is full, so nothing is lost), DEALER pairs
 for echo, XPUB with XPUB_NODROP for fan-out (a plain PUB drops at its high-water mark).
@@ -23,9 +23,15 @@ HELD_BYTES = 64 << 20
 """Most that a queue of tensors holds; the default of 1,000 messages would be 1,000 tensors."""
 
 
-def _queue_length(params: dict[str, Any]) -> int:
+def queue_length(params: dict[str, Any]) -> int:
     """High-water mark for tensors: the default 1,000, less when they are large."""
     return int(max(2, min(1000, HELD_BYTES // params["payload_bytes"])))
+
+
+def address(params: dict[str, Any]) -> str:
+    """Where to bind or connect: TCP, unless the measurement says otherwise."""
+    url = str(params["url"])
+    return url if "://" in url else f"tcp://{url}"
 
 
 def _socket(kind: int) -> zmq.Socket[bytes]:
@@ -35,7 +41,7 @@ def _socket(kind: int) -> zmq.Socket[bytes]:
 def echo_server(link: Link) -> None:
     """Answer on a DEALER."""
     socket = _socket(zmq.DEALER)
-    socket.bind("tcp://" + link.params["url"])
+    socket.bind(address(link.params))
     link.say("listening")
     while True:
         socket.send(socket.recv(copy=False), copy=False)
@@ -44,7 +50,7 @@ def echo_server(link: Link) -> None:
 def asker(link: Link) -> None:
     """Ask on a DEALER, one at a time."""
     socket = _socket(zmq.DEALER)
-    socket.connect("tcp://" + link.params["url"])
+    socket.connect(address(link.params))
 
     def ask(message: bytes) -> Any:
         socket.send(message, copy=False)
@@ -56,7 +62,7 @@ def asker(link: Link) -> None:
 def sink(link: Link) -> None:
     """Take a numbered one-way flow on a PULL."""
     socket = _socket(zmq.PULL)
-    socket.bind("tcp://" + link.params["url"])
+    socket.bind(address(link.params))
     link.say("listening")
     check = Sequence()
     while not check.take(socket.recv(copy=False).buffer):
@@ -70,15 +76,15 @@ def sink(link: Link) -> None:
 def source(link: Link) -> None:
     """Send a numbered one-way flow on a PUSH."""
     socket = _socket(zmq.PUSH)
-    socket.connect("tcp://" + link.params["url"])
+    socket.connect(address(link.params))
     patterns.pour(link, lambda message: socket.send(message, copy=False))
 
 
 def bulk_sink(link: Link) -> None:
     """Take tensors on a PULL, viewed where zmq put them."""
     socket = _socket(zmq.PULL)
-    socket.set_hwm(_queue_length(link.params))
-    socket.bind("tcp://" + link.params["url"])
+    socket.set_hwm(queue_length(link.params))
+    socket.bind(address(link.params))
     link.say("listening")
     check = patterns.TensorSink(link)
     while not check.take(socket.recv(copy=False).buffer):
@@ -88,8 +94,8 @@ def bulk_sink(link: Link) -> None:
 def bulk_source(link: Link) -> None:
     """Send tensors in place on a PUSH; a buffer is refilled once zmq has let go of it."""
     socket = _socket(zmq.PUSH)
-    socket.set_hwm(_queue_length(link.params))
-    socket.connect("tcp://" + link.params["url"])
+    socket.set_hwm(queue_length(link.params))
+    socket.connect(address(link.params))
     trackers: dict[int, zmq.MessageTracker] = {}
 
     def before_fill(slot: int) -> None:
@@ -107,7 +113,7 @@ def fan_source(link: Link) -> None:
     socket = _socket(zmq.XPUB)
     socket.setsockopt(zmq.XPUB_NODROP, 1)
     socket.setsockopt(zmq.XPUB_VERBOSE, 1)
-    socket.bind("tcp://" + link.params["url"])
+    socket.bind(address(link.params))
     link.say("listening")
     link.hear("subscribed")
     for _ in range(link.params["subscriptions"]):
@@ -123,7 +129,7 @@ def fan_sink(link: Link) -> None:
     for _ in range(params["subscriptions"]):
         socket = _socket(zmq.SUB)
         socket.setsockopt(zmq.SUBSCRIBE, b"")
-        socket.connect("tcp://" + params["url"])
+        socket.connect(address(params))
         poller.register(socket, zmq.POLLIN)
         sockets[socket] = Sequence()
     link.say("subscribed")
@@ -147,7 +153,7 @@ def fan_sink(link: Link) -> None:
 def mixed_sink(link: Link) -> None:
     """One DEALER for all: a message is a kind and a body."""
     socket = _socket(zmq.DEALER)
-    socket.bind("tcp://" + link.params["url"])
+    socket.bind(address(link.params))
     link.say("listening")
     check = Tensors()
     while True:
@@ -162,7 +168,7 @@ def mixed_sink(link: Link) -> None:
 async def mixed_source(link: Link) -> None:
     """One DEALER for all, on the event loop."""
     socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
-    socket.connect("tcp://" + link.params["url"])
+    socket.connect(address(link.params))
     waiting = {b"tensor": mixture.Replies(), b"ask": mixture.Replies()}
 
     async def hand_over(kind: bytes, body: Any) -> Any:

@@ -19,6 +19,7 @@ from benches.rows import (
     rate,
     rtt,
     rules,
+    shm,
     sweep,
     tls,
 )
@@ -37,4 +38,5 @@ ROWS: dict[str, ModuleType] = {
     "idle5000": idle,
     "local": local,
     "link": link,
+    "shm": shm,
 }

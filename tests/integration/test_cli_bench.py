@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.integration.command import (
     finish,
+    node,
     sira,
     start,
     started,
@@ -37,6 +39,17 @@ def test_bench_counts_every_message(url: str) -> None:
 def test_bench_moves_large_tensors_unchanged(url: str) -> None:
     data = bench(url, "--size", "4MiB").data
     assert data["messages"] > 0 and data["lost"] == 0 and data["broken"] == 0
+
+
+def test_bench_measures_the_lane_that_is_asked_for() -> None:
+    with tempfile.TemporaryDirectory() as folder, node(Path(folder) / "data") as by_port:
+        both = f"unix:{folder}/data/sira.sock,{by_port}"
+        for lane in ("shm", "socket", "grpc"):
+            data = bench(both, "--lane", lane, "--size", "256KiB", "--rate", "100").data
+            assert (data["lane_asked"], data["lane"]) == (lane, lane)
+            assert sum(data["lanes"].values()) == data["ledger"]["published"] and data["lost"] == 0
+        small = sira("bench", "--lane", "shm", "--size", "256", "--json", url=both)
+        assert small.code != 0 and "64 KiB and more" in small.out
 
 
 def test_bench_asks_and_is_answered(url: str) -> None:

@@ -1,0 +1,93 @@
+"""Ways between processes of one host: lanes of our node, and rivals with nothing between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from benches.harness import Process, Stage
+from benches.systems import SIRA, System, no_server, socket_of, start_node
+
+SHM_FOLDER = Path("/dev/shm")
+
+
+def _start_lane(stage: Stage, port: int, *, lane: str, copies: int, shm: str) -> Process:
+    """Start a node of ours; receipts must tell this lane and these copies."""
+    stage.shared = {"lane": lane, "copies": copies}
+    stage.environ = {"SIRA_SHM": shm}
+    return start_node(stage, port)
+
+
+def lane_start(lane: str, *, copies: int = 1, shm: str = "on") -> Callable[[Stage, int], Process]:
+    """How the node of a lane is started; `shm`: whether its participants lend, on or off."""
+    return partial(_start_lane, lane=lane, copies=copies, shm=shm)
+
+
+TENSORS = replace(SIRA, module="benches.sira_tensors", address=socket_of)
+SIRA_SHM = replace(
+    TENSORS, name="sira-shm", label="sira by reference, an array handed in", start=lane_start("shm")
+)
+SIRA_LOAN = replace(
+    TENSORS,
+    name="sira-loan",
+    label="sira by reference, a loan",
+    roles={"bulk_source": "loan_source", "tensor_asker": "loan_asker"},
+    start=lane_start("shm", copies=0),
+)
+SIRA_SYNC = replace(
+    TENSORS,
+    name="sira-shm-sync",
+    label="sira by reference, an array handed in, without await",
+    module="benches.sira_sync",
+    start=lane_start("shm"),
+)
+SIRA_COPIED = replace(
+    TENSORS,
+    name="sira-socket",
+    label="sira, its node by Unix socket, nothing by reference",
+    start=lane_start("socket", shm="off"),
+)
+SIRA_GRPC = replace(
+    SIRA,
+    name="sira-grpc",
+    label="sira, its node by gRPC",
+    module="benches.sira_tensors",
+    start=lane_start("grpc", shm="off"),
+)
+
+
+def _in_folder(stage: Stage, _port: int) -> str:
+    """Where the ends meet: a name of its own in the folder of the measurement."""
+    return str(stage.folder / "meet")
+
+
+def _zmq_address(stage: Stage, _port: int) -> str:
+    return f"ipc://{stage.folder / 'meet'}"
+
+
+def _start_iceoryx(stage: Stage, port: int) -> None:
+    """There is no server; what its processes leave in shared memory is removed by its prefix."""
+    prefix = f"sira_bench_{port}_"
+    stage.shared = {"prefix": prefix}
+
+    def remove() -> None:
+        for left in SHM_FOLDER.glob(f"{prefix}*"):
+            left.unlink(missing_ok=True)
+
+    stage.at_exit(remove)
+
+
+def _rival(name: str, label: str, module: str, *needs: str) -> System:
+    return System(name, label, f"benches.rivals.{module}", needs, no_server, address=_in_folder)
+
+
+BARE = _rival("bare", "shared_memory and pipes", "shared_pipe", "numpy")
+ZMQ_IPC = replace(_rival("zmq-ipc", "pyzmq ipc", "zmq_ipc", "zmq"), address=_zmq_address)
+ZENOH = _rival("zenoh", "eclipse-zenoh, its shared memory", "zenoh_shm", "zenoh")
+ICEORYX = replace(_rival("iceoryx2", "iceoryx2", "iceoryx", "iceoryx2"), start=_start_iceoryx)
+FLIGHT = _rival("flight", "Arrow Flight by Unix socket", "flight", "pyarrow")
+
+LANES = (SIRA_LOAN, SIRA_SHM, SIRA_SYNC, SIRA_COPIED, SIRA_GRPC)
+RIVALS = (BARE, ZMQ_IPC, ZENOH, ICEORYX, FLIGHT)

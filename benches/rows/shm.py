@@ -1,0 +1,101 @@
+"""shm: large tensors between two processes of one host, by reference and by every other way.
+
+Each size is filled where it is sent from and summed where it arrives: one way (1 to 256 MiB), as
+request and reply (256 B, 1 and 16 MiB, both filled and both summed), and to four (16 MiB).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benches.harness import Case, Figures, Stage
+from benches.local_systems import LANES, RIVALS, SIRA_LOAN
+from benches.rows import rtt
+from benches.systems import System, case
+
+SUMMARY = "tensors of one host, filled and summed: one way, asked, and to four at 16 MiB"
+MIB = 1 << 20
+ASKED_MIB = (1, 16)
+FANNED_MIB = 16
+RECEIVERS = 4
+SYSTEMS = (*LANES, *RIVALS)
+
+
+def groups(quick: bool) -> list[list[Case]]:
+    """One group a size. 256 B are only asked for, which no loan is for."""
+    small = {
+        "payload_bytes": 256,
+        "message_bytes": 256,
+        "warmup": 300,
+        "calls": 1_000 if quick else 5_000,
+    }
+    made = [[case("shm", s, small, measure_small) for s in SYSTEMS if s is not SIRA_LOAN]]
+    for size_mib in (1, 16, 64, 256):
+        moved_mib = (256 if quick else 2048) if size_mib <= 64 else (1024 if quick else 2048)
+        params = {
+            "payload_bytes": size_mib * MIB,
+            "count": moved_mib // size_mib,
+            "warmup": 16 if size_mib == 1 else 4 if size_mib <= 64 else 2,
+            "buffers": 4 if size_mib <= 64 else 2,
+            "calls": ((100 if quick else 500) if size_mib == 1 else (20 if quick else 100))
+            if size_mib in ASKED_MIB
+            else 0,
+            "receivers": RECEIVERS if size_mib == FANNED_MIB else 0,
+        }
+        made.append([case("shm", s, params, measure) for s in SYSTEMS])
+    return made
+
+
+def measure_small(system: System, params: dict[str, Any]) -> Figures:
+    """Request and reply of bytes."""
+    asked = rtt.measure(system, params)
+    return {"rtt_us_p50": asked["latency_us_p50"], "rtt_us_p99": asked["latency_us_p99"]}
+
+
+def measure(system: System, params: dict[str, Any]) -> Figures:
+    """One way, then asked and to several where the size is one for that; a server for each."""
+    figures = one_way(system, params, receivers=1)
+    if params["calls"]:
+        figures |= asked(system, params)
+    if params["receivers"]:
+        fanned = one_way(system, params, receivers=params["receivers"])
+        figures |= {f"fan_{name}": value for name, value in fanned.items()}
+    return figures
+
+
+def one_way(system: System, params: dict[str, Any], *, receivers: int) -> Figures:
+    """GB/s and CPU seconds a GB, from the first fill to the last sum.
+
+    A GB is 10**9 bytes that were summed: of several receivers each sums all that was filled.
+    """
+    with Stage(timeout_s=120) as stage:
+        url, _server = system.listen(stage)
+        told = {**params, "url": url, "receivers": receivers}
+        entry = system.entry("bulk_sink")
+        sinks = [stage.participant(entry, {**told, "process": i}) for i in range(receivers)]
+        stage.hear_all(sinks, "listening")
+        producer = stage.participant(system.entry("bulk_source"), told)
+        stage.hear_all([producer], "ready")
+        stage.hear_all(sinks, "warm")
+        cpu_s = stage.cpu_s()
+        producer.say("go")
+        (sent,) = stage.hear_all([producer], "sent")
+        done = stage.hear_all(sinks, "done")
+        cpu_s = stage.cpu_s() - cpu_s
+    moved_gb = receivers * params["count"] * params["payload_bytes"] / 1e9
+    elapsed_s = (max(each["end_ns"] for each in done) - sent["start_ns"]) / 1e9
+    return {"gb_per_s": moved_gb / elapsed_s, "cpu_s_per_gb": cpu_s / moved_gb}
+
+
+def asked(system: System, params: dict[str, Any]) -> Figures:
+    """Round trips of tensors, µs; both ways filled and summed."""
+    with Stage(timeout_s=120) as stage:
+        url, _server = system.listen(stage)
+        told = {**params, "url": url, "receivers": 1}
+        answerer = stage.participant(system.entry("tensor_answerer"), told)
+        stage.hear_all([answerer], "listening")
+        asker = stage.participant(system.entry("tensor_asker"), told)
+        stage.hear_all([asker], "ready")
+        asker.say("go")
+        (done,) = stage.hear_all([asker], "done")
+    return {"rtt_us_p50": done["latency_us_p50"], "rtt_us_p99": done["latency_us_p99"]}

@@ -1,0 +1,71 @@
+"""Row `shm` of the benches: real processes carry small tensors; what is named is what is timed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from benches.harness import BenchError
+from benches.local_systems import (
+    BARE,
+    RIVALS,
+    SIRA_COPIED,
+    SIRA_GRPC,
+    SIRA_LOAN,
+    SIRA_SHM,
+    SIRA_SYNC,
+    ZMQ_IPC,
+    lane_start,
+)
+from benches.rows import shm
+from benches.systems import System
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+PARAMS: dict[str, Any] = {
+    "payload_bytes": 256 << 10,
+    "count": 12,
+    "warmup": 3,
+    "buffers": 3,
+    "calls": 8,
+    "receivers": 4,
+}
+
+
+def by_name(system: System) -> str:
+    return system.name
+
+
+@pytest.mark.parametrize(
+    "system", [SIRA_LOAN, SIRA_SHM, SIRA_SYNC, SIRA_COPIED, SIRA_GRPC], ids=by_name
+)
+def test_tensors_are_summed_and_receipts_tell_the_lane_that_is_named(system: System) -> None:
+    figures = shm.measure(system, {**PARAMS, "receivers": 0})
+    assert figures["gb_per_s"] > 0 and figures["cpu_s_per_gb"] > 0
+    assert figures["rtt_us_p99"] >= figures["rtt_us_p50"] > 0
+
+
+@pytest.mark.parametrize("system", [SIRA_LOAN, BARE, ZMQ_IPC], ids=by_name)
+def test_each_of_four_receivers_sums_everything(system: System) -> None:
+    assert shm.one_way(system, PARAMS, receivers=4)["gb_per_s"] > 0
+
+
+@pytest.mark.parametrize("system", RIVALS, ids=by_name)
+def test_each_rival_that_is_installed_carries_the_row(system: System) -> None:
+    if missing := system.missing():
+        pytest.skip(f"{missing} is not installed")
+    figures = shm.measure(system, {**PARAMS, "receivers": 0})
+    assert figures["gb_per_s"] > 0 and figures["rtt_us_p50"] > 0
+
+
+def test_another_lane_than_the_named_one_fails_the_measurement() -> None:
+    wrong = replace(SIRA_SHM, start=lane_start("shm", shm="off"))
+    with pytest.raises(BenchError, match=r"'shm', 1\) were due, receipts tell \{\('socket', 1\)"):
+        shm.one_way(wrong, PARAMS, receivers=1)
+
+
+def test_a_system_that_is_missing_is_listed_and_says_so() -> None:
+    absent = replace(BARE, needs=("no_such_module",))
+    case = shm.case("shm", absent, PARAMS, shm.measure)
+    assert case.measure is None and case.missing == "no_such_module"
