@@ -9,6 +9,8 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,18 +107,26 @@ def test_a_node_has_no_socket_where_it_shall_not(tmp_path: Path) -> None:
 # ---- who -----------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user can look into; pytest closes its own, also at its next start."""
+    with tempfile.TemporaryDirectory(prefix="sira-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        mode = stat.S_IMODE(folder.parent.stat().st_mode)
+        if not mode & 0o001:  # the run's own (tests/conftest.py)
+            folder.parent.chmod(mode | 0o011)
+        yield folder
+
+
 def test_the_nodes_own_user_is_anonymous_and_another_one_is_who_the_kernel_says(
-    tmp_path: Path,
+    open_folder: Path,
 ) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can become somebody else")
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents:
-        if parent.stat().st_mode & 0o005 != 0o005 and str(parent).startswith("/tmp/"):
-            parent.chmod(0o755)
 
     async def work() -> None:
-        async with running(tmp_path, socket_mode="0666") as node:
+        async with running(open_folder, socket_mode="0666") as node:
             assert await python(SAY_WHO, url_of(node)) == (
                 0, "sira://local/default/user/anonymous",
             )  # fmt: skip
@@ -124,7 +134,7 @@ def test_the_nodes_own_user_is_anonymous_and_another_one_is_who_the_kernel_says(
                 0,
                 "sira://local/default/user/uid-65534",
             )
-        async with running(tmp_path) as node:
+        async with running(open_folder) as node:
             exit_code, text = await python(SAY_WHO_AS_NOBODY, url_of(node))
             assert exit_code == 1 and "Unreachable" in text and "Permission denied" in text
 
