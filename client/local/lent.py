@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from sira import _native
 from sira.client.local.arenas import Arenas, shm_bytes_max
-from sira.kernel.errors import ProtocolError
+from sira.kernel.errors import ProtocolError, QuotaExceeded
 from sira.kernel.local import record
 from sira.kernel.local.channel import Channel
 
@@ -26,6 +26,9 @@ _log = logging.getLogger("sira.client")
 # How often is looked at what may go back; and at leases of an outbox that are for nobody any more.
 _TEND_S = 1.0
 _LEASES_A_RECORD = 100_000  # at most 10 bytes each
+# A process that may open no more files borrows nothing for so long: each segment takes one.
+_NO_FILES_S = 60.0
+_borrows_at_s = 0.0
 
 
 def new_bell() -> int:
@@ -34,7 +37,7 @@ def new_bell() -> int:
     Raises:
         BadRequest: the environment says something that cannot be.
     """
-    if not shm_bytes_max():
+    if not shm_bytes_max() or time.monotonic() < _borrows_at_s:
         return -1
     try:
         return _native.shm_bell()
@@ -65,7 +68,14 @@ class LentWay:
             QuotaExceeded: this process may open no more files.
         """
         if kind == record.SEGMENT:
-            passed = self._channel.take_descriptors(descriptors)
+            try:
+                passed = self._channel.take_descriptors(descriptors)
+            except (
+                QuotaExceeded
+            ):  # chunks in it could not be read: the next connection asks for none
+                global _borrows_at_s
+                _borrows_at_s = time.monotonic() + _NO_FILES_S
+                raise
             try:
                 segment = record.read_segment(body, descriptors)
             except ProtocolError:

@@ -431,6 +431,47 @@ def test_who_may_open_no_more_files_copies(node: sira.testing.Node) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "socket"), done.stderr
 
 
+NO_FILE_FOR_A_SEGMENT = """
+import os, resource, sys
+import sira
+with sira.connect_sync(sys.argv[1]) as bus, bus.subscribe("full.x") as messages:
+    top = max(int(name) for name in os.listdir("/proc/self/fd"))
+    for number in range(top):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open("/dev/null", os.O_RDONLY)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (top + 1, hard))
+    print("ready", flush=True)
+    print(int(messages.next(timeout_s=60)["x"][5]), messages.reconnects > 0, flush=True)
+"""
+
+
+def test_a_subscriber_that_may_open_no_more_files_comes_back_and_is_sent_copies(
+    node: sira.testing.Node,
+) -> None:
+    async def work() -> None:
+        reader = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", NO_FILE_FOR_A_SEGMENT, node.socket_url, stdout=subprocess.PIPE
+        )
+        try:
+            assert reader.stdout is not None
+            assert await reader.stdout.readline() == b"ready\n"
+            said = asyncio.create_task(reader.stdout.readline())
+            async with sira.connect(node.socket_url) as bus:
+                while not said.done():
+                    await bus.publish("full.x", {"x": np.full(MIB, 7, np.uint8)})
+                    await asyncio.sleep(0.05)
+            assert await said == b"7 True\n"
+        finally:
+            if reader.returncode is None:
+                reader.kill()
+            await reader.wait()
+
+    run(work)
+
+
 def test_a_forked_child_reads_what_its_parent_has_and_gives_nothing_back(
     node: sira.testing.Node,
 ) -> None:

@@ -293,6 +293,25 @@ def test_a_full_outbox_takes_no_memory() -> None:
     assert len(lending.asked) == asked == 2
 
 
+def test_few_large_messages_are_unanswered_at_once_however_little_they_weigh() -> None:
+    lending = Lending(lend_bytes_min=1, inline_bytes_max=64)
+    body = bytes(100)
+    outbox = lending.outbox
+    for _ in range(448):
+        assert outbox.transfer_room
+        outbox.push("lab.x", body)
+    assert not outbox.transfer_room and outbox.room
+    ids = [outbox.push("lab.x", body) for _ in range(448)]
+    assert code_of(outbox.push, "lab.x", body) == "QUEUE_FULL"
+    outbox.push("lab.x", None)  # small ones have room
+    taken(outbox)
+    assert code_of(outbox.push, "lab.x", body) == "QUEUE_FULL", "taken is not answered"
+    outbox.feed(frame(receipt(ids[-1])))
+    outbox.push("lab.x", body)
+    outbox.clear()
+    assert outbox.transfer_room
+
+
 def test_a_placer_that_fills_the_outbox_meanwhile_is_told_so_and_its_memory_goes_back() -> None:
     lending = Lending(window_messages=1, lends=False)
     outbox = lending.outbox
