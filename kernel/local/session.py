@@ -74,6 +74,7 @@ class Session:
             settings.stream_window_bytes + record.BODY_BYTES_MAX
         )
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_lost = False
         self.channel = Channel(sock, self.loop, taken=self._take, lost=self._lost)
         hello = socket_pb2.SocketHello(
             version=record.VERSION,
@@ -119,7 +120,7 @@ class Session:
     def keep(self, task: asyncio.Task[None]) -> None:
         """Wait for a task at the end."""
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
 
     def forget(self, call: ServedCall) -> None:
         """Take note that a call is over."""
@@ -288,7 +289,22 @@ class Session:
         self._forget_pidfd()
         for call in list(self._calls.values()):
             call.cancel()
-        if self.lending is not None and self.borrowing is not None:
+        self._is_lost = True
+        self._end_of_lending()
+        self._over(self, error)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._end_of_lending()
+
+    def _end_of_lending(self) -> None:
+        """Let all memory go, once the connection is lost and its streams are through.
+
+        Not before: what they had read still names segments, and who was shown memory by a stream
+        must not be thought to have given it back before its publisher was told to stop.
+        """
+        if self._is_lost and not self._tasks and self.lending is not None:
+            assert self.borrowing is not None, "both or none"
             self.borrowing.end()
             self.lending.end()
-        self._over(self, error)
+            self.lending = self.borrowing = None

@@ -43,6 +43,27 @@ class Forbids:
 # ---- what it is for ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("count", [1, 7, 100])
+def test_what_a_publisher_sent_last_before_it_died_is_delivered_or_was_never_there(
+    tmp_path: Path, count: int
+) -> None:
+    async def work(node: Node) -> None:
+        with Memory() as memory:
+            async with lending(node) as subscriber, sira.connect(url_of(node)) as bus:
+                async with lending(node) as publisher:
+                    call = await pair(publisher, subscriber, memory)
+                    publisher.publish(call, 1, 1)
+                    await subscriber.chunks(1)
+                    for lease in range(2, count + 2):
+                        publisher.publish(call, 1, lease)
+                await until(lambda: len(node.local) == 2)
+                (row,) = await bus.ledger("cam.front")
+                assert row.published == row.delivered + row.pending, row
+                assert len(await subscriber.chunks(row.published)) == row.published
+
+    on_node(tmp_path, work)
+
+
 def test_a_lent_tensor_is_read_where_it_lies_and_its_lease_comes_back(tmp_path: Path) -> None:
     async def work(node: Node) -> None:
         with Memory() as memory:
