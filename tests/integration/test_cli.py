@@ -133,24 +133,17 @@ def test_sigint_ends_a_request_that_waits_with_an_error(url: str) -> None:
 
 def test_sigint_at_any_moment_ends_with_one_envelope(url: str) -> None:
     """Python itself may be hit before it runs our first line; from there on the contract holds."""
-    swallowed = 0  # by CPython 3.11 while it starts: 7 of 4,500 in its first 14 ms, by importlib
     for delay_s in (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.8):
         process = start("sub", "lab.>", "--json", url=url)
         try:
             process.wait(delay_s)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
-        try:
-            out, err = process.communicate(timeout=20)
-        except subprocess.TimeoutExpired:
-            swallowed += 1
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=60)
         if not out and 'main.py", line' not in err:  # `site` has a `main`, too
             continue
         assert "Traceback" not in err, err
         check_envelopes("sub", out.splitlines())
-    assert swallowed <= 1, "more than Python's own share"
 
 
 def test_a_reader_that_goes_away_is_no_traceback(url: str) -> None:
