@@ -201,12 +201,14 @@ static PyObject *frame_of_messages(Egress *egress, uint64_t now_ns)
 
 /* ---- chunks --------------------------------------------------------------------------------------------------------- */
 
-/* A Frame of one chunk item that holds bytes [from, from + len) of `chunk`, for one subscription if tagged. */
-static PyObject *chunk_frame(const struct out *out, const struct chunk *chunk, size_t from, size_t len)
+/* A Frame of one chunk item, at byte `from` of `chunk`, for one subscription if tagged; it ends with `len` bytes of
+ * `field`, which are to be written at *to. New reference. */
+static PyObject *chunk_begin(const struct out *out, const struct chunk *chunk, size_t from, uint32_t field, size_t len,
+                             uint8_t **to)
 {
     const struct sira_chunk *parsed = &chunk->parsed;
     const uint64_t offset = parsed->offset + from;
-    size_t body = pb_bytes_size(1, SIRA_ID_BYTES) + pb_bytes_size(15, len);
+    size_t body = pb_bytes_size(1, SIRA_ID_BYTES) + pb_bytes_size(field, len);
     if (parsed->tensor) body += pb_uint_size(2, parsed->tensor);
     if (offset) body += pb_uint_size(3, offset);
     const size_t sub_len = pb_varint_size(out->sub->id);
@@ -223,8 +225,16 @@ static PyObject *chunk_frame(const struct out *out, const struct chunk *chunk, s
     p = pb_put_bytes(p, 1, out->xfer->id, SIRA_ID_BYTES);
     if (parsed->tensor) p = pb_put_uint(p, 2, parsed->tensor);
     if (offset) p = pb_put_uint(p, 3, offset);
-    p = pb_put_varint(pb_put_key(p, 15, PB_LEN), len);
-    memcpy(p, parsed->data.data + from, len);
+    *to = pb_put_varint(pb_put_key(p, field, PB_LEN), len);
+    return frame;
+}
+
+/* A Frame with bytes [from, from + len) of `chunk`. */
+static PyObject *chunk_frame(const struct out *out, const struct chunk *chunk, size_t from, size_t len)
+{
+    uint8_t *to;
+    PyObject *frame = chunk_begin(out, chunk, from, 15, len, &to); /* owned */
+    if (frame) memcpy(to, chunk->parsed.data.data + from, len);
     return frame;
 }
 
@@ -239,27 +249,11 @@ static PyObject *lent_frame(Egress *egress, const struct out *out, const struct 
     if (PyErr_Occurred()) PyErr_WriteUnraisable((PyObject *)egress); /* the bytes can still be copied */
     if (!lease || lease == UINT64_MAX) return NULL;
     const struct sira_lent lent = sira_span_lent(chunk->frame);
-    const struct sira_chunk *parsed = &chunk->parsed;
-    const size_t about = pb_uint_size(1, lent.segment) + (lent.offset ? pb_uint_size(2, lent.offset) : 0) +
-                         pb_uint_size(3, lent.bytes) + pb_uint_size(4, lease);
-    size_t body = pb_bytes_size(1, SIRA_ID_BYTES) + pb_bytes_size(4, about);
-    if (parsed->tensor) body += pb_uint_size(2, parsed->tensor);
-    if (parsed->offset) body += pb_uint_size(3, parsed->offset);
-    const size_t sub_len = pb_varint_size(out->sub->id);
-    const size_t item = pb_bytes_size(SIRA_ITEM_CHUNK, body) + (out->tagged ? pb_bytes_size(12, sub_len) : 0);
-    PyObject *frame = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)pb_bytes_size(1, item)); /* owned */
+    const size_t len = pb_uint_size(1, lent.segment) + (lent.offset ? pb_uint_size(2, lent.offset) : 0) +
+                       pb_uint_size(3, lent.bytes) + pb_uint_size(4, lease);
+    uint8_t *p;
+    PyObject *frame = chunk_begin(out, chunk, 0, 4, len, &p); /* owned */
     if (!frame) return NULL;
-    uint8_t *p = (uint8_t *)PyBytes_AS_STRING(frame);
-    p = pb_put_varint(pb_put_key(p, 1, PB_LEN), item);
-    if (out->tagged) {
-        p = pb_put_varint(pb_put_key(p, 12, PB_LEN), sub_len);
-        p = pb_put_varint(p, out->sub->id);
-    }
-    p = pb_put_varint(pb_put_key(p, SIRA_ITEM_CHUNK, PB_LEN), body);
-    p = pb_put_bytes(p, 1, out->xfer->id, SIRA_ID_BYTES);
-    if (parsed->tensor) p = pb_put_uint(p, 2, parsed->tensor);
-    if (parsed->offset) p = pb_put_uint(p, 3, parsed->offset);
-    p = pb_put_varint(pb_put_key(p, 4, PB_LEN), about);
     p = pb_put_uint(p, 1, lent.segment);
     if (lent.offset) p = pb_put_uint(p, 2, lent.offset);
     p = pb_put_uint(p, 3, lent.bytes);

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from sira import _native
 from sira.client.local.arenas import Arenas, shm_bytes_max
-from sira.kernel.errors import ProtocolError, QuotaExceeded
+from sira.kernel.errors import QuotaExceeded
 from sira.kernel.local import record
 from sira.kernel.local.channel import Channel
 
@@ -25,7 +25,6 @@ _log = logging.getLogger("sira.client")
 
 # How often is looked at what may go back; and at leases of an outbox that are for nobody any more.
 _TEND_S = 1.0
-_LEASES_A_RECORD = 100_000  # at most 10 bytes each
 # A process that may open no more files borrows nothing for so long: each segment takes one.
 _NO_FILES_S = 60.0
 _borrows_at_s = 0.0
@@ -70,19 +69,18 @@ class LentWay:
         if kind == record.SEGMENT:
             try:
                 passed = self._channel.take_descriptors(descriptors)
-            except (
-                QuotaExceeded
-            ):  # chunks in it could not be read: the next connection asks for none
+            except QuotaExceeded:
+                # Chunks in it could not be read: the next connection asks for none.
                 global _borrows_at_s
                 _borrows_at_s = time.monotonic() + _NO_FILES_S
                 raise
             try:
                 segment = record.read_segment(body, descriptors)
-            except ProtocolError:
+                self.maps.map(segment.segment, passed[0], segment.bytes)
+            except BaseException:  # not taken over
                 for each in passed:
                     os.close(each)
                 raise
-            self.maps.map(segment.segment, passed[0], segment.bytes)
         elif descriptors:
             self._channel.refuse_descriptors(descriptors)
         elif kind == record.GONE:
@@ -98,9 +96,7 @@ class LentWay:
         """Give leases back: views of them have gone, in whichever thread."""
         with contextlib.suppress(BlockingIOError):
             os.read(self._bell, 8)
-        ended = self.maps.ended()
-        for at in range(0, len(ended), _LEASES_A_RECORD):
-            body = record.leases(ended[at : at + _LEASES_A_RECORD])
+        for body in record.leases_in_parts(self.maps.ended()):
             self._channel.send(record.RETURNED, 0, body)
 
     def show(self, segment: int, descriptor: int, size_bytes: int, audience: str) -> None:

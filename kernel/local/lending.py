@@ -26,7 +26,6 @@ from sira.kernel.settings import Settings
 LEASES_MAX = 1 << 16
 _REFUSED_MAX = 1_024  # segments that a client goes on bringing although it is told to stop
 _WAITING_DESCRIPTORS_MAX = 16  # for a client that does not read; past it chunks are copied
-_LEASES_A_RECORD = 1 << 15  # 10 bytes each at most
 
 
 def can_lend() -> bool:
@@ -207,8 +206,8 @@ class Lending:
             segment = self._leases.pop(lease, None)  # None: the span was refused
             if segment is not None:
                 self._lent.ended(segment, self._held)
-        for first in range(0, len(leases), _LEASES_A_RECORD):
-            self._tell(record.RETURNED, record.leases(leases[first : first + _LEASES_A_RECORD]))
+        for body in record.leases_in_parts(leases):
+            self._tell(record.RETURNED, body)
         self._close_when_done()
 
     def _close_when_done(self) -> None:

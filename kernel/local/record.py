@@ -7,7 +7,7 @@ descriptors, u16 flags = 0, u32 reserved = 0) and its body.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -27,6 +27,7 @@ CALLS_LAST = (1 << 32) - 1  # numbers of calls are used once
 _HEAD = struct.Struct("<IIBBHI")
 _U32 = struct.Struct("<I")
 _GRANT_BYTES_MAX = 1 << 30
+_LEASES_A_RECORD = 1 << 15  # 10 bytes each at most
 _M = TypeVar("_M", bound=Message)
 
 
@@ -138,6 +139,12 @@ def read_segments(body: bytes) -> list[int]:
 def leases(numbers: Iterable[int]) -> bytes:
     """Return the body of a `returned`."""
     return socket_pb2.SocketLeases(leases=numbers).SerializeToString()
+
+
+def leases_in_parts(numbers: Sequence[int]) -> Iterator[bytes]:
+    """Return the bodies of as many `returned` as it takes."""
+    for first in range(0, len(numbers), _LEASES_A_RECORD):
+        yield leases(numbers[first : first + _LEASES_A_RECORD])
 
 
 def read_leases(body: bytes) -> list[int]:
