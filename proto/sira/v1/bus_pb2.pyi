@@ -62,7 +62,7 @@ class Frame(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ...) -> None: ...
 
 class Item(_message.Message):
-    __slots__ = ("message", "head", "chunk", "abort", "credit", "ack", "receipt", "open", "opened", "close", "ended", "aside", "subscriptions", "quiet", "wait_ms", "grade")
+    __slots__ = ("message", "head", "chunk", "abort", "credit", "ack", "receipt", "open", "opened", "close", "ended", "aside", "ask", "cell_open", "cell_end", "subscriptions", "quiet", "wait_ms", "grade")
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +75,9 @@ class Item(_message.Message):
     CLOSE_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
     ASIDE_FIELD_NUMBER: _ClassVar[int]
+    ASK_FIELD_NUMBER: _ClassVar[int]
+    CELL_OPEN_FIELD_NUMBER: _ClassVar[int]
+    CELL_END_FIELD_NUMBER: _ClassVar[int]
     SUBSCRIPTIONS_FIELD_NUMBER: _ClassVar[int]
     QUIET_FIELD_NUMBER: _ClassVar[int]
     WAIT_MS_FIELD_NUMBER: _ClassVar[int]
@@ -91,11 +94,14 @@ class Item(_message.Message):
     close: Close
     ended: Ended
     aside: Frame
+    ask: RouteAsk
+    cell_open: CellOpen
+    cell_end: CellEnd
     subscriptions: _containers.RepeatedScalarFieldContainer[int]
     quiet: bool
     wait_ms: int
     grade: Grade
-    def __init__(self, message: _Optional[_Union[_message_pb2.Message, _Mapping]] = ..., head: _Optional[_Union[_message_pb2.Message, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., opened: _Optional[_Union[Opened, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., ended: _Optional[_Union[Ended, _Mapping]] = ..., aside: _Optional[_Union[Frame, _Mapping]] = ..., subscriptions: _Optional[_Iterable[int]] = ..., quiet: _Optional[bool] = ..., wait_ms: _Optional[int] = ..., grade: _Optional[_Union[Grade, str]] = ...) -> None: ...
+    def __init__(self, message: _Optional[_Union[_message_pb2.Message, _Mapping]] = ..., head: _Optional[_Union[_message_pb2.Message, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., credit: _Optional[_Union[Credit, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ..., opened: _Optional[_Union[Opened, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., ended: _Optional[_Union[Ended, _Mapping]] = ..., aside: _Optional[_Union[Frame, _Mapping]] = ..., ask: _Optional[_Union[RouteAsk, _Mapping]] = ..., cell_open: _Optional[_Union[CellOpen, _Mapping]] = ..., cell_end: _Optional[_Union[CellEnd, _Mapping]] = ..., subscriptions: _Optional[_Iterable[int]] = ..., quiet: _Optional[bool] = ..., wait_ms: _Optional[int] = ..., grade: _Optional[_Union[Grade, str]] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("message_id", "tensor", "offset", "lent", "data")
@@ -144,6 +150,36 @@ class Credit(_message.Message):
     bytes: int
     total: int
     def __init__(self, subscription: _Optional[int] = ..., taken: _Optional[int] = ..., message_id: _Optional[bytes] = ..., bytes: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
+
+class RouteAsk(_message.Message):
+    __slots__ = ("ask", "topic")
+    ASK_FIELD_NUMBER: _ClassVar[int]
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    ask: int
+    topic: str
+    def __init__(self, ask: _Optional[int] = ..., topic: _Optional[str] = ...) -> None: ...
+
+class CellOpen(_message.Message):
+    __slots__ = ("subscription", "link", "cell", "topic", "stamp")
+    SUBSCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    LINK_FIELD_NUMBER: _ClassVar[int]
+    CELL_FIELD_NUMBER: _ClassVar[int]
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    STAMP_FIELD_NUMBER: _ClassVar[int]
+    subscription: int
+    link: int
+    cell: int
+    topic: str
+    stamp: bytes
+    def __init__(self, subscription: _Optional[int] = ..., link: _Optional[int] = ..., cell: _Optional[int] = ..., topic: _Optional[str] = ..., stamp: _Optional[bytes] = ...) -> None: ...
+
+class CellEnd(_message.Message):
+    __slots__ = ("link", "cell")
+    LINK_FIELD_NUMBER: _ClassVar[int]
+    CELL_FIELD_NUMBER: _ClassVar[int]
+    link: int
+    cell: int
+    def __init__(self, link: _Optional[int] = ..., cell: _Optional[int] = ...) -> None: ...
 
 class Ack(_message.Message):
     __slots__ = ("subscription", "message_id", "negative", "delay_ms")

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14sira/v1/socket.proto\x12\x07sira.v1\"\x87\x01\n\x0bSocketHello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x15\n\rauthorization\x18\x02 \x01(\t\x12\x14\n\x0cwindow_bytes\x18\x03 \x01(\r\x12\x18\n\x10record_bytes_max\x18\x04 \x01(\r\x12\x11\n\tcalls_max\x18\x05 \x01(\r\x12\r\n\x05lends\x18\x06 \x01(\x08\"A\n\rSocketSegment\x12\x0f\n\x07segment\x18\x01 \x01(\r\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x10\n\x08\x61udience\x18\x03 \x01(\t\"\"\n\x0eSocketSegments\x12\x10\n\x08segments\x18\x01 \x03(\r\"\x1e\n\x0cSocketLeases\x12\x0e\n\x06leases\x18\x01 \x03(\x04\",\n\x0eSocketMetadata\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"[\n\nSocketCall\x12\x0e\n\x06method\x18\x01 \x01(\t\x12)\n\x08metadata\x18\x02 \x03(\x0b\x32\x17.sira.v1.SocketMetadata\x12\x12\n\ntimeout_us\x18\x03 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14sira/v1/socket.proto\x12\x07sira.v1\"\x96\x01\n\x0bSocketHello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x15\n\rauthorization\x18\x02 \x01(\t\x12\x14\n\x0cwindow_bytes\x18\x03 \x01(\r\x12\x18\n\x10record_bytes_max\x18\x04 \x01(\r\x12\x11\n\tcalls_max\x18\x05 \x01(\r\x12\r\n\x05lends\x18\x06 \x01(\x08\x12\r\n\x05links\x18\x07 \x01(\x08\"A\n\rSocketSegment\x12\x0f\n\x07segment\x18\x01 \x01(\r\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x10\n\x08\x61udience\x18\x03 \x01(\t\"\"\n\x0eSocketSegments\x12\x10\n\x08segments\x18\x01 \x03(\r\"\x1e\n\x0cSocketLeases\x12\x0e\n\x06leases\x18\x01 \x03(\x04\",\n\x0eSocketMetadata\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"[\n\nSocketCall\x12\x0e\n\x06method\x18\x01 \x01(\t\x12)\n\x08metadata\x18\x02 \x03(\x0b\x32\x17.sira.v1.SocketMetadata\x12\x12\n\ntimeout_us\x18\x03 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,15 +32,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sira.v1.socket_pb2', _globa
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SOCKETHELLO']._serialized_start=34
-  _globals['_SOCKETHELLO']._serialized_end=169
-  _globals['_SOCKETSEGMENT']._serialized_start=171
-  _globals['_SOCKETSEGMENT']._serialized_end=236
-  _globals['_SOCKETSEGMENTS']._serialized_start=238
-  _globals['_SOCKETSEGMENTS']._serialized_end=272
-  _globals['_SOCKETLEASES']._serialized_start=274
-  _globals['_SOCKETLEASES']._serialized_end=304
-  _globals['_SOCKETMETADATA']._serialized_start=306
-  _globals['_SOCKETMETADATA']._serialized_end=350
-  _globals['_SOCKETCALL']._serialized_start=352
-  _globals['_SOCKETCALL']._serialized_end=443
+  _globals['_SOCKETHELLO']._serialized_end=184
+  _globals['_SOCKETSEGMENT']._serialized_start=186
+  _globals['_SOCKETSEGMENT']._serialized_end=251
+  _globals['_SOCKETSEGMENTS']._serialized_start=253
+  _globals['_SOCKETSEGMENTS']._serialized_end=287
+  _globals['_SOCKETLEASES']._serialized_start=289
+  _globals['_SOCKETLEASES']._serialized_end=319
+  _globals['_SOCKETMETADATA']._serialized_start=321
+  _globals['_SOCKETMETADATA']._serialized_end=365
+  _globals['_SOCKETCALL']._serialized_start=367
+  _globals['_SOCKETCALL']._serialized_end=458
 # @@protoc_insertion_point(module_scope)

@@ -7,20 +7,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SocketHello(_message.Message):
-    __slots__ = ("version", "authorization", "window_bytes", "record_bytes_max", "calls_max", "lends")
+    __slots__ = ("version", "authorization", "window_bytes", "record_bytes_max", "calls_max", "lends", "links")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     AUTHORIZATION_FIELD_NUMBER: _ClassVar[int]
     WINDOW_BYTES_FIELD_NUMBER: _ClassVar[int]
     RECORD_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     CALLS_MAX_FIELD_NUMBER: _ClassVar[int]
     LENDS_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
     version: int
     authorization: str
     window_bytes: int
     record_bytes_max: int
     calls_max: int
     lends: bool
-    def __init__(self, version: _Optional[int] = ..., authorization: _Optional[str] = ..., window_bytes: _Optional[int] = ..., record_bytes_max: _Optional[int] = ..., calls_max: _Optional[int] = ..., lends: _Optional[bool] = ...) -> None: ...
+    links: bool
+    def __init__(self, version: _Optional[int] = ..., authorization: _Optional[str] = ..., window_bytes: _Optional[int] = ..., record_bytes_max: _Optional[int] = ..., calls_max: _Optional[int] = ..., lends: _Optional[bool] = ..., links: _Optional[bool] = ...) -> None: ...
 
 class SocketSegment(_message.Message):
     __slots__ = ("segment", "bytes", "audience")
