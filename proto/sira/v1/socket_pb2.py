@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14sira/v1/socket.proto\x12\x07sira.v1\"\x96\x01\n\x0bSocketHello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x15\n\rauthorization\x18\x02 \x01(\t\x12\x14\n\x0cwindow_bytes\x18\x03 \x01(\r\x12\x18\n\x10record_bytes_max\x18\x04 \x01(\r\x12\x11\n\tcalls_max\x18\x05 \x01(\r\x12\r\n\x05lends\x18\x06 \x01(\x08\x12\r\n\x05links\x18\x07 \x01(\x08\"A\n\rSocketSegment\x12\x0f\n\x07segment\x18\x01 \x01(\r\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x10\n\x08\x61udience\x18\x03 \x01(\t\"\"\n\x0eSocketSegments\x12\x10\n\x08segments\x18\x01 \x03(\r\"\x1e\n\x0cSocketLeases\x12\x0e\n\x06leases\x18\x01 \x03(\x04\",\n\x0eSocketMetadata\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"[\n\nSocketCall\x12\x0e\n\x06method\x18\x01 \x01(\t\x12)\n\x08metadata\x18\x02 \x03(\x0b\x32\x17.sira.v1.SocketMetadata\x12\x12\n\ntimeout_us\x18\x03 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14sira/v1/socket.proto\x12\x07sira.v1\"\x96\x01\n\x0bSocketHello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x15\n\rauthorization\x18\x02 \x01(\t\x12\x14\n\x0cwindow_bytes\x18\x03 \x01(\r\x12\x18\n\x10record_bytes_max\x18\x04 \x01(\r\x12\x11\n\tcalls_max\x18\x05 \x01(\r\x12\r\n\x05lends\x18\x06 \x01(\x08\x12\r\n\x05links\x18\x07 \x01(\x08\"O\n\rSocketSegment\x12\x0f\n\x07segment\x18\x01 \x01(\r\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x10\n\x08\x61udience\x18\x03 \x01(\t\x12\x0c\n\x04link\x18\x04 \x01(\r\"0\n\x0eSocketSegments\x12\x10\n\x08segments\x18\x01 \x03(\r\x12\x0c\n\x04link\x18\x02 \x01(\r\"\x1e\n\x0cSocketLeases\x12\x0e\n\x06leases\x18\x01 \x03(\x04\",\n\x0eSocketMetadata\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"[\n\nSocketCall\x12\x0e\n\x06method\x18\x01 \x01(\t\x12)\n\x08metadata\x18\x02 \x03(\x0b\x32\x17.sira.v1.SocketMetadata\x12\x12\n\ntimeout_us\x18\x03 \x01(\x04\"k\n\nSocketLink\x12\x0c\n\x04link\x18\x01 \x01(\r\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\r\n\x05slots\x18\x03 \x01(\r\x12\r\n\x05holds\x18\x04 \x01(\r\x12\r\n\x05\x63\x65lls\x18\x05 \x01(\r\x12\x0e\n\x06writes\x18\x06 \x01(\x08\"\x1c\n\x0bSocketLinks\x12\r\n\x05links\x18\x01 \x03(\r\"\x1b\n\nSocketPage\x12\r\n\x05words\x18\x01 \x01(\r\"P\n\nSocketCell\x12\x0c\n\x04link\x18\x01 \x01(\r\x12\x0c\n\x04\x63\x65ll\x18\x02 \x01(\r\x12\x0e\n\x06window\x18\x03 \x01(\r\x12\x16\n\x0eheld_bytes_max\x18\x04 \x01(\x04\"\xa3\x01\n\x0bSocketRoute\x12\x0b\n\x03\x61sk\x18\x01 \x01(\r\x12\x0c\n\x04word\x18\x02 \x01(\r\x12\r\n\x05value\x18\x03 \x01(\x04\x12$\n\x07targets\x18\x04 \x03(\x0b\x32\x13.sira.v1.SocketCell\x12\x10\n\x08segments\x18\x05 \x03(\r\x12\x0f\n\x07matched\x18\x06 \x01(\r\x12\x0f\n\x07refused\x18\x07 \x01(\t\x12\x10\n\x08\x61gain_ms\x18\x08 \x01(\r\"\x1a\n\nSocketAsks\x12\x0c\n\x04\x61sks\x18\x01 \x03(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,13 +34,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SOCKETHELLO']._serialized_start=34
   _globals['_SOCKETHELLO']._serialized_end=184
   _globals['_SOCKETSEGMENT']._serialized_start=186
-  _globals['_SOCKETSEGMENT']._serialized_end=251
-  _globals['_SOCKETSEGMENTS']._serialized_start=253
-  _globals['_SOCKETSEGMENTS']._serialized_end=287
-  _globals['_SOCKETLEASES']._serialized_start=289
-  _globals['_SOCKETLEASES']._serialized_end=319
-  _globals['_SOCKETMETADATA']._serialized_start=321
-  _globals['_SOCKETMETADATA']._serialized_end=365
-  _globals['_SOCKETCALL']._serialized_start=367
-  _globals['_SOCKETCALL']._serialized_end=458
+  _globals['_SOCKETSEGMENT']._serialized_end=265
+  _globals['_SOCKETSEGMENTS']._serialized_start=267
+  _globals['_SOCKETSEGMENTS']._serialized_end=315
+  _globals['_SOCKETLEASES']._serialized_start=317
+  _globals['_SOCKETLEASES']._serialized_end=347
+  _globals['_SOCKETMETADATA']._serialized_start=349
+  _globals['_SOCKETMETADATA']._serialized_end=393
+  _globals['_SOCKETCALL']._serialized_start=395
+  _globals['_SOCKETCALL']._serialized_end=486
+  _globals['_SOCKETLINK']._serialized_start=488
+  _globals['_SOCKETLINK']._serialized_end=595
+  _globals['_SOCKETLINKS']._serialized_start=597
+  _globals['_SOCKETLINKS']._serialized_end=625
+  _globals['_SOCKETPAGE']._serialized_start=627
+  _globals['_SOCKETPAGE']._serialized_end=654
+  _globals['_SOCKETCELL']._serialized_start=656
+  _globals['_SOCKETCELL']._serialized_end=736
+  _globals['_SOCKETROUTE']._serialized_start=739
+  _globals['_SOCKETROUTE']._serialized_end=902
+  _globals['_SOCKETASKS']._serialized_start=904
+  _globals['_SOCKETASKS']._serialized_end=930
 # @@protoc_insertion_point(module_scope)

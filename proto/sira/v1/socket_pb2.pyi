@@ -25,20 +25,24 @@ class SocketHello(_message.Message):
     def __init__(self, version: _Optional[int] = ..., authorization: _Optional[str] = ..., window_bytes: _Optional[int] = ..., record_bytes_max: _Optional[int] = ..., calls_max: _Optional[int] = ..., lends: _Optional[bool] = ..., links: _Optional[bool] = ...) -> None: ...
 
 class SocketSegment(_message.Message):
-    __slots__ = ("segment", "bytes", "audience")
+    __slots__ = ("segment", "bytes", "audience", "link")
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     AUDIENCE_FIELD_NUMBER: _ClassVar[int]
+    LINK_FIELD_NUMBER: _ClassVar[int]
     segment: int
     bytes: int
     audience: str
-    def __init__(self, segment: _Optional[int] = ..., bytes: _Optional[int] = ..., audience: _Optional[str] = ...) -> None: ...
+    link: int
+    def __init__(self, segment: _Optional[int] = ..., bytes: _Optional[int] = ..., audience: _Optional[str] = ..., link: _Optional[int] = ...) -> None: ...
 
 class SocketSegments(_message.Message):
-    __slots__ = ("segments",)
+    __slots__ = ("segments", "link")
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    LINK_FIELD_NUMBER: _ClassVar[int]
     segments: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, segments: _Optional[_Iterable[int]] = ...) -> None: ...
+    link: int
+    def __init__(self, segments: _Optional[_Iterable[int]] = ..., link: _Optional[int] = ...) -> None: ...
 
 class SocketLeases(_message.Message):
     __slots__ = ("leases",)
@@ -63,3 +67,69 @@ class SocketCall(_message.Message):
     metadata: _containers.RepeatedCompositeFieldContainer[SocketMetadata]
     timeout_us: int
     def __init__(self, method: _Optional[str] = ..., metadata: _Optional[_Iterable[_Union[SocketMetadata, _Mapping]]] = ..., timeout_us: _Optional[int] = ...) -> None: ...
+
+class SocketLink(_message.Message):
+    __slots__ = ("link", "generation", "slots", "holds", "cells", "writes")
+    LINK_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_FIELD_NUMBER: _ClassVar[int]
+    CELLS_FIELD_NUMBER: _ClassVar[int]
+    WRITES_FIELD_NUMBER: _ClassVar[int]
+    link: int
+    generation: int
+    slots: int
+    holds: int
+    cells: int
+    writes: bool
+    def __init__(self, link: _Optional[int] = ..., generation: _Optional[int] = ..., slots: _Optional[int] = ..., holds: _Optional[int] = ..., cells: _Optional[int] = ..., writes: _Optional[bool] = ...) -> None: ...
+
+class SocketLinks(_message.Message):
+    __slots__ = ("links",)
+    LINKS_FIELD_NUMBER: _ClassVar[int]
+    links: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, links: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class SocketPage(_message.Message):
+    __slots__ = ("words",)
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    words: int
+    def __init__(self, words: _Optional[int] = ...) -> None: ...
+
+class SocketCell(_message.Message):
+    __slots__ = ("link", "cell", "window", "held_bytes_max")
+    LINK_FIELD_NUMBER: _ClassVar[int]
+    CELL_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    HELD_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    link: int
+    cell: int
+    window: int
+    held_bytes_max: int
+    def __init__(self, link: _Optional[int] = ..., cell: _Optional[int] = ..., window: _Optional[int] = ..., held_bytes_max: _Optional[int] = ...) -> None: ...
+
+class SocketRoute(_message.Message):
+    __slots__ = ("ask", "word", "value", "targets", "segments", "matched", "refused", "again_ms")
+    ASK_FIELD_NUMBER: _ClassVar[int]
+    WORD_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    MATCHED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    AGAIN_MS_FIELD_NUMBER: _ClassVar[int]
+    ask: int
+    word: int
+    value: int
+    targets: _containers.RepeatedCompositeFieldContainer[SocketCell]
+    segments: _containers.RepeatedScalarFieldContainer[int]
+    matched: int
+    refused: str
+    again_ms: int
+    def __init__(self, ask: _Optional[int] = ..., word: _Optional[int] = ..., value: _Optional[int] = ..., targets: _Optional[_Iterable[_Union[SocketCell, _Mapping]]] = ..., segments: _Optional[_Iterable[int]] = ..., matched: _Optional[int] = ..., refused: _Optional[str] = ..., again_ms: _Optional[int] = ...) -> None: ...
+
+class SocketAsks(_message.Message):
+    __slots__ = ("asks",)
+    ASKS_FIELD_NUMBER: _ClassVar[int]
+    asks: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, asks: _Optional[_Iterable[int]] = ...) -> None: ...
