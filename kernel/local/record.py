@@ -20,6 +20,8 @@ SOCKET_NAME = "sira.sock"  # in the data folder
 VERSION = 1
 HELLO, CALL, MESSAGE, HALF_CLOSE, STATUS, CANCEL, WINDOW = range(1, 8)
 SEGMENT, GONE, RETURNED, STOP = range(8, 12)  # of no call: what `lends` of both hellos allows
+LINK, LINK_OVER, PAGE, ROUTE, ROUTE_LEFT = range(12, 17)  # the same: `links`
+LINK_DESCRIPTORS = 3  # its memory, the bell to ring, the bell that rings here
 BODY_BYTES_MAX = 4 << 20  # frames have at most 2 MiB, answers of unary calls 4
 DESCRIPTORS_MAX = 253  # Linux: SCM_MAX_FD, of one sendmsg
 HEAD_BYTES = 16
@@ -105,10 +107,10 @@ def read_status(body: bytes) -> status_pb2.Status:
     return _parse(status_pb2.Status, body, "status")
 
 
-def segment(number: int, size_bytes: int, audience: str = "") -> bytes:
+def segment(number: int, size_bytes: int, audience: str = "", link: int = 0) -> bytes:
     """Return the body of a `segment`; its descriptor goes beside it."""
     return socket_pb2.SocketSegment(
-        segment=number, bytes=size_bytes, audience=audience
+        segment=number, bytes=size_bytes, audience=audience, link=link
     ).SerializeToString()
 
 
@@ -126,14 +128,20 @@ def read_segment(body: bytes, descriptors: int) -> socket_pb2.SocketSegment:
     return found
 
 
-def segments(numbers: Iterable[int]) -> bytes:
+def segments(numbers: Iterable[int], link: int = 0) -> bytes:
     """Return the body of a `gone` or a `stop`."""
-    return socket_pb2.SocketSegments(segments=numbers).SerializeToString()
+    return socket_pb2.SocketSegments(segments=numbers, link=link).SerializeToString()
 
 
 def read_segments(body: bytes) -> list[int]:
     """Return which segments a `gone` or a `stop` names. Raises ProtocolError: it is none."""
-    return list(_parse(socket_pb2.SocketSegments, body, "list of segments").segments)
+    return read_segments_of(body)[1]
+
+
+def read_segments_of(body: bytes) -> tuple[int, list[int]]:
+    """Return of which link (0: of chunks), and which segments. Raises ProtocolError: it is none."""
+    found = _parse(socket_pb2.SocketSegments, body, "list of segments")
+    return found.link, list(found.segments)
 
 
 def leases(numbers: Iterable[int]) -> bytes:
@@ -150,6 +158,73 @@ def leases_in_parts(numbers: Sequence[int]) -> Iterator[bytes]:
 def read_leases(body: bytes) -> list[int]:
     """Return which leases a `returned` ends. Raises ProtocolError: it is none."""
     return list(_parse(socket_pb2.SocketLeases, body, "list of leases").leases)
+
+
+def link(number: int, generation: int, shape: tuple[int, int, int], *, writes: bool) -> bytes:
+    """Return the body of a `link`; its descriptors go beside it.
+
+    Args:
+        shape: slots, holds, cells.
+        writes: the receiver posts; else it takes.
+    """
+    slots, holds, cells = shape
+    return socket_pb2.SocketLink(
+        link=number, generation=generation, slots=slots, holds=holds, cells=cells, writes=writes
+    ).SerializeToString()
+
+
+def read_link(body: bytes, descriptors: int) -> socket_pb2.SocketLink:
+    """Return which end of a link came beside the record.
+
+    Raises:
+        ProtocolError: the body is none, or not as many descriptors came as it takes.
+    """
+    found = _parse(socket_pb2.SocketLink, body, "link")
+    if not found.link or descriptors != LINK_DESCRIPTORS:
+        raise ProtocolError(f"link {found.link} with {descriptors} descriptors")
+    return found
+
+
+def links(numbers: Iterable[int]) -> bytes:
+    """Return the body of a `link_over`."""
+    return socket_pb2.SocketLinks(links=numbers).SerializeToString()
+
+
+def read_links(body: bytes) -> list[int]:
+    """Return which links are over. Raises ProtocolError: it is no list of any."""
+    return list(_parse(socket_pb2.SocketLinks, body, "list of links").links)
+
+
+def page(words: int) -> bytes:
+    """Return the body of a `page`; its descriptor goes beside it."""
+    return socket_pb2.SocketPage(words=words).SerializeToString()
+
+
+def read_page(body: bytes, descriptors: int) -> int:
+    """Return how many words the generation page has.
+
+    Raises:
+        ProtocolError: the body is none, or not one descriptor came.
+    """
+    words = _parse(socket_pb2.SocketPage, body, "page").words
+    if not words or descriptors != 1:
+        raise ProtocolError(f"a page of {words} words with {descriptors} descriptors")
+    return words
+
+
+def read_route(body: bytes) -> socket_pb2.SocketRoute:
+    """Return what the node answered to an ask. Raises ProtocolError: the body is none."""
+    return _parse(socket_pb2.SocketRoute, body, "route")
+
+
+def asks(numbers: Iterable[int]) -> bytes:
+    """Return the body of a `route_left`."""
+    return socket_pb2.SocketAsks(asks=numbers).SerializeToString()
+
+
+def read_asks(body: bytes) -> list[int]:
+    """Return which routes the client has left. Raises ProtocolError: it is no list of any."""
+    return list(_parse(socket_pb2.SocketAsks, body, "list of asks").asks)
 
 
 def _parse(kind: type[_M], body: bytes, name: str) -> _M:
