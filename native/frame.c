@@ -51,6 +51,9 @@ static enum sira_status parse_item(struct sira_item *item)
         case TAG(SIRA_ITEM_CLOSE, PB_LEN):
         case TAG(SIRA_ITEM_ENDED, PB_LEN):
         case TAG(SIRA_ITEM_ASIDE, PB_LEN):
+        case TAG(SIRA_ITEM_ASK, PB_LEN):
+        case TAG(SIRA_ITEM_CELL_OPEN, PB_LEN):
+        case TAG(SIRA_ITEM_CELL_END, PB_LEN):
             fits = pb_bytes(&r, &item->body);
             item->kind = tag >> 3; /* of a oneof given twice the last one counts */
             break;
@@ -260,4 +263,15 @@ enum sira_status sira_receipt_parse(struct sira_slice body, struct sira_receipt 
         {10, SHAPE_SLICE, &receipt->error, NULL},
     };
     return parse_fields(body, fields, COUNT_OF(fields));
+}
+
+enum sira_status sira_ask_parse(struct sira_slice body, struct sira_ask *ask)
+{
+    *ask = (struct sira_ask){0, {NULL, 0}};
+    const struct field fields[] = {
+        {1, SHAPE_U32, &ask->ask, NULL},
+        {2, SHAPE_SLICE, &ask->topic, NULL},
+    };
+    const enum sira_status status = parse_fields(body, fields, COUNT_OF(fields));
+    return status ? status : sira_topic_check(ask->topic.data, ask->topic.len);
 }

@@ -31,7 +31,7 @@ static PyObject *control_frame(PyObject *Py_UNUSED(module), PyObject *args, PyOb
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Iy*:control_frame", names, &kind, &body)) return NULL;
     PyObject *frame = NULL;
     const size_t len = (size_t)body.len;
-    if (kind < SIRA_ITEM_MESSAGE || (kind > SIRA_ITEM_ENDED && kind != SIRA_ITEM_ASIDE)) {
+    if (kind < SIRA_ITEM_MESSAGE || (kind > SIRA_ITEM_ENDED && kind < SIRA_ITEM_ASIDE) || kind > SIRA_ITEM_CELL_END) {
         sira_raise("BAD_REQUEST", "an item of kind %u", kind);
     } else {
         const size_t size = pb_bytes_size(F_ITEMS, item_size(kind, len));

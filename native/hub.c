@@ -131,6 +131,7 @@ static PyObject *hub_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     Hub *hub = (Hub *)type->tp_alloc(type, 0);
     if (!hub) return NULL;
+    hub->page.fd = -1;
     hub->encode_error = Py_NewRef(encode_error);
     hub->topics = PyDict_New();
     hub->classes = PyDict_New();
@@ -176,6 +177,7 @@ static void hub_dealloc(PyObject *self)
     Py_XDECREF(hub->hurry);
     for (uint32_t i = 0; i < sizeof hub->envs / sizeof *hub->envs; i++) PyMem_Free(hub->envs[i]);
     PyMem_Free(hub->picks);
+    sira_shm_close(&hub->page);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -226,6 +228,7 @@ static PyObject *hub_declare(PyObject *self, PyObject *args, PyObject *kwargs)
     if (owner) topic->owner = owner;
     if (contract != Py_None) Py_XSETREF(topic->contract, Py_NewRef(contract));
     topic->generation++;
+    hub_moved(hub, name);
     return (PyObject *)topic;
 }
 
@@ -253,11 +256,13 @@ static PyObject *hub_touch(PyObject *self, PyObject *args)
     hub->due_ns = 0; /* limits may be others now */
     if (name == Py_None) {
         hub->generation++;
+        hub_moved(hub, NULL);
         Py_RETURN_NONE;
     }
     PyObject *topic = PyDict_GetItemWithError(hub->topics, name); /* borrowed */
     if (topic) ((HubTopic *)topic)->generation++;
     else if (PyErr_Occurred()) return NULL;
+    if (PyUnicode_Check(name)) hub_moved(hub, name); /* also one that is not there yet */
     Py_RETURN_NONE;
 }
 
@@ -391,6 +396,7 @@ static PyObject *hub_stats(PyObject *self, void *unused)
         {"transfers", hub->xfers},               {"parked", hub->parked},
         {"transfers_kept", kept_xfers(hub)},     {"waiting", hub->waiting},
         {"topics", (uint64_t)PyDict_GET_SIZE(hub->topics)}, {"topics_folded", hub->folded},
+        {"messages_direct", hub->messages_direct}, {"deliveries_direct", hub->deliveries_direct},
     };
     for (size_t i = 0; dict && i < sizeof values / sizeof *values; i++)
         if (hub_put_u64(dict, values[i].name, values[i].value) < 0) Py_CLEAR(dict);
@@ -417,6 +423,10 @@ static PyMethodDef hub_methods[] = {
     {"topics", hub_topics, METH_NOARGS, "All topics."},
     {"row", hub_row, METH_O, "Ledger row of one topic; None: there is no such topic."},
     {"walk", hub_walk, METH_VARARGS, "Walk over the ledger's rows in slices, from the start or where another one stood."},
+    {"open_page", hub_open_page, METH_NOARGS, "Descriptor of the page of words that move with topics; the caller's to close."},
+    {"word_of", hub_word_of, METH_O, "Which word of the page moves with a name."},
+    {"word", hub_word, METH_O, "Value of a word of the page."},
+    {"account", (PyCFunction)(void (*)(void))hub_account, METH_VARARGS | METH_KEYWORDS, "Count what passed the node by on links."},
     {"close", hub_close, METH_NOARGS, "Forget all topics: the node stops."},
     {NULL, NULL, 0, NULL},
 };

@@ -5,7 +5,7 @@
  * Python's: it resolves a topic to a Route, this code remembers and obeys it.
  *
  * Python runs inside in few places, and may do there what it likes (publish on other streams, close any): resolve(),
- * admit(), aside() and lender(), and where an error is made and encoded. The Ingress at work is `busy` meanwhile: it is not
+ * admit(), aside(), asked() and lender(), and where an error is made and encoded. The Ingress at work is `busy` meanwhile: it is not
  * fed again and is taken apart only afterwards. lend() of an Egress may do everything but close that stream, or what it is
  * subscribed to. wake() and drained() are never called from inside, but by hub_tell(), last.
  *
@@ -17,6 +17,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "shm_file.h"
 #include "wire.h"
 
 typedef struct Hub Hub;
@@ -49,6 +50,7 @@ struct row {
     bool is_class;
     struct row *folded_into; /* NULL: itself */
     uint64_t published, owed, delivered, pending, retained, superseded, expired;
+    uint64_t direct; /* of `pending`: on links, where only hub_account() moves it */
     struct reason_counts dropped, refused;
     uint32_t refs; /* topics and deliveries that still count here */
     uint64_t hist[HIST_BUCKETS], hist_sum_ns; /* used in class rows: time a delivery waited on the node */
@@ -338,10 +340,11 @@ struct Hub {
     struct sira_env *envs[4]; /* parsing, by depth: resolve() may publish */
     uint32_t env_depth;
     struct pick *picks; /* owned, PICKS_MAX + 1 of them */
+    struct sira_shm page; /* base NULL: none yet (hub_direct.c) */
     /* statistics */
     uint64_t dropped[REASONS_MAX]; /* deliveries, over all topics, by reason */
     uint64_t frames_in, frames_out, bytes_in, bytes_out, messages_in, deliveries_out, chunks_in, chunks_out,
-        routes_resolved, blob_count, blob_bytes, buffered_bytes, xfers;
+        routes_resolved, blob_count, blob_bytes, buffered_bytes, xfers, messages_direct, deliveries_direct;
 };
 
 struct row *hub_class_row(Hub *hub, const char *name);
@@ -357,6 +360,14 @@ struct sira_env *hub_env_enter(Hub *hub); /* NULL with an exception: nested too 
 void hub_env_leave(Hub *hub);
 PyObject *hub_error_bytes(Hub *hub);                 /* encode and clear the current exception; NULL: a new one */
 int hub_call(PyObject *callable);                    /* call with no arguments; errors are written out, never raised */
+/* hub_direct.c. Publishers of this name (NULL: of all) are to ask anew: at once, before anybody is answered. */
+void hub_moved(Hub *hub, PyObject *name);
+PyObject *hub_open_page(PyObject *self, PyObject *unused);
+PyObject *hub_word_of(PyObject *self, PyObject *name);
+PyObject *hub_word(PyObject *self, PyObject *index);
+PyObject *hub_account(PyObject *self, PyObject *args, PyObject *kwargs);
+PyObject *sub_get_idle(PyObject *self, void *unused);
+uint64_t hub_topic_hash(struct sira_slice topic); /* the same as long as the node lives */
 uint32_t hub_hist_bucket(uint64_t ns);
 extern const uint64_t hub_hist_bounds_ns[HIST_BUCKETS - 1];
 
@@ -412,7 +423,7 @@ enum { LANE_GRPC = 1, LANE_SHM = 2, LANE_NUMBER_MAX = 3 }; /* of sira.v1.Lane */
 struct Ingress {
     PyObject_HEAD
     Hub *hub; /* owned */
-    PyObject *stamp, *resolve, *wake, *drained, *aside, *lender; /* owned; drained, aside, lender: or NULL */
+    PyObject *stamp, *resolve, *wake, *drained, *aside, *lender, *asked; /* owned; from drained on: or NULL */
     History *history; /* owned or NULL */
     Ingress *hub_prev, *hub_next;
     uint64_t client, serial;

@@ -291,6 +291,7 @@ static int take_frame(Ingress *in, PyObject *frame, uint64_t now_ns, uint64_t un
         case SIRA_ITEM_CHUNK: rc = take_chunk(in, frame, &item, now_ns); break;
         case SIRA_ITEM_ABORT: rc = take_abort(in, &item, now_ns); break;
         case SIRA_ITEM_ASIDE: rc = take_aside(in, &item, now_ns); break;
+        case SIRA_ITEM_ASK: rc = ingress_ask(in, &item); break;
         case SIRA_ITEM_NONE: break; /* of a later version: additive */
         default:
             sira_raise("PROTOCOL_ERROR", "an item of kind %u has no business on a Publish stream", item.kind);
@@ -351,6 +352,7 @@ static void take_apart(Ingress *in, uint64_t now_ns)
     Py_CLEAR(in->drained);
     Py_CLEAR(in->aside);
     Py_CLEAR(in->lender);
+    Py_CLEAR(in->asked);
     PyList_SetSlice(in->credits, 0, PyList_GET_SIZE(in->credits), NULL);
 }
 

@@ -4,7 +4,7 @@
 
 enum { ROUTES_MAX = 16384 }; /* a publisher on more topics than this resolves them anew now and then */
 
-static uint64_t topic_hash(struct sira_slice topic)
+uint64_t hub_topic_hash(struct sira_slice topic)
 {
     uint64_t h = 0xcbf29ce484222325u;
     size_t i = 0;
@@ -113,28 +113,31 @@ int route_refresh(Ingress *in, struct route_entry *entry)
     return 0;
 }
 
+struct route_entry *route_find(const Ingress *in, struct sira_slice topic)
+{
+    if (!in->route_cap) return NULL;
+    const uint64_t hash = hub_topic_hash(topic);
+    uint32_t i = (uint32_t)hash & (in->route_cap - 1);
+    for (; in->routes[i]; i = (i + 1) & (in->route_cap - 1))
+        if (entry_is(in->routes[i], hash, topic)) return in->routes[i];
+    return NULL;
+}
+
 /* The entry of a topic with a route that is valid now. NULL with an exception: refused. */
 struct route_entry *route_of(Ingress *in, struct sira_slice topic)
 {
-    const uint64_t hash = topic_hash(topic);
-    if (in->route_cap) {
-        uint32_t i = (uint32_t)hash & (in->route_cap - 1);
-        for (; in->routes[i]; i = (i + 1) & (in->route_cap - 1)) {
-            struct route_entry *entry = in->routes[i];
-            if (!entry_is(entry, hash, topic)) continue;
-            return route_refresh(in, entry) < 0 ? NULL : entry;
-        }
-    }
+    struct route_entry *entry = route_find(in, topic);
+    if (entry) return route_refresh(in, entry) < 0 ? NULL : entry;
     Route *route = resolve(in, topic); /* owned */
     if (!route) return NULL;
-    struct route_entry *entry = PyMem_Calloc(1, sizeof *entry);
+    entry = PyMem_Calloc(1, sizeof *entry);
     if (!entry || routes_reserve(in) < 0) {
         if (!entry) PyErr_NoMemory();
         PyMem_Free(entry);
         Py_DECREF(route);
         return NULL;
     }
-    entry->hash = hash;
+    entry->hash = hub_topic_hash(topic);
     entry->route = route;
     entry->in = in;
     routes_insert(in->routes, in->route_cap, entry);

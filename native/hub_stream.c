@@ -67,6 +67,7 @@ static void ingress_dealloc(PyObject *self)
     Py_XDECREF(in->drained);
     Py_XDECREF(in->aside);
     Py_XDECREF(in->lender);
+    Py_XDECREF(in->asked);
     Py_XDECREF(in->history);
     Py_XDECREF(in->hub);
     type->tp_free(self);
@@ -149,7 +150,6 @@ static PyObject *ingress_get(PyObject *self, void *which)
     const Ingress *in = (Ingress *)self;
     switch ((intptr_t)which) {
     case 0: return PyBool_FromLong(in->full);
-    case 1: return Py_NewRef(in->drained ? in->drained : Py_None);
     case 2: return PyLong_FromUnsignedLongLong(in->published);
     case 3: return PyLong_FromUnsignedLongLong(in->bytes);
     case 7: return PyLong_FromUnsignedLongLong(in->limited_until_ns);
@@ -163,38 +163,17 @@ static PyObject *ingress_get(PyObject *self, void *which)
     }
 }
 
-static int ingress_set_drained(PyObject *self, PyObject *value, void *unused)
+/* What Python may be called with; `at` is the member's offset. */
+static PyObject *ingress_get_call(PyObject *self, void *at)
 {
-    (void)unused;
-    Py_XSETREF(((Ingress *)self)->drained, value && value != Py_None ? Py_NewRef(value) : NULL);
-    return 0;
+    PyObject *call = *(PyObject **)(void *)((char *)self + (intptr_t)at); /* borrowed */
+    return Py_NewRef(call ? call : Py_None);
 }
 
-static PyObject *ingress_get_aside(PyObject *self, void *unused)
+static int ingress_set_call(PyObject *self, PyObject *value, void *at)
 {
-    (void)unused;
-    const Ingress *in = (Ingress *)self;
-    return Py_NewRef(in->aside ? in->aside : Py_None);
-}
-
-static int ingress_set_aside(PyObject *self, PyObject *value, void *unused)
-{
-    (void)unused;
-    Py_XSETREF(((Ingress *)self)->aside, value && value != Py_None ? Py_NewRef(value) : NULL);
-    return 0;
-}
-
-static PyObject *ingress_get_lender(PyObject *self, void *unused)
-{
-    (void)unused;
-    const Ingress *in = (Ingress *)self;
-    return Py_NewRef(in->lender ? in->lender : Py_None);
-}
-
-static int ingress_set_lender(PyObject *self, PyObject *value, void *unused)
-{
-    (void)unused;
-    Py_XSETREF(((Ingress *)self)->lender, value && value != Py_None ? Py_NewRef(value) : NULL);
+    PyObject **call = (PyObject **)(void *)((char *)self + (intptr_t)at);
+    Py_XSETREF(*call, value && value != Py_None ? Py_NewRef(value) : NULL);
     return 0;
 }
 
@@ -219,10 +198,15 @@ static int ingress_set_lane(PyObject *self, PyObject *value, void *unused)
 
 static PyGetSetDef ingress_getset[] = {
     {"full", ingress_get, NULL, "Stop reading this stream until `drained` is called.", (void *)0},
-    {"drained", ingress_get, ingress_set_drained, "Called when `full` ends.", (void *)1},
-    {"aside", ingress_get_aside, ingress_set_aside, "Called with (frame, now_ns) of an aside.", NULL},
-    {"lender", ingress_get_lender, ingress_set_lender,
-     "Called with (segment, offset, bytes, lease, topic or None) of a lent chunk; gives its ShmSpan.", NULL},
+    {"drained", ingress_get_call, ingress_set_call, "Called when `full` ends.", (void *)offsetof(Ingress, drained)},
+    {"aside", ingress_get_call, ingress_set_call, "Called with (frame, now_ns) of an aside.",
+     (void *)offsetof(Ingress, aside)},
+    {"lender", ingress_get_call, ingress_set_call,
+     "Called with (segment, offset, bytes, lease, topic or None) of a lent chunk; gives its ShmSpan.",
+     (void *)offsetof(Ingress, lender)},
+    {"asked", ingress_get_call, ingress_set_call,
+     "Called with (ask, topic) of a route that is asked for, behind all that was sent before.",
+     (void *)offsetof(Ingress, asked)},
     {"lane", ingress_get_lane, ingress_set_lane, "Number of sira.v1.Lane that its receipts tell.", NULL},
     {"published", ingress_get, NULL, "Messages accepted.", (void *)2},
     {"bytes", ingress_get, NULL, "Payload bytes accepted.", (void *)3},
@@ -236,6 +220,7 @@ static PyGetSetDef ingress_getset[] = {
 static PyMethodDef ingress_methods[] = {
     {"feed", (PyCFunction)(void (*)(void))ingress_feed_py, METH_FASTCALL, "Take a Frame from the publisher: (frame, now_ns, at=0, work_ns=0) -> where to go on, 0 at its end."},
     {"next_frame", ingress_next_frame_py, METH_O, "Receipts and credits for the publisher, or None."},
+    {"waits", ingress_waits_py, METH_O, "Whether something of this topic is parked here, or not whole."},
     {"refuse_parked", ingress_refuse_parked_py, METH_VARARGS, "Answer all that waits with this error: (error, now_ns)."},
     {"close", ingress_close_py, METH_O, "The stream is gone."},
     {NULL, NULL, 0, NULL},

@@ -6,6 +6,7 @@
 
 /* hub_route.c */
 struct route_entry *route_of(Ingress *in, struct sira_slice topic); /* borrowed; NULL with an exception: refused */
+struct route_entry *route_find(const Ingress *in, struct sira_slice topic); /* borrowed; NULL: never asked for */
 int route_refresh(Ingress *in, struct route_entry *entry);          /* -1 with an exception: refused */
 void routes_free(Ingress *in);
 
@@ -50,6 +51,10 @@ int settle_again(Ingress *in, uint64_t number, const uint8_t *id, HubTopic *topi
 void hub_exception_code(char *code, size_t len);
 uint64_t ingress_unread(const Ingress *in); /* answers that the client has not taken, or that are still due */
 void slots_free(Ingress *in);
+
+/* hub_direct.c */
+int ingress_ask(Ingress *in, const struct sira_item *item); /* Python runs inside */
+PyObject *ingress_waits_py(PyObject *self, PyObject *name);
 
 /* Takes a frame from *at on, for about work_ns (0: to its end). Requires: *at is 0, or what the last call with this
  * frame left there. Ensures: *at is where to go on, the length of the frame where it is done. */

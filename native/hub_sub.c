@@ -130,6 +130,7 @@ static PyGetSetDef sub_getset[] = {
     {"dropped", sub_get, NULL, "Deliveries owed that will not happen.", (void *)8},
     {"stalled", sub_get, NULL, "Took nothing for so long that it is dropped to.", (void *)9},
     {"superseded", sub_get, NULL, "Messages replaced by newer ones.", (void *)10},
+    {"idle", sub_get_idle, NULL, "All that it was given has been sent, and it is not stalled.", NULL},
     {"closed", sub_get, NULL, "It has ended.", (void *)11},
     {"pending_bytes", sub_get, NULL, "Payload bytes waiting to be sent.", (void *)12},
     {NULL, NULL, NULL, NULL, NULL},

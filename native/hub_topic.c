@@ -160,6 +160,7 @@ static int row_fold(Hub *hub, struct row *row)
     into->owed += row->owed;
     into->delivered += row->delivered;
     into->pending += row->pending;
+    into->direct += row->direct;
     into->retained += row->retained;
     into->superseded += row->superseded;
     into->expired += row->expired;
@@ -221,6 +222,7 @@ void topic_drop(HubTopic *topic)
     if (topic->retained) topic_retain(topic, NULL);
     topic->dropped = true;
     topic->generation++;
+    hub_moved(topic->hub, topic->name);
     if (row_fold(topic->hub, topic->row) < 0) PyErr_Clear();
 }
 

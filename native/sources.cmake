@@ -49,6 +49,7 @@ set(SIRA_PYTHON_SOURCES
   native/hub_post.c
   native/hub_wait.c
   native/hub_retry.c
+  native/hub_direct.c
   native/hub_receipts.c
   native/hub_history.c
   native/hub_ingress.c

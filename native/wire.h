@@ -137,7 +137,8 @@ enum sira_status sira_env_parse(const uint8_t *data, size_t len, uint32_t flags,
 enum sira_item_kind { /* = field numbers in Item */
     SIRA_ITEM_NONE = 0, SIRA_ITEM_MESSAGE = 1, SIRA_ITEM_HEAD = 2, SIRA_ITEM_CHUNK = 3, SIRA_ITEM_ABORT = 4,
     SIRA_ITEM_CREDIT = 5, SIRA_ITEM_ACK = 6, SIRA_ITEM_RECEIPT = 7, SIRA_ITEM_OPEN = 8, SIRA_ITEM_OPENED = 9,
-    SIRA_ITEM_CLOSE = 10, SIRA_ITEM_ENDED = 11, SIRA_ITEM_ASIDE = 16
+    SIRA_ITEM_CLOSE = 10, SIRA_ITEM_ENDED = 11, SIRA_ITEM_ASIDE = 16,
+    SIRA_ITEM_ASK = 17, SIRA_ITEM_CELL_OPEN = 18, SIRA_ITEM_CELL_END = 19
 };
 struct sira_item {
     uint32_t kind;             /* SIRA_ITEM_NONE: an unknown kind, to be skipped */
@@ -168,6 +169,10 @@ enum sira_status sira_credit_parse(struct sira_slice body, struct sira_credit *c
 struct sira_receipt { struct sira_slice id, error; uint32_t matched, grade, copies, nodes, lane_bits; bool has_offset, spooled;
                       uint64_t offset, bytes; };  /* lane_bits: 1 << Lane for each lane */
 enum sira_status sira_receipt_parse(struct sira_slice body, struct sira_receipt *receipt);
+
+/* `topic` is a checked name. */
+struct sira_ask { uint32_t ask; struct sira_slice topic; };
+enum sira_status sira_ask_parse(struct sira_slice body, struct sira_ask *ask);
 
 /* ---- contracts ------------------------------------------------------------------------------------- */
 /* "f32|bf16[B, H<=4096, 3]": dtype|dtype[dim, ...]; dim = N, name, name<=N or *. No brackets: any shape.

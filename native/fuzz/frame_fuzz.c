@@ -113,6 +113,7 @@ static void try_control(struct sira_slice body)
     struct sira_abort broken;
     struct sira_credit credit;
     struct sira_receipt receipt;
+    struct sira_ask ask;
     if (!sira_abort_parse(body, &broken)) {
         must_lie_in(broken.error, body.data, body.len);
         MUST(broken.id.len == SIRA_ID_BYTES);
@@ -121,6 +122,10 @@ static void try_control(struct sira_slice body)
         must_lie_in(chunk.id, body.data, body.len);
         must_lie_in(chunk.data, body.data, body.len);
         MUST(chunk.id.len == SIRA_ID_BYTES);
+    }
+    if (!sira_ask_parse(body, &ask)) {
+        must_lie_in(ask.topic, body.data, body.len);
+        MUST(sira_topic_check(ask.topic.data, ask.topic.len) == SIRA_OK);
     }
     if (!sira_credit_parse(body, &credit)) {
         must_lie_in(credit.id, body.data, body.len);
@@ -138,7 +143,7 @@ static void must_hold_of_item(const struct sira_item *item, const uint8_t *frame
     must_lie_in(item->raw, frame, len);
     must_lie_in(item->body, item->raw.data, item->raw.len);
     must_lie_in(item->subs, item->raw.data, item->raw.len);
-    MUST(item->kind <= SIRA_ITEM_ENDED && (item->kind != SIRA_ITEM_NONE || item->body.data == NULL));
+    MUST(item->kind <= SIRA_ITEM_CELL_END && (item->kind != SIRA_ITEM_NONE || item->body.data == NULL));
     MUST(item->has_wait || item->wait_ms == 0);
     size_t at = 0, count = 0;
     uint32_t sub, first = 0;

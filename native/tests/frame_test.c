@@ -55,13 +55,16 @@ static void test_items_come_in_order_and_unknown_fields_are_skipped(void)
     put_text(item, SIRA_ITEM_ASIDE, "body");
     put_buf(frame, 1, item);
     item->len = 0;
-    put_text(item, 17, "a kind of a later version");
+    put_text(item, SIRA_ITEM_CELL_END, "body");
     put_buf(frame, 1, item);
-    for (uint32_t kind = 1; kind <= SIRA_ITEM_ENDED + 2; kind++) {
+    item->len = 0;
+    put_text(item, 20, "a kind of a later version");
+    put_buf(frame, 1, item);
+    const uint32_t late[] = {SIRA_ITEM_ASIDE, SIRA_ITEM_CELL_END, SIRA_ITEM_NONE};
+    for (uint32_t kind = 1; kind <= SIRA_ITEM_ENDED + 3; kind++) {
         CHECK_EQUAL(sira_frame_next(frame->bytes, frame->len, &at, &got, &done), SIRA_OK);
         CHECK(!done);
-        const uint32_t late = kind == SIRA_ITEM_ENDED + 1 ? SIRA_ITEM_ASIDE : SIRA_ITEM_NONE;
-        CHECK_EQUAL(got.kind, kind <= SIRA_ITEM_ENDED ? kind : late);
+        CHECK_EQUAL(got.kind, kind <= SIRA_ITEM_ENDED ? kind : late[kind - SIRA_ITEM_ENDED - 1]);
         if (got.kind) CHECK(got.body.len == 4 && !memcmp(got.body.data, "body", 4));
         CHECK(got.sub_first == 0 && got.subs.len == 0 && !got.quiet && !got.has_wait && got.grade == 0);
     }
@@ -215,6 +218,27 @@ static void test_credits(void)
     free(b);
 }
 
+static void test_asks(void)
+{
+    struct buf *b = buf_new();
+    struct sira_ask ask;
+    put_uint(b, 1, UINT32_MAX);
+    put_text(b, 2, "robot.arm");
+    put_uint(b, 9, 1); /* of a later version */
+    CHECK_EQUAL(sira_ask_parse((struct sira_slice){b->bytes, b->len}, &ask), SIRA_OK);
+    CHECK(ask.ask == UINT32_MAX && ask.topic.len == 9 && !memcmp(ask.topic.data, "robot.arm", 9));
+    for (size_t cut = 7; cut < b->len - 2; cut++)
+        CHECK_EQUAL(sira_ask_parse((struct sira_slice){b->bytes, cut}, &ask), SIRA_TRUNCATED);
+    b->bytes[b->len - 3] = '*';
+    CHECK_EQUAL(sira_ask_parse((struct sira_slice){b->bytes, b->len}, &ask), SIRA_BAD_TOPIC);
+    CHECK_EQUAL(sira_ask_parse((struct sira_slice){b->bytes, 6}, &ask), SIRA_BAD_TOPIC); /* of no topic */
+    b->len = 0;
+    put_text(b, 1, "7");
+    put_text(b, 2, "x");
+    CHECK_EQUAL(sira_ask_parse((struct sira_slice){b->bytes, b->len}, &ask), SIRA_MALFORMED);
+    free(b);
+}
+
 /* An item of a kind of a later version has no body: whoever parses it all the same gets an empty message. */
 static void test_no_body_is_an_empty_one(void)
 {
@@ -223,7 +247,9 @@ static void test_no_body_is_an_empty_one(void)
     struct sira_credit credit;
     struct sira_receipt receipt;
     CHECK_EQUAL(sira_chunk_parse(none, &chunk), SIRA_BAD_ID);
+    struct sira_ask ask;
     CHECK_EQUAL(sira_credit_parse(none, &credit), SIRA_OK);
+    CHECK_EQUAL(sira_ask_parse(none, &ask), SIRA_BAD_TOPIC);
     CHECK_EQUAL(sira_receipt_parse(none, &receipt), SIRA_OK);
 }
 
@@ -266,6 +292,7 @@ int main(void)
     test_chunks();
     test_aborts();
     test_credits();
+    test_asks();
     test_no_body_is_an_empty_one();
     test_receipts();
     return 0;

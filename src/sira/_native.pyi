@@ -484,6 +484,33 @@ class Hub:
     def row(self, topic: str) -> dict[str, Any] | None: ...  # the row of one topic
     # from the start, or from the `position` of another walk; 1: only the classes
     def walk(self, position: int = 0) -> RowWalk: ...
+    # A page of 4096 words (u64) that clients map read-only, for the names that hash to them. One
+    # moves with each touch(), declare() and drop() of such a name, before that returns; touch()
+    # moves all.
+    def open_page(self) -> int: ...  # its memfd, a new descriptor: the caller's to close
+    def word_of(self, name: str, /) -> int: ...  # which word moves with a name
+    def word(self, index: int, /) -> int: ...  # UNSUPPORTED: no page was opened
+    def account(
+        self,
+        topic: HubTopic,
+        *,
+        published: int = 0,
+        owed: int = 0,
+        delivered: int = 0,
+        pending: int = 0,
+        expired: int = 0,
+        superseded: int = 0,
+        dropped: dict[str, int] | None = None,
+        sub: Sub | None = None,
+        now_ns: int = 0,
+    ) -> None:
+        """Count what passed the node by on links; all are differences, `pending` may be negative.
+
+        `sub`: whose deliveries these are; `now_ns`: when the topic was used. ValueError, and
+        nothing is counted: owed is not the sum of the rest, or less would be pending than was said
+        to be on links.
+        """
+
     def close(self) -> None: ...  # forget all topics: the node stops
     order: int  # grows with each message posted
     # at least: topics, messages_held, parked, transfers; of these transfers_kept wait for nobody,
@@ -616,6 +643,10 @@ class Ingress:
     # span; topic None: its message was refused meanwhile. What it raises gives that message up.
     # None: such a chunk is refused.
     lender: Callable[[int, int, int, int, str | None], ShmSpan] | None
+    # takes (ask, topic) of a route that is asked for, behind all that was sent before. What it
+    # raises ends the stream. None: PROTOCOL_ERROR.
+    asked: Callable[[int, str], None] | None
+    def waits(self, topic: str, /) -> bool: ...  # something of it is parked here, or not whole
     lane: int  # number of sira.v1.Lane that its receipts tell; at first that of gRPC
     # messages whose receipt next_frame() has not given out yet (quiet ones too, until settled)
     unanswered: int
@@ -678,6 +709,7 @@ class Sub:
     delivered: int
     dropped: int
     stalled: bool
+    idle: bool  # open, not stalled, and all that it was given has been sent, chunks too
     def deliver_retained(self, topic: HubTopic, now_ns: int, order_max: int = 2**64 - 1) -> None:
         """Owe it the last message of a `latest` topic, if its order is at most `order_max`."""
 

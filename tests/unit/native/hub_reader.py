@@ -39,6 +39,9 @@ class Reader:
         self._seen: set[tuple[int, bytes]] = set()
         self._last: dict[tuple[int, int, str, int], int] = {}
         self.whole = 0
+        # routes past the node: (subscription, publisher, topic) to the publisher's last message
+        # before; nothing up to that may come any more
+        self.begun: dict[tuple[int, int, str], int] = {}
 
     def read(self, frame: bytes) -> None:
         for item in bus_pb2.Frame.FromString(frame).items:
@@ -55,6 +58,7 @@ class Reader:
         assert (number, got.id) not in self._seen, "delivered twice"
         self._seen.add((number, got.id))
         made = sent.made
+        self._check_routes(number, sent)
         assert (got.topic, got.priority, got.tenant) == (made.topic, made.priority, "default")
         assert [t.data for t in got.tensors] == [t.data for t in made.tensors]
         if number not in self._unordered:
@@ -72,6 +76,7 @@ class Reader:
         number = item.subscriptions[0] if item.subscriptions else self._untagged[chunk.message_id]
         data = self._open[number, chunk.message_id]
         sent = self._sent[chunk.message_id]
+        self._check_routes(number, sent)
         sizes = [t.data_bytes for t in sent.made.tensors]
         assert len(data) == sum(sizes[: chunk.tensor]) + chunk.offset
         bytes_ = chunk.data
@@ -84,6 +89,10 @@ class Reader:
         if len(data) == sum(sizes):
             self._end(number, chunk.message_id)
             self._whole(sent)
+
+    def _check_routes(self, number: int, sent: Sent) -> None:
+        begun = self.begun.get((number, sent.publisher, sent.made.topic), -1)
+        assert begun < sent.sequence, "came by the node behind the beginning of a route"
 
     def _end(self, number: int, message_id: bytes) -> None:
         self._open.pop((number, message_id), None)

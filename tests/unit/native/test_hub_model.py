@@ -59,6 +59,11 @@ class Walk:
         self.number: dict[Publisher, int] = {}
         self.sequence = 0
         self.withheld = 0  # deliveries
+        # Deliveries that wait on links, past the node, of each topic; the last ones of a topic that
+        # was dropped are settled as its own, too.
+        self.on_links: dict[_native.HubTopic, int] = {}
+        self.passed = 0  # deliveries over links
+        self.asks = 0
 
     def step(self) -> None:
         actions = {
@@ -66,6 +71,7 @@ class Walk:
             self.read: 10, self.subscribe: 4, self.unsubscribe: 2, self.connect: 2,
             self.kill_subscriber: 1, self.kill_publisher: 1, self.tick: 6, self.redeclare: 1,
             self.give_up: 1, self.bad_chunk: 1, self.withhold: 2, self.give_back: 10,
+            self.pass_by: 10, self.settle: 10, self.ask: 10,
         }  # fmt: skip
         self.random.choices(list(actions), list(actions.values()))[0]()
 
@@ -238,6 +244,60 @@ class Walk:
             assert not (sent.quiet and not receipt.error.code), "a quiet message was answered"
         return len(items)
 
+    # ---- past the node -----------------------------------------------------------------------
+
+    def pass_by(self) -> None:
+        """Messages went over links, and the books are told so."""
+        topic = self.bench.hub.topic(self.random.choice(TOPICS))
+        if topic is None:
+            return
+        owed, delivered = self.random.randint(0, 9), self.random.randint(0, 9)
+        self.bench.hub.account(
+            topic, published=1, owed=owed + delivered, delivered=delivered, pending=owed,
+            now_ns=self.bench.now_ns,
+        )  # fmt: skip
+        self.on_links[topic] = self.on_links.get(topic, 0) + owed
+        self.passed += delivered
+
+    def settle(self, *, all_of_it: bool = False) -> None:
+        """What was on links was taken, or will not be."""
+        for topic in list(self.on_links):
+            count = self.on_links[topic] if all_of_it else self.random.randint(0, 12)
+            if count > self.on_links[topic]:
+                with pytest.raises(ValueError, match="on links"):
+                    self.bench.hub.account(topic, delivered=2**40, pending=-(2**40))
+                continue
+            lost = self.random.randint(0, count)
+            self.bench.hub.account(
+                topic, pending=-count, delivered=count - lost, dropped={"PEER_LOST": lost}
+            )
+            self.passed += count - lost
+            self.on_links[topic] -= count
+            if not self.on_links[topic]:
+                del self.on_links[topic]
+
+    def ask(self) -> None:
+        """A publisher would have a route: where it begins, nothing older may come any more."""
+        if publisher := self.publisher():
+            publisher.stream.asked = functools.partial(self.asked, publisher)
+            self.asks += 1
+            question = bus_pb2.RouteAsk(ask=self.asks, topic=self.random.choice(TOPICS))
+            frame = bus_pb2.Frame(items=[bus_pb2.Item(ask=question)]).SerializeToString()
+            if not self.feed(publisher, frame):
+                self.asks -= 1
+
+    def asked(self, publisher: Publisher, number: int, topic: str) -> None:
+        assert number == self.asks
+        if topic == "state" or publisher not in self.number or publisher.stream.waits(topic):
+            return  # what is kept of a topic is given to new subscriptions
+        for subscriber in self.subscribers:
+            if subscriber in self.writing:
+                continue
+            for sub in subscriber.mine:
+                if sub.group is None and sub.idle:
+                    route = (sub.subscription, self.number[publisher], topic)
+                    self.readers[subscriber].begun[route] = self.sequence
+
     # ---- subscribers -------------------------------------------------------------------------
 
     def write(self) -> None:
@@ -354,7 +414,9 @@ class Walk:
         for sent in self.sent.values():
             assert sent.publisher not in alive or sent.quiet or len(sent.answers) == 1, sent
             assert not (sent.delivered and any(sent.answers)), "refused and delivered"
+        self.settle(all_of_it=True)
         self.bench.assert_balanced()
+        assert self.bench.hub.stats["deliveries_direct"] == self.passed
         assert sum(row["pending"] for row in rows(self.bench.hub)) == 0
         assert all(p.stream.parked == 0 and p.stream.unanswered == 0 for p in self.publishers)
         stats = self.bench.hub.stats
