@@ -279,6 +279,27 @@ struct lease {
 enum { OUTBOX_UPLOADS_MAX = 448 };
 enum { OUTBOX_FORGOTTEN_MAX = 64, OUTBOX_SPARE_BATCHES_MAX = 8 };
 
+/* Topics on which messages go past the node, or may soon: route.h. */
+enum route_state { ROUTE_IDLE, ROUTE_REFUSED, ROUTE_WANTED, ROUTE_ASKED, ROUTE_LIVE };
+struct ShmRoute;
+struct route_list {
+    struct ShmRoute *first, *last; /* borrowed from by_topic */
+    uint32_t count;
+};
+struct outbox_routes {
+    bool on;
+    PyObject *by_topic;     /* owned dict {str: ShmRoute}; NULL: none yet */
+    struct route_list idle; /* and refused; the one used longest ago first */
+    struct route_list asks; /* wanted and asked */
+    struct route_list live;
+    uint32_t wanted;        /* of `asks`: to be asked for */
+    uint32_t ask_last;
+    uint32_t *ended;        /* owned: asks whose routes were left, which the node is to be told */
+    uint32_t ended_count, ended_room;
+    PyObject *broken;       /* owned list of ShmWriter that Python is to be told of; NULL: none */
+    unsigned long long granted, left, posted;
+};
+
 typedef struct Outbox {
     PyObject_HEAD
     PyObject *source; /* owned str */
@@ -317,6 +338,7 @@ typedef struct Outbox {
     /* Transfers that ended before they were answered: an answer may still come. */
     uint8_t forgotten[OUTBOX_FORGOTTEN_MAX][SIRA_ID_BYTES];
     uint32_t forgotten_len, forgotten_at;
+    struct outbox_routes routes;
 } Outbox;
 extern PyTypeObject sira_outbox_type;
 
@@ -334,6 +356,45 @@ bool outbox_room(const Outbox *self); /* the window takes one more message */
 bool outbox_full(const Outbox *self, bool large); /* past twice the window: nothing is queued */
 void outbox_signal(Outbox *self); /* wake(), if the writer waits and something is ready. May run anything */
 bool outbox_ready(const Outbox *self);
+
+/* route.c: messages past the node */
+/* A message on this topic was queued to go by the node: what is live is left, and a route may be wanted. Runs no Python
+ * code, raises nothing. To be called at once, before anything else can run. */
+void routes_pushed(Outbox *self, PyObject *topic, const struct sira_options *options);
+bool routes_asking(const Outbox *self, PyObject *topic); /* an answer is expected, and nothing went by the node since */
+static inline bool routes_ready(const Outbox *self) /* all else has left: it is time to ask */
+{
+    return self->routes.wanted && !self->again.first && !self->mask && !self->active_uploads;
+}
+static inline bool routes_any_live(const Outbox *self)
+{
+    return self->routes.live.count > 0;
+}
+PyObject *routes_take(Outbox *self); /* the asks, as a Frame. Requires: routes_ready. NULL: MemoryError, nothing changed */
+void routes_forget_asks(Outbox *self); /* nobody will answer them */
+void routes_drop(Outbox *self);        /* all of them, and what is to be told of them */
+PyObject *outbox_route(Outbox *self, PyObject *args, PyObject *kwargs);
+PyObject *outbox_refuse(Outbox *self, PyObject *args, PyObject *kwargs);
+PyObject *outbox_asking(Outbox *self, PyObject *topic);
+PyObject *outbox_route_state(Outbox *self, PyObject *topic);
+PyObject *outbox_asked_ended(Outbox *self, PyObject *ignored);
+PyObject *outbox_broken_links(Outbox *self, PyObject *ignored);
+PyObject *outbox_drop_routes(Outbox *self, PyObject *ignored);
+
+/* route_direct.c */
+enum outbox_direct {
+    DIRECT_FAILED = -1, /* an exception */
+    DIRECT_NOT,         /* it has to go by the node */
+    DIRECT_POSTED,
+    DIRECT_NO_ROOM,     /* or wait until a target has taken something: outbox_blocked */
+};
+/* Post it past the node, if its topic has a live route and all targets have room. POSTED: its id is in `id`, *receipt
+ * points to that. Else nobody has it; `body` may lie in a chunk now (body->chunk). May run anything. */
+enum outbox_direct outbox_direct_body(Outbox *self, PyObject *topic, struct sira_body *body,
+                                      const struct sira_options *options, PyObject *loan, uint8_t *id,
+                                      struct sira_receipt *receipt);
+PyObject *outbox_direct(Outbox *self, PyObject *const *args, Py_ssize_t count, PyObject *names);
+PyObject *outbox_blocked(Outbox *self, PyObject *topic);
 
 /* outbox_batch.c */
 void batches_append(struct batches *list, struct batch *batch);
@@ -371,6 +432,14 @@ bool outbox_forgotten(Outbox *self, const uint8_t *id); /* true once for each ou
 void upload_done(Outbox *self, struct upload *upload); /* its last byte was taken: give the memory back. May run anything */
 
 /* outbox_lend.c */
+int outbox_check_chunk(PyObject *object); /* a ShmChunk of this process? -1 with an exception */
+/* What the placer has for a body of so many bytes: *chunk, owned, of any size, or NULL. -1 with an exception. May run
+ * anything. */
+int outbox_ask_placer(Outbox *self, PyObject *topic, uint64_t bytes, PyObject **chunk);
+bool outbox_lies_in(const struct sira_body *body, PyObject *chunk); /* all of it */
+bool outbox_touches(const struct sira_body *body, PyObject *chunk); /* some of it: copied there it would be spoilt */
+/* Copy it into `chunk` (taken over), which holds it from now on. -1: that has less than `bytes`. May run anything. */
+int outbox_copy_in(struct sira_body *body, PyObject *chunk, uint64_t bytes);
 bool upload_lends(const Outbox *self, const struct upload *upload); /* what is left of it goes by reference */
 /* All that is left of it, by reference, in one Frame; NULL: MemoryError. Requires: upload_lends. */
 PyObject *upload_lend(Outbox *self, struct upload *upload);

@@ -253,7 +253,9 @@ static PyObject *options_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     for (int i = 0; i < field_count; i++) {
         bytes_max += fields[i].value.len + FIELD_OVERHEAD_BYTES;
         options.has_source = options.has_source || fields[i].number == F_SOURCE;
+        options.needs_node = options.needs_node || fields[i].number == F_DEDUPE_KEY;
     }
+    options.needs_node = options.needs_node || lease.len || fence_token;
     bytes_max += lease.len + 6 * FIELD_OVERHEAD_BYTES; /* fence, stream_seq, stream_end, reply_kind */
     PyObject *header_items = NULL; /* owned: list of pairs */
     if (headers && headers != Py_None && !(header_items = PyMapping_Items(headers))) return NULL;

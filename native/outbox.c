@@ -25,7 +25,7 @@ static struct batch *next_batch(const Outbox *self, struct batches **list)
 
 bool outbox_ready(const Outbox *self)
 {
-    return self->again.first || self->mask || upload_next(self);
+    return self->again.first || self->mask || upload_next(self) || routes_ready(self);
 }
 
 void outbox_signal(Outbox *self)
@@ -181,13 +181,19 @@ static PyObject *outbox_push(Outbox *self, PyObject *const *args, Py_ssize_t cou
     struct sira_body body;
     if (!options || sira_topic_of_py(values[0], &topic) < 0) return NULL;
     if (sira_body_from_py(values[1], &body) < 0) return NULL; /* may run anything; nothing of ours is held yet */
-    const bool placed = outbox_place(self, values[0], &body, values[4] == Py_None ? NULL : values[4]) == 0;
-    PyObject *result = placed ? PyBytes_FromStringAndSize(NULL, SIRA_ID_BYTES) : NULL; /* owned */
-    const enum outbox_pushed pushed =
-        result ? outbox_push_body(self, topic, &body, options, values[3] == Py_None ? NULL : values[3],
-                                  (uint8_t *)PyBytes_AS_STRING(result))
-               : OUTBOX_FAILED;
+    PyObject *loan = values[4] == Py_None ? NULL : values[4]; /* borrowed */
+    PyObject *result = PyBytes_FromStringAndSize(NULL, SIRA_ID_BYTES); /* owned */
+    enum outbox_direct direct = result ? DIRECT_NOT : DIRECT_FAILED;
+    struct sira_receipt receipt; /* nobody asks for it */
+    if (result && options->quiet && (!loan || outbox_check_chunk(loan) == 0))
+        direct = outbox_direct_body(self, values[0], &body, options, loan, (uint8_t *)PyBytes_AS_STRING(result), &receipt);
+    enum outbox_pushed pushed = OUTBOX_FAILED;
+    if (direct != DIRECT_FAILED && direct != DIRECT_POSTED && outbox_place(self, values[0], &body, loan) == 0)
+        pushed = outbox_push_body(self, topic, &body, options, values[3] == Py_None ? NULL : values[3],
+                                  (uint8_t *)PyBytes_AS_STRING(result));
+    if (pushed == OUTBOX_PUSHED) routes_pushed(self, values[0], options);
     sira_body_clear(&body);
+    if (direct == DIRECT_POSTED) return result;
     if (pushed == OUTBOX_PUSHED) {
         if (!self->signalled) outbox_signal(self);
         return result;
@@ -257,6 +263,7 @@ static PyObject *outbox_take(Outbox *self, PyObject *now)
         return upload_chunk(self, upload, now_ns);
     }
     if (batch) return take_batch(self, list, batch, now_ns);
+    if (routes_ready(self)) return routes_take(self);
     self->signalled = false;
     Py_RETURN_NONE;
 }
@@ -323,6 +330,8 @@ static int outbox_traverse(Outbox *self, visitproc visit, void *arg)
     Py_VISIT(self->wake);
     Py_VISIT(self->placer);
     Py_VISIT(self->broken);
+    Py_VISIT(self->routes.by_topic);
+    Py_VISIT(self->routes.broken);
     int result = visit_batches(&self->again, visit, arg);
     if (!result) result = visit_batches(&self->sent, visit, arg);
     for (uint32_t p = 0; !result && p < SIRA_PRIORITIES; p++) result = visit_batches(&self->queues[p], visit, arg);
@@ -340,6 +349,7 @@ static int outbox_tp_clear(Outbox *self)
     Py_XDECREF(tickets);
     Py_CLEAR(self->wake);
     Py_CLEAR(self->placer);
+    routes_drop(self);
     return 0;
 }
 
@@ -350,6 +360,7 @@ static void outbox_dealloc(Outbox *self)
     outbox_tp_clear(self);
     Py_CLEAR(self->source);
     PyMem_Free(self->leases);
+    PyMem_Free(self->routes.ended);
     while (self->spare) {
         struct batch *batch = self->spare;
         self->spare = batch->next;
@@ -387,7 +398,22 @@ static int set_placer(Outbox *self, PyObject *value, void *Py_UNUSED(closure))
     return 0;
 }
 
+static PyObject *get_links(Outbox *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->routes.on);
+}
+
+static int set_links(Outbox *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    const int on = value ? PyObject_IsTrue(value) : 0;
+    if (on < 0) return -1;
+    self->routes.on = on;
+    if (!on) routes_drop(self);
+    return 0;
+}
+
 static PyGetSetDef outbox_getset[] = {
+    {"links", (getter)get_links, (setter)set_links, "messages may go past the node; False drops all routes", NULL},
     {"placer", (getter)get_placer, (setter)set_placer,
      "(topic, bytes) -> ShmChunk | None: where a body of at least lend_bytes_min is put", NULL},
     {"room", (getter)get_room, NULL, "the window takes one more message", NULL},
@@ -408,6 +434,11 @@ static PyMemberDef outbox_members[] = {
      "payload of the smallest body that the placer is asked for"},
     {"leases", T_ULONGLONG, offsetof(Outbox, lease_count), READONLY,
      "chunks sent by reference that have not been returned"},
+    {"routes_live", T_UINT, offsetof(Outbox, routes.live.count), READONLY, "topics with a live route"},
+    {"routes_ended", T_UINT, offsetof(Outbox, routes.ended_count), READONLY, "asks that asked_ended() would give"},
+    {"routes_granted", T_ULONGLONG, offsetof(Outbox, routes.granted), READONLY, NULL},
+    {"routes_left", T_ULONGLONG, offsetof(Outbox, routes.left), READONLY, NULL},
+    {"posted", T_ULONGLONG, offsetof(Outbox, routes.posted), READONLY, "messages that went past the node"},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -419,6 +450,18 @@ static PyMethodDef outbox_methods[] = {
     {"returned", (PyCFunction)outbox_returned, METH_O, "returned(leases): nobody reads these chunks any more."},
     {"rewind", (PyCFunction)outbox_rewind, METH_NOARGS, "rewind() -> (messages to be sent again, tickets lost)"},
     {"cancel", (PyCFunction)outbox_cancel, METH_O, "cancel(ticket) -> bool"},
+    {"direct", (PyCFunction)(void (*)(void))outbox_direct, METH_FASTCALL | METH_KEYWORDS,
+     "direct(topic, body, options=None, loan=None) -> Receipt | None"},
+    {"blocked", (PyCFunction)outbox_blocked, METH_O, "blocked(topic) -> ShmWriter | None"},
+    {"asking", (PyCFunction)outbox_asking, METH_O, "asking(topic) -> bool"},
+    {"route_state", (PyCFunction)outbox_route_state, METH_O, "route_state(topic) -> str | None"},
+    {"route", (PyCFunction)(void (*)(void))outbox_route, METH_VARARGS | METH_KEYWORDS,
+     "route(ask, page, word, value, targets, segments, matched) -> bool"},
+    {"refuse", (PyCFunction)(void (*)(void))outbox_refuse, METH_VARARGS | METH_KEYWORDS,
+     "refuse(ask, page, word, value, again_ms)"},
+    {"asked_ended", (PyCFunction)outbox_asked_ended, METH_NOARGS, "asked_ended() -> asks whose routes were left"},
+    {"broken_links", (PyCFunction)outbox_broken_links, METH_NOARGS, "broken_links() -> [ShmWriter, ...], each told once"},
+    {"drop_routes", (PyCFunction)outbox_drop_routes, METH_NOARGS, "drop_routes()"},
     {"clear", (PyCFunction)outbox_clear, METH_NOARGS, "clear() -> tickets"},
     {NULL, NULL, 0, NULL},
 };

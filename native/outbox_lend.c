@@ -14,14 +14,16 @@
 #include "shm_py.h"
 
 /* ---- placing ----------------------------------------------------------------------------------------------- */
-static bool lies_in(const struct sira_body *body, const ShmChunk *chunk)
+bool outbox_lies_in(const struct sira_body *body, PyObject *object)
 {
+    const ShmChunk *chunk = (const ShmChunk *)object;
     return sira_body_is_within(body, sira_chunk_data(chunk->chunk), sira_chunk_bytes(chunk->chunk));
 }
 
-static bool touches(const struct sira_body *body, const ShmChunk *chunk)
+bool outbox_touches(const struct sira_body *body, PyObject *object)
 {
-    const uintptr_t from = (uintptr_t)sira_chunk_data(chunk->chunk), to = from + sira_chunk_bytes(chunk->chunk);
+    const struct sira_shm_chunk chunk = ((const ShmChunk *)object)->chunk;
+    const uintptr_t from = (uintptr_t)sira_chunk_data(chunk), to = from + sira_chunk_bytes(chunk);
     for (uint32_t i = 0; i < body->tensor_count; i++) {
         const uintptr_t at = (uintptr_t)body->tensors[i].data;
         if (body->tensors[i].bytes && at < to && at + body->tensors[i].bytes > from) return true;
@@ -29,8 +31,7 @@ static bool touches(const struct sira_body *body, const ShmChunk *chunk)
     return false;
 }
 
-/* A ShmChunk of this process? -1 with an exception. */
-static int check_chunk(PyObject *object)
+int outbox_check_chunk(PyObject *object)
 {
     if (Py_TYPE(object) != &sira_shm_chunk_type) {
         PyErr_Format(PyExc_TypeError, "want a ShmChunk or None, not %.100s", Py_TYPE(object)->tp_name);
@@ -41,7 +42,7 @@ static int check_chunk(PyObject *object)
     return -1;
 }
 
-/* The body is in `chunk` from now on (owned; taken over). Gives up what held it before: may run anything. */
+/* It was copied into `chunk` (taken over). Gives up what held it before: may run anything. */
 static void rebind(struct sira_body *body, PyObject *chunk)
 {
     uint8_t *base = sira_chunk_data(((ShmChunk *)chunk)->chunk);
@@ -57,48 +58,65 @@ static void rebind(struct sira_body *body, PyObject *chunk)
     }
 }
 
-int outbox_place(Outbox *self, PyObject *topic, struct sira_body *body, PyObject *loan)
+int outbox_copy_in(struct sira_body *body, PyObject *chunk, uint64_t bytes)
 {
-    if (loan && check_chunk(loan) < 0) return -1;
-    if (loan && body->payload_bytes && lies_in(body, (ShmChunk *)loan)) {
-        body->chunk = Py_NewRef(loan);
-        body->is_loan = true;
-        return 0;
-    }
-    if (!self->placer || body->payload_bytes < self->lend_bytes_min || outbox_full(self, true)) return 0;
-    const uint64_t placed_bytes = sira_body_placed_bytes(body);
-    PyObject *placer = Py_NewRef(self->placer);                       /* owned: it may be replaced meanwhile */
-    PyObject *bytes = PyLong_FromUnsignedLongLong(placed_bytes);      /* owned */
-    PyObject *chunk = bytes ? PyObject_CallFunctionObjArgs(placer, topic, bytes, NULL) : NULL; /* owned */
-    Py_XDECREF(bytes);
-    Py_DECREF(placer);
-    if (!chunk) return -1;
-    if (chunk == Py_None) {
-        Py_DECREF(chunk);
-        return 0;
-    }
-    if (check_chunk(chunk) < 0) {
-        Py_DECREF(chunk);
-        return -1;
-    }
-    if (lies_in(body, (ShmChunk *)chunk)) {
-        body->chunk = chunk;
-        body->is_loan = true;
-        return 0;
-    }
-    if (touches(body, (ShmChunk *)chunk)) { /* copied onto itself it would be spoilt */
-        Py_DECREF(chunk);
-        return 0;
-    }
-    if (sira_chunk_bytes(((ShmChunk *)chunk)->chunk) < placed_bytes) {
-        PyErr_Format(PyExc_ValueError, "a chunk of %llu bytes for %llu",
-                     (unsigned long long)sira_chunk_bytes(((ShmChunk *)chunk)->chunk), (unsigned long long)placed_bytes);
+    const uint64_t room = sira_chunk_bytes(((ShmChunk *)chunk)->chunk);
+    if (room < bytes) {
+        PyErr_Format(PyExc_ValueError, "a chunk of %llu bytes for %llu", (unsigned long long)room,
+                     (unsigned long long)bytes);
         Py_DECREF(chunk);
         return -1;
     }
     sira_body_place(body, sira_chunk_data(((ShmChunk *)chunk)->chunk));
     rebind(body, chunk);
     return 0;
+}
+
+int outbox_ask_placer(Outbox *self, PyObject *topic, uint64_t bytes, PyObject **chunk)
+{
+    *chunk = NULL;
+    if (!self->placer) return 0;
+    PyObject *placer = Py_NewRef(self->placer);                  /* owned: it may be replaced meanwhile */
+    PyObject *wanted = PyLong_FromUnsignedLongLong(bytes);       /* owned */
+    PyObject *found = wanted ? PyObject_CallFunctionObjArgs(placer, topic, wanted, NULL) : NULL; /* owned */
+    Py_XDECREF(wanted);
+    Py_DECREF(placer);
+    if (!found) return -1;
+    if (found == Py_None) {
+        Py_DECREF(found);
+        return 0;
+    }
+    if (outbox_check_chunk(found) < 0) {
+        Py_DECREF(found);
+        return -1;
+    }
+    *chunk = found;
+    return 0;
+}
+
+int outbox_place(Outbox *self, PyObject *topic, struct sira_body *body, PyObject *loan)
+{
+    if (body->chunk) return 0; /* it was to go past the node */
+    if (loan && outbox_check_chunk(loan) < 0) return -1;
+    if (loan && body->payload_bytes && outbox_lies_in(body, loan)) {
+        body->chunk = Py_NewRef(loan);
+        body->is_loan = true;
+        return 0;
+    }
+    if (body->payload_bytes < self->lend_bytes_min || outbox_full(self, true)) return 0;
+    PyObject *chunk; /* owned */
+    if (outbox_ask_placer(self, topic, sira_body_placed_bytes(body), &chunk) < 0) return -1;
+    if (!chunk) return 0;
+    if (outbox_lies_in(body, chunk)) {
+        body->chunk = chunk;
+        body->is_loan = true;
+        return 0;
+    }
+    if (outbox_touches(body, chunk)) { /* copied onto itself it would be spoilt */
+        Py_DECREF(chunk);
+        return 0;
+    }
+    return outbox_copy_in(body, chunk, sira_body_placed_bytes(body));
 }
 
 /* ---- leases ------------------------------------------------------------------------------------------------ */

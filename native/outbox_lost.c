@@ -88,6 +88,7 @@ PyObject *outbox_rewind(Outbox *self, PyObject *Py_UNUSED(ignored))
     self->again = fresh;
     uint64_t count = 0;
     for (const struct batch *batch = fresh.first; batch; batch = batch->next) count += batch->count;
+    routes_forget_asks(self);
     self->quiet_sent = 0;
     self->quiet_forgotten = false;
     self->forgotten_len = 0;
@@ -226,6 +227,7 @@ PyObject *outbox_clear(Outbox *self, PyObject *Py_UNUSED(ignored))
     self->unanswered = self->unanswered_bytes = self->quiet_queued = self->quiet_queued_bytes = self->quiet_sent = 0;
     self->upload_bytes = 0;
     outbox_forget_leases(self);
+    routes_forget_asks(self);
     self->signalled = false;
     self->quiet_forgotten = true; /* answers to what was sent may come yet */
     for (struct upload *upload = uploads; upload; upload = upload->next) {

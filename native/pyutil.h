@@ -80,11 +80,17 @@ struct sira_options {
     uint32_t priority;    /* 0..7 */
     uint32_t wait_ms, grade;
     bool quiet, has_wait, has_id, has_source;
+    bool needs_node;      /* only a node can keep what they ask for: dedupe_key, fence */
     uint8_t id[SIRA_ID_BYTES];
 };
 /* NULL or None -> the defaults (static); Options -> its contents, alive as long as it is. Anything else:
  * TypeError and NULL. */
 const struct sira_options *sira_options_of(PyObject *options);
+/* Does a message with them have to go by the node? */
+static inline bool sira_options_need_node(const struct sira_options *options)
+{
+    return options->needs_node || options->grade > 1; /* 1: accepted */
+}
 
 /* ---- bodies (body.c) ----------------------------------------------------------------------------------- */
 struct sira_body_tensor {

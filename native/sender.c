@@ -8,7 +8,11 @@
 #include <stddef.h>
 #include <structmember.h>
 
-enum { SENDER_RECEIPTS_MAX = 16384, SENDER_RECEIPTS_MIN = 64 }; /* powers of two; kept for whoever asks */
+enum {
+    SENDER_RECEIPTS_MAX = 16384, SENDER_RECEIPTS_MIN = 64, /* powers of two; kept for whoever asks */
+    /* Messages past the node never wait for anything, so a loop that only sends would keep all else from running. */
+    SENDER_IN_A_ROW_MAX = 64,
+};
 
 struct kept_receipt {
     uint8_t id[SIRA_ID_BYTES];
@@ -30,6 +34,7 @@ typedef struct {
     char held, awaited;   /* bool of structmember.h */
     struct kept_receipt *receipts; /* owned, a ring; NULL: none came yet */
     uint32_t room, head, len;
+    uint32_t in_a_row;    /* messages past the node since the event loop had a turn */
 } Sender;
 
 static PyObject *ended_name, *send_later_name, *caused_name; /* owned, interned, for ever */
@@ -99,10 +104,10 @@ static PyObject *sender_take_receipt(Sender *self, PyObject *Py_UNUSED(ignored))
 }
 
 /* ---- sending ---------------------------------------------------------------------------------------------- */
-/* Whether Python is to be asked: something is to be raised, or there is no room. -1: an exception. */
+/* Whether Python is to be asked: something is to be raised, or nothing is sent any more. -1: an exception. */
 static int is_held(Sender *self)
 {
-    if (self->held || !outbox_room(self->outbox)) return 1;
+    if (self->held) return 1;
     PyObject *ended = PyObject_GetAttr(self->connection, ended_name); /* owned */
     if (!ended) return -1;
     Py_DECREF(ended); /* compared only */
@@ -117,6 +122,82 @@ static PyObject *options_now(Sender *self)
     const bool none = !cause || cause == Py_None;
     Py_XDECREF(cause);
     return none ? Py_NewRef(self->options) : PyObject_CallMethodNoArgs((PyObject *)self, caused_name);
+}
+
+/* It went past the node: its receipt is here. -1: an exception of whoever waits for receipts. */
+static int account(Sender *self, const struct sira_receipt *receipt)
+{
+    self->sent++;
+    if (!sender_accepted((PyObject *)self, receipt)) return 0;
+    PyObject *told = PyObject_CallOneArg((PyObject *)self, Py_None); /* owned */
+    Py_XDECREF(told);
+    return told ? 0 : -1;
+}
+
+/* Past the node, if it has a way there. May run anything. */
+static enum outbox_direct send_direct(Sender *self, Outbox *outbox, PyObject *topic, struct sira_body *body,
+                                      const struct sira_options *options)
+{
+    struct sira_receipt receipt;
+    uint8_t id[SIRA_ID_BYTES];
+    const enum outbox_direct result = outbox_direct_body(outbox, topic, body, options, NULL, id, &receipt);
+    return result == DIRECT_POSTED && account(self, &receipt) < 0 ? DIRECT_FAILED : result;
+}
+
+/* direct(body, options=None) -> bool: for _send_later(), which has waited for a way past the node */
+static PyObject *sender_direct(Sender *self, PyObject *args)
+{
+    PyObject *body_object, *options_object = Py_None; /* borrowed */
+    if (!PyArg_ParseTuple(args, "O|O:direct", &body_object, &options_object)) return NULL;
+    if (!self->outbox) {
+        PyErr_SetString(PyExc_RuntimeError, "configure() was not called");
+        return NULL;
+    }
+    PyObject *kept = Py_NewRef(options_object == Py_None ? self->options : options_object); /* owned, as the next two */
+    Outbox *outbox = (Outbox *)Py_NewRef(self->outbox);
+    PyObject *topic = Py_NewRef(self->topic);
+    const struct sira_options *options = sira_options_of(kept);
+    struct sira_body body;
+    enum outbox_direct result = DIRECT_FAILED;
+    if (options && sira_body_from_py(body_object, &body) == 0) {
+        result = send_direct(self, outbox, topic, &body, options);
+        sira_body_clear(&body);
+    }
+    Py_DECREF(kept);
+    Py_DECREF(outbox);
+    Py_DECREF(topic);
+    return result == DIRECT_FAILED ? NULL : PyBool_FromLong(result == DIRECT_POSTED);
+}
+
+/* Past the node, or queued to go by it. *result: what awaiting it gives, but where Python is to see to it. */
+static enum outbox_direct send_now(Sender *self, Outbox *outbox, PyObject *topic_object, struct sira_body *body,
+                                   const struct sira_options *options, PyObject **result)
+{
+    enum outbox_direct direct = send_direct(self, outbox, topic_object, body, options);
+    if (direct == DIRECT_POSTED) {
+        const bool turn = ++self->in_a_row >= SENDER_IN_A_ROW_MAX;
+        if (turn) self->in_a_row = 0;
+        *result = turn ? Py_NewRef(self->next_turn) : sira_ready_new(Py_NewRef(Py_None));
+        return direct;
+    }
+    if (direct != DIRECT_NOT) return direct;
+    if (!outbox_room(outbox)) return DIRECT_NO_ROOM;
+    struct sira_slice topic;
+    uint8_t id[SIRA_ID_BYTES];
+    Py_ssize_t topic_len;
+    topic.data = (const uint8_t *)PyUnicode_AsUTF8AndSize(topic_object, &topic_len); /* cached by configure() */
+    topic.len = (size_t)topic_len;
+    if (!topic.data || outbox_place(outbox, topic_object, body, NULL) < 0) return DIRECT_FAILED;
+    const enum outbox_pushed pushed = outbox_push_body(outbox, topic, body, options, (PyObject *)self, id);
+    if (pushed != OUTBOX_PUSHED) return pushed == OUTBOX_FULL ? DIRECT_NO_ROOM : DIRECT_FAILED;
+    routes_pushed(outbox, topic_object, options);
+    const bool slept = !outbox->signalled;
+    self->sent++;
+    self->in_a_row = 0;
+    if (slept) outbox_signal(outbox);
+    /* A writer that slept has to run, so that a message that is alone leaves at once. */
+    *result = slept && outbox->signalled ? Py_NewRef(self->next_turn) : sira_ready_new(Py_NewRef(Py_None));
+    return DIRECT_POSTED;
 }
 
 static PyObject *sender_send(Sender *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
@@ -134,7 +215,10 @@ static PyObject *sender_send(Sender *self, PyObject *const *args, Py_ssize_t cou
     }
     const int held = is_held(self);
     if (held < 0) return NULL;
-    if (held) return PyObject_CallMethodOneArg((PyObject *)self, send_later_name, body_object);
+    /* Who has no room yet, and waits for a way past the node, waits in Python. */
+    if (held || routes_asking(self->outbox, self->topic)
+        || (!outbox_room(self->outbox) && !routes_any_live(self->outbox)))
+        return PyObject_CallMethodOneArg((PyObject *)self, send_later_name, body_object);
     PyObject *options_object = options_now(self); /* owned */
     const struct sira_options *options = options_object ? sira_options_of(options_object) : NULL;
     struct sira_body body;
@@ -143,30 +227,16 @@ static PyObject *sender_send(Sender *self, PyObject *const *args, Py_ssize_t cou
         return NULL;
     }
     Outbox *outbox = (Outbox *)Py_NewRef(self->outbox);     /* owned: configure() may come again below */
-    PyObject *topic_object = Py_NewRef(self->topic);        /* owned */
-    struct sira_slice topic;
-    uint8_t id[SIRA_ID_BYTES];
-    enum outbox_pushed pushed = OUTBOX_FAILED;
-    Py_ssize_t topic_len;
-    topic.data = (const uint8_t *)PyUnicode_AsUTF8AndSize(topic_object, &topic_len); /* cached by configure() */
-    topic.len = (size_t)topic_len;
-    if (topic.data && outbox_place(outbox, topic_object, &body, NULL) == 0)
-        pushed = outbox_push_body(outbox, topic, &body, options, (PyObject *)self, id);
+    PyObject *topic = Py_NewRef(self->topic);               /* owned */
+    PyObject *result = NULL;                                /* owned */
+    const enum outbox_direct done = send_now(self, outbox, topic, &body, options, &result);
     sira_body_clear(&body);
     Py_DECREF(options_object);
-    Py_DECREF(topic_object);
-    PyObject *result = NULL; /* owned */
-    if (pushed == OUTBOX_FULL) { /* a large body, and those before it are not on their way yet */
-        result = PyObject_CallMethodOneArg((PyObject *)self, send_later_name, body_object);
-    } else if (pushed == OUTBOX_PUSHED) {
-        const bool slept = !outbox->signalled;
-        self->sent++;
-        if (slept) outbox_signal(outbox);
-        /* A writer that slept has to run, so that a message that is alone leaves at once. */
-        result = slept && outbox->signalled ? Py_NewRef(self->next_turn) : sira_ready_new(Py_NewRef(Py_None));
-    }
+    Py_DECREF(topic);
     Py_DECREF(outbox);
-    return result;
+    /* No room: at a target of the route, or a large body and those before it are not on their way yet. */
+    if (done == DIRECT_NO_ROOM) return PyObject_CallMethodOneArg((PyObject *)self, send_later_name, body_object);
+    return done == DIRECT_POSTED ? result : NULL;
 }
 
 /* ---- the type --------------------------------------------------------------------------------------------- */
@@ -233,6 +303,7 @@ static PyMethodDef sender_methods[] = {
      "Raises:\n"
      "    SiraError: the body cannot be sent, or the node refused an earlier message.\n"
      "    Unreachable: closed."},
+    {"direct", (PyCFunction)sender_direct, METH_VARARGS, "direct(body, options=None) -> bool: sent past the node."},
     {"take_receipt", (PyCFunction)sender_take_receipt, METH_NOARGS, "take_receipt() -> Receipt | None: the oldest."},
     {"configure", (PyCFunction)(void (*)(void))sender_configure, METH_VARARGS | METH_KEYWORDS,
      "configure(*, outbox, topic, options, connection, handling, next_turn)"},

@@ -1,4 +1,5 @@
 /* The memory of a link as the node sees it, and what the module gets of all shm_*_py.c. */
+#include "route.h"
 #include "shm_py.h"
 #include "shm_span.h"
 
@@ -133,8 +134,9 @@ int sira_add_shm(PyObject *module)
 {
     PyTypeObject *const types[] = {&sira_shm_arena_type, &sira_shm_chunk_type, &sira_shm_post_type,
                                    &sira_shm_link_type, &sira_shm_writer_type, &sira_shm_reader_type,
-                                   &sira_shm_bells_type, &sira_shm_maps_type, &sira_shm_span_type};
-    if (PyType_Ready(&sira_shm_view_type) < 0) return -1; /* nobody names it */
+                                   &sira_shm_bells_type, &sira_shm_maps_type, &sira_shm_span_type,
+                                   &sira_shm_page_type};
+    if (PyType_Ready(&sira_shm_view_type) < 0 || PyType_Ready(&sira_shm_route_type) < 0) return -1; /* nobody names them */
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         if (sira_add_type(module, types[i]) < 0) return -1;
     return sira_add_functions(module, shm_functions);

@@ -70,6 +70,9 @@ set(SIRA_PYTHON_SOURCES
   native/outbox_lend.c
   native/outbox_feed.c
   native/outbox_lost.c
+  native/route.c
+  native/route_direct.c
+  native/route_grant.c
   native/shm_arena_py.c
   native/shm_maps_py.c
   native/shm_post_py.c
@@ -77,4 +80,5 @@ set(SIRA_PYTHON_SOURCES
   native/shm_writer_py.c
   native/shm_reader_py.c
   native/shm_bells_py.c
+  native/shm_page_py.c
 )

@@ -304,6 +304,54 @@ class Outbox:
     # drop everything, returns tickets; leases as in rewind()
     def clear(self) -> list[Any]: ...
 
+    # ---- past the node: docs/shm.md. Each topic has a route of its own, or none.
+    # Messages may go past the node; False drops all routes, as drop_routes() does. After the second
+    # message on a topic that went by the node within 10 s, take() gives an Item.ask behind all that
+    # was pushed before it.
+    links: bool
+    routes_live: Final[int]  # topics that have one now
+    routes_granted: Final[int]
+    routes_left: Final[int]
+    routes_ended: Final[int]  # asks that asked_ended() would give
+    posted: Final[int]  # messages that went past the node
+    def direct(
+        self, topic: str, body: Body, options: Options | None = None, loan: ShmChunk | None = None
+    ) -> Receipt | None:
+        """Post one message to all targets of its topic's route, at once. For any thread.
+
+        None: nobody has it. It goes by the node then (`push`, which leaves the route), or is tried
+        again where `blocked` says so. A quiet push, and Sender.send, try it by themselves. A
+        `grade` past accepted, a `dedupe_key` and a fence always go by the node.
+        """
+    # the end without room for the last message that direct() was given on this topic: wait for it
+    # to be taken from, then try again. None: there is no such, or no route any more
+    def blocked(self, topic: str, /) -> ShmWriter | None: ...
+    # an answer of the node is expected, or the ask is about to leave: wait for it before sending on
+    # this topic, but not for long. A push in the meantime ends it, and voids the grant
+    def asking(self, topic: str, /) -> bool: ...
+    # idle, refused, wanted, asked or live; None: not known
+    def route_state(self, topic: str, /) -> str | None: ...
+    def route(
+        self,
+        ask: int,
+        page: ShmPage,
+        word: int,
+        value: int,
+        targets: list[tuple[ShmWriter, int, int, int]],
+        segments: list[int],
+        matched: int,
+    ) -> bool:
+        """Take a grant; targets are (writer, cell, window, held_bytes_max), their cells are opened.
+
+        False: it is void (a message went by the node since, the word has moved, or nothing was
+        asked), and the caller is to give it back. PROTOCOL_ERROR: word or cell is out of range.
+        """
+    def refuse(self, ask: int, page: ShmPage | None, word: int, value: int, again_ms: int) -> None:
+        """Take a refusal: nothing is asked for `again_ms`; 0: before the word has moved."""
+    def asked_ended(self) -> list[int]: ...  # asks whose routes were left, each told once
+    def broken_links(self) -> list[ShmWriter]: ...  # LINK_CORRUPT; each told once
+    def drop_routes(self) -> None: ...  # nothing is to be told of them
+
 class Sender:
     """What every message of a publisher passes, in C; it is the ticket of its messages. The Python
     subclass gives `_send_later(body)` (awaitable), `_caused()` (Options of a message that a handler
@@ -338,6 +386,8 @@ class Sender:
             SiraError: the body cannot be sent, or the node refused an earlier message.
             Unreachable: closed.
         """
+    # for `_send_later`, which has waited for a way past the node: whether it went there
+    def direct(self, body: Body, options: Options | None = None, /) -> bool: ...
     def take_receipt(self) -> Receipt | None: ...  # the oldest
 
 class Mailbox:
@@ -857,6 +907,14 @@ class ShmReader:
     def take(self, cell: int, context: object = None, now_ns: int = ..., /) -> Message | None: ...
     # the next message unopened, over the same memory, to be posted to other links
     def relay(self, cell: int, /) -> ShmPost | None: ...
+
+@final
+class ShmPage:
+    """The node's generation page, mapped read-only. Takes `fd` over; LINK_CORRUPT: no such page."""
+
+    def __new__(cls, fd: int, words: int) -> ShmPage: ...
+    words: Final[int]
+    def word(self, index: int, /) -> int: ...
 
 @final
 class ShmMaps:
