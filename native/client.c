@@ -158,6 +158,7 @@ static PyMethodDef client_functions[] = {
 int sira_add_client(PyObject *module)
 {
     if (PyType_Ready(&sira_buffer_type) < 0 || PyType_Ready(&sira_ready_type) < 0) return -1;
+    if (PyType_Ready(&sira_cell_type) < 0) return -1;
     if (sira_add_type(module, &sira_mailbox_type) < 0) return -1;
     if (sira_add_type(module, &sira_inbox_type) < 0) return -1;
     if (sira_add_type(module, &sira_outbox_type) < 0) return -1;

@@ -1,7 +1,8 @@
 /* The client's data plane. Read client.c first, then the way of a message: outbox.c (queue and batches), sender.c
  * (one publisher), outbox_upload.c (large messages), outbox_lend.c (those in shared memory), outbox_feed.c (answers),
  * outbox_lost.c (lost connections); inbox.c (split,
- * reassemble), inbox_order.c (what waits for what), mailbox.c (one subscription), pool.c (memory of large messages).
+ * reassemble), inbox_order.c (what waits for what), inbox_cells.c (what the node says of links), mailbox.c (one
+ * subscription), mailbox_cells.c (its messages that are in links), pool.c (memory of large messages).
  *
  * Everything is guarded by the GIL. It is released around copies of SIRA_UNLOCKED_COPY_BYTES and more, and may
  * be lost in any call into Python (a body's DLPack methods, a callback, the end of an object); so state is made
@@ -63,9 +64,14 @@ void sira_heap_warm(void);
 
 /* ---- mailboxes (mailbox.c) -------------------------------------------------------------------------------- */
 struct mailbox_entry {
-    PyObject *message; /* owned */
-    uint64_t place;    /* number of the arrival */
-    uint64_t bytes;
+    PyObject *message; /* owned: a Message; or a Cell: the next one of this priority in it */
+    uint64_t place;    /* number of the arrival; of a Cell MAILBOX_NOWHERE */
+    uint64_t bytes;    /* of a Cell 0 */
+};
+#define MAILBOX_NOWHERE UINT64_MAX
+struct mailbox_link {
+    struct ShmReader *reader; /* borrowed: cells of it are bound */
+    uint32_t cells;
 };
 struct mailbox_queue { /* ring */
     struct mailbox_entry *at;
@@ -88,13 +94,21 @@ typedef struct Mailbox {
     uint64_t taken_room;
     uint64_t confirmed;              /* places that left at `base` since the last take_credit */
     uint64_t credit_every, credit_at; /* 0: on_credit is never called */
+    struct Cell *cells;              /* owned references: all that are bound, a list */
+    struct mailbox_link *links;      /* owned: the links that they lie in */
+    uint32_t cell_count, link_count, links_room;
+    bool closed;                     /* to links: what lies there is not given out */
+    uint32_t looks_left;             /* how often an empty pop() may still look at links */
+    uint64_t looked;                 /* inbox_frames when links were last looked at */
 } Mailbox;
 extern PyTypeObject sira_mailbox_type;
 
 /* A place in the order of arrival, for a message that is here or announced. -1: MemoryError. */
 int mailbox_reserve(Mailbox *mailbox, uint64_t *place);
-/* Room for one more message of this priority, so that mailbox_put cannot fail. -1: MemoryError. */
+/* Room for one more message of this priority, so that mailbox_put cannot fail. -1: MemoryError. What links hold at the
+ * begin of the frame that is being fed is put before it. */
 int mailbox_room(Mailbox *mailbox, uint32_t priority);
+int mailbox_queue_room(Mailbox *mailbox, uint32_t priority); /* the same without a look at links */
 /* Steals `message`. Requires: mailbox_room since the last put. No Python code is run. */
 void mailbox_put(Mailbox *mailbox, uint32_t priority, PyObject *message, uint64_t place, uint64_t bytes);
 /* That place will stay empty: it counts as taken. */
@@ -106,6 +120,24 @@ static inline bool mailbox_calls(const Mailbox *mailbox)
     return (mailbox->armed && mailbox->mask) || mailbox->confirmed >= mailbox->credit_at;
 }
 void mailbox_call(Mailbox *mailbox); /* wake() and on_credit() where due. May run anything. */
+
+/* mailbox_cells.c: how a mailbox gets what publishers post past the node. Each message that is known to lie in a bound
+ * cell has an entry in the queue of its priority, and is taken from the link when the entry comes to the front. So what
+ * the mailbox held when the cell was bound comes before (the cell opens behind what the node had sent), and what the
+ * node sends later comes behind, as links are looked at before it is put. */
+enum { MAILBOX_LOOKS = 8 }; /* of an empty pop() between two turns of an event loop: another publisher has its turn */
+extern PyTypeObject sira_cell_type;
+int mailbox_look(Mailbox *mailbox); /* at all of its links. -1: MemoryError. No Python code is run */
+/* The message that the entry of a Cell (borrowed) stands for. NULL without an exception: it is gone. May run anything. */
+PyObject *mailbox_from_cell(Mailbox *mailbox, PyObject *cell, uint32_t priority);
+bool mailbox_is_child(PyObject *cell); /* after a fork: an exception is set */
+int mailbox_bind(Mailbox *mailbox, PyObject *reader, uint32_t cell, PyObject *topic, PyObject *stamp); /* -1: exception */
+void mailbox_unbind_all(Mailbox *mailbox);
+void mailbox_close_cells(Mailbox *mailbox); /* give out nothing of links from now on, and leave it where it lies */
+/* Call the mailboxes that looks found something for. An exception that is set stays set. May run anything. */
+void mailbox_call_due(void);
+PyObject *mailbox_bind_method(Mailbox *mailbox, PyObject *args);
+PyObject *mailbox_unbind_method(Mailbox *mailbox, PyObject *args);
 
 /* ---- inbox (inbox.c, inbox_order.c) -------------------------------------------------------------------------- */
 struct port;
@@ -186,8 +218,10 @@ typedef struct Inbox {
     struct transfer *transfers; /* unfinished */
     uint64_t transfer_count, aborted, stray;
     Mailbox *noted;         /* owned references: to be called when the frame is done */
+    PyObject *links;        /* owned dict: number -> ShmReader; NULL: none */
     bool feeding;
 } Inbox;
+extern uint64_t inbox_frames; /* frames that were fed, by any inbox */
 
 enum {
     /* A message of this length or more never has its bytes copied out of its frame. Below, it is copied when it
@@ -202,6 +236,12 @@ enum {
 /* inbox.c */
 struct port *inbox_port(const Inbox *self, uint32_t subscription); /* NULL: not attached */
 void inbox_note(Inbox *self, Mailbox *mailbox); /* call it at the end of the frame, if something is due */
+
+/* inbox_cells.c. 1: done; 0: for Python to look at; -1: exception. No Python code is run but to raise. */
+int inbox_cell_open(Inbox *self, const struct sira_item *item);
+int inbox_cell_end(Inbox *self, const struct sira_item *item);
+PyObject *inbox_link_method(Inbox *self, PyObject *args);
+PyObject *inbox_unlink_method(Inbox *self, PyObject *number);
 
 /* inbox_transfer.c. All: 0, or -1 with an exception; the inbox is consistent either way. */
 int inbox_head(Inbox *self, const struct sira_item *item);

@@ -332,6 +332,27 @@ static inline enum sira_status take_field(struct pb_reader *r, uint32_t tag, uin
     }
 }
 
+/* Read the fields of [r->at, r->end) into `env`, whose bytes begin at `data`. */
+static inline enum sira_status take_fields(struct pb_reader *r, const uint8_t *data, uint32_t flags,
+                                           uint64_t message_bytes_max, struct sira_env *env, size_t *error_at)
+{
+    const uint8_t *fault = NULL; /* set by what looks deeper than one field */
+    while (r->at != r->end) {
+        const uint8_t *start = r->at;
+        uint32_t tag;
+        enum sira_status status =
+            pb_tag(r, &tag) ? take_field(r, tag, flags, message_bytes_max, env, &fault) : SIRA_MALFORMED;
+        if (status == SIRA_OK) {
+            fault = NULL;
+            continue;
+        }
+        if (status == SIRA_MALFORMED) status = sira_pb_fault(start, r->end);
+        *error_at = (size_t)((fault ? fault : start) - data);
+        return status;
+    }
+    return SIRA_OK;
+}
+
 enum sira_status sira_env_parse(const uint8_t *data, size_t len, uint32_t flags, uint64_t message_bytes_max,
                                 struct sira_env *env, size_t *error_at)
 {
@@ -342,21 +363,20 @@ enum sira_status sira_env_parse(const uint8_t *data, size_t len, uint32_t flags,
     env->dim_count = 0;
     env->payload_bytes = 0;
     struct pb_reader r = {data, data + len};
-    const uint8_t *fault = NULL; /* set by what looks deeper than one field */
-    enum sira_status status;
-    while (r.at != r.end) {
-        const uint8_t *start = r.at;
-        uint32_t tag;
-        status = pb_tag(&r, &tag) ? take_field(&r, tag, flags, message_bytes_max, env, &fault) : SIRA_MALFORMED;
-        if (status == SIRA_OK) {
-            fault = NULL;
-            continue;
-        }
-        if (status == SIRA_MALFORMED) status = sira_pb_fault(start, r.end);
-        *error_at = (size_t)((fault ? fault : start) - data);
-        return status;
-    }
+    enum sira_status status = take_fields(&r, data, flags, message_bytes_max, env, error_at);
+    if (status) return status;
+    const uint8_t *fault = NULL;
     status = check_whole(env, flags, &fault);
     if (status) *error_at = fault ? (size_t)(fault - data) : 0;
     return status;
+}
+
+enum sira_status sira_env_parse_stamped(const uint8_t *data, size_t len, size_t stamp_len, uint32_t flags,
+                                        uint64_t message_bytes_max, struct sira_env *env, size_t *error_at)
+{
+    const enum sira_status status = sira_env_parse(data, len, flags | SIRA_ENV_CLIENT, message_bytes_max, env, error_at);
+    if (status || !stamp_len) return status;
+    env->raw.len = len + stamp_len;
+    struct pb_reader r = {data + len, data + len + stamp_len};
+    return take_fields(&r, data, flags & ~(uint32_t)SIRA_ENV_CLIENT, message_bytes_max, env, error_at);
 }

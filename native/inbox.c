@@ -5,6 +5,8 @@
 
 #include "shm_span.h"
 
+uint64_t inbox_frames;
+
 /* ---- subscriptions ---------------------------------------------------------------------------------------- */
 static uint32_t port_slot(const Inbox *self, uint32_t subscription)
 {
@@ -252,6 +254,11 @@ static int feed_item(Inbox *self, PyObject *frame, const struct sira_item *item,
     case SIRA_ITEM_HEAD: return inbox_head(self, item);
     case SIRA_ITEM_CHUNK: return inbox_chunk(self, frame, item);
     case SIRA_ITEM_ABORT: return inbox_abort(self, item);
+    case SIRA_ITEM_CELL_OPEN:
+    case SIRA_ITEM_CELL_END: {
+        const int done = item->kind == SIRA_ITEM_CELL_OPEN ? inbox_cell_open(self, item) : inbox_cell_end(self, item);
+        return done ? (done < 0 ? -1 : 0) : feed_control(controls, item);
+    }
     default: return feed_control(controls, item);
     }
 }
@@ -271,6 +278,7 @@ static PyObject *inbox_feed(Inbox *self, PyObject *frame)
     PyObject *controls = NULL; /* owned */
     int result = 0;
     self->feeding = true;
+    inbox_frames++;
     for (size_t at = 0;;) {
         struct sira_item item;
         bool done = false;
@@ -285,6 +293,7 @@ static PyObject *inbox_feed(Inbox *self, PyObject *frame)
         if ((result = feed_item(self, frame, &item, &controls)) < 0) break;
     }
     self->feeding = false;
+    mailbox_call_due();
     call_noted(self); /* also after a refused frame: what came before it is there */
     if (result < 0) {
         Py_CLEAR(controls);
@@ -322,6 +331,7 @@ static int inbox_traverse(Inbox *self, visitproc visit, void *arg)
                 Py_VISIT(waiting->message);
     }
     for (const Mailbox *noted = self->noted; noted; noted = noted->noted_next) Py_VISIT(noted);
+    Py_VISIT(self->links);
     return 0;
 }
 
@@ -343,6 +353,7 @@ static void inbox_dealloc(Inbox *self)
     inbox_clear(self);
     PyMem_Free(self->ports);
     Py_CLEAR(self->maps);
+    Py_CLEAR(self->links);
     sira_pool_release(self->pool);
     type->tp_free(self);
 }
@@ -392,6 +403,9 @@ static PyMethodDef inbox_methods[] = {
     {"attach", (PyCFunction)inbox_attach, METH_VARARGS, "attach(subscription, mailbox)"},
     {"detach", (PyCFunction)inbox_detach, METH_O, "detach(subscription): its later messages are dropped."},
     {"feed", (PyCFunction)inbox_feed, METH_O, "feed(frame) -> None | [(kind, encoded submessage), ...]"},
+    {"link", (PyCFunction)inbox_link_method, METH_VARARGS,
+     "link(number, reader): cells of that link that feed() is told of are bound, and unbound, by it."},
+    {"unlink", (PyCFunction)inbox_unlink_method, METH_O, "unlink(number): forget it; what is bound stays bound."},
     {"reset", (PyCFunction)inbox_reset, METH_NOARGS, "reset(): the connection was lost."},
     {NULL, NULL, 0, NULL},
 };

@@ -52,6 +52,16 @@ void mailbox_forget(Mailbox *self)
 /* ---- messages --------------------------------------------------------------------------------------------- */
 int mailbox_room(Mailbox *self, uint32_t priority)
 {
+    /* A frame that is here had been sent before it was fed: what its publishers had posted by then is in their links. */
+    if (self->link_count && self->looked != inbox_frames) {
+        if (mailbox_look(self) < 0) return -1;
+        self->looked = inbox_frames;
+    }
+    return mailbox_queue_room(self, priority);
+}
+
+int mailbox_queue_room(Mailbox *self, uint32_t priority)
+{
     struct mailbox_queue *queue = &self->queues[priority];
     if (queue->len < queue->room) return 0;
     if (queue->room >= UINT32_C(1) << 30) goto no_memory;
@@ -96,23 +106,39 @@ void mailbox_call(Mailbox *self)
 /* The next message; NULL without an exception: none. May run Python code after the message has left. */
 static PyObject *take_next(Mailbox *self)
 {
-    if (!self->mask) return NULL;
-    const uint32_t priority = 31 - (uint32_t)__builtin_clz(self->mask);
-    struct mailbox_queue *queue = &self->queues[priority];
-    const struct mailbox_entry entry = queue->at[queue->head];
-    queue->head = (queue->head + 1) & (queue->room - 1);
-    if (--queue->len == 0) self->mask &= ~(1u << priority);
-    self->depth--;
-    self->held_bytes -= entry.bytes;
-    mailbox_skip(self, entry.place);
-    if (self->confirmed >= self->credit_at) mailbox_call(self);
-    return entry.message;
+    for (;;) {
+        if (!self->mask) {
+            if (!self->link_count || !self->looks_left) return NULL;
+            self->looks_left--;
+            const int looked = mailbox_look(self);
+            mailbox_call_due();
+            if (looked < 0) return NULL;
+            if (!self->mask) return NULL;
+        }
+        const uint32_t priority = 31 - (uint32_t)__builtin_clz(self->mask);
+        struct mailbox_queue *queue = &self->queues[priority];
+        const struct mailbox_entry entry = queue->at[queue->head];
+        const bool is_cell = entry.place == MAILBOX_NOWHERE;
+        if (is_cell && mailbox_is_child(entry.message)) return NULL;
+        queue->head = (queue->head + 1) & (queue->room - 1);
+        if (--queue->len == 0) self->mask &= ~(1u << priority);
+        self->depth--;
+        self->held_bytes -= entry.bytes;
+        if (!is_cell) {
+            mailbox_skip(self, entry.place);
+            if (self->confirmed >= self->credit_at) mailbox_call(self);
+            return entry.message;
+        }
+        PyObject *message = mailbox_from_cell(self, entry.message, priority); /* owned */
+        Py_DECREF(entry.message);
+        if (message || PyErr_Occurred()) return message;
+    }
 }
 
 static PyObject *mailbox_pop(Mailbox *self, PyObject *Py_UNUSED(ignored))
 {
     PyObject *message = take_next(self); /* owned */
-    if (message) return message;
+    if (message || PyErr_Occurred()) return message;
     Py_RETURN_NONE;
 }
 
@@ -120,6 +146,7 @@ static PyObject *mailbox_anext(Mailbox *self)
 {
     PyObject *message = take_next(self); /* owned */
     if (message) return sira_ready_new(message);
+    if (PyErr_Occurred()) return NULL;
     static PyObject *wait_name; /* owned, for ever */
     if (!wait_name && !(wait_name = PyUnicode_InternFromString("_wait"))) return NULL;
     return PyObject_CallMethodNoArgs((PyObject *)self, wait_name);
@@ -128,6 +155,7 @@ static PyObject *mailbox_anext(Mailbox *self)
 static PyObject *mailbox_arm(Mailbox *self, PyObject *Py_UNUSED(ignored))
 {
     self->armed = true;
+    self->looks_left = MAILBOX_LOOKS;
     mailbox_call(self); /* another thread may have fed between the caller's pop() and here */
     Py_RETURN_NONE;
 }
@@ -173,6 +201,7 @@ static PyObject *mailbox_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyOb
     self->message_type = (PyTypeObject *)Py_NewRef(&sira_message_type);
     self->context = Py_NewRef(Py_None);
     self->credit_at = UINT64_MAX;
+    self->looks_left = MAILBOX_LOOKS;
     return (PyObject *)self;
 }
 
@@ -191,6 +220,7 @@ static int mailbox_traverse(Mailbox *self, visitproc visit, void *arg)
 
 static int mailbox_clear(Mailbox *self)
 {
+    mailbox_unbind_all(self);
     for (uint32_t p = 0; p < SIRA_PRIORITIES; p++) {
         struct mailbox_queue queue = self->queues[p];
         self->queues[p] = (struct mailbox_queue){0};
@@ -219,7 +249,20 @@ static void mailbox_dealloc(Mailbox *self)
     Py_CLEAR(self->context);
     Py_CLEAR(self->message_type);
     PyMem_Free(self->taken);
+    PyMem_Free(self->links);
     type->tp_free(self);
+}
+
+static PyObject *mailbox_unbind_all_method(Mailbox *self, PyObject *Py_UNUSED(ignored))
+{
+    mailbox_unbind_all(self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *mailbox_close_cells_method(Mailbox *self, PyObject *Py_UNUSED(ignored))
+{
+    mailbox_close_cells(self);
+    Py_RETURN_NONE;
 }
 
 static PyMethodDef mailbox_methods[] = {
@@ -230,14 +273,22 @@ static PyMethodDef mailbox_methods[] = {
      "arm(): the next arrival calls wake() once; at once if a message is here already."},
     {"take_credit", (PyCFunction)mailbox_take_credit, METH_NOARGS,
      "take_credit() -> int: oldest messages taken without a gap since the last call."},
+    {"bind", (PyCFunction)mailbox_bind_method, METH_VARARGS,
+     "bind(reader, cell, topic, stamp): messages of that cell come here, behind those that are here."},
+    {"unbind", (PyCFunction)mailbox_unbind_method, METH_VARARGS,
+     "unbind(reader, cell) -> bool: what lies there, or still comes, is passed over. False: it was not bound here."},
+    {"unbind_all", (PyCFunction)mailbox_unbind_all_method, METH_NOARGS, "unbind_all(): the same of all cells."},
+    {"close_cells", (PyCFunction)mailbox_close_cells_method, METH_NOARGS,
+     "close_cells(): give out nothing of links from now on; it stays where it lies until it is unbound."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyMemberDef mailbox_members[] = {
     {"message_type", T_OBJECT_EX, offsetof(Mailbox, message_type), READONLY, NULL},
     {"context", T_OBJECT_EX, offsetof(Mailbox, context), 0, "becomes Message.context"},
-    {"depth", T_ULONGLONG, offsetof(Mailbox, depth), READONLY, "messages here"},
-    {"held_bytes", T_ULONGLONG, offsetof(Mailbox, held_bytes), READONLY, "bytes of the messages here"},
+    {"depth", T_ULONGLONG, offsetof(Mailbox, depth), READONLY, "messages here, and those known in links"},
+    {"held_bytes", T_ULONGLONG, offsetof(Mailbox, held_bytes), READONLY, "bytes of the messages here, but of those in links"},
+    {"cells", T_UINT, offsetof(Mailbox, cell_count), READONLY, "cells of links that are bound"},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -6,11 +6,10 @@ static const uint64_t MESSAGE_BYTES_MAX_DEFAULT = (uint64_t)16 << 30;
 
 /* One parsed message at a time is held here, not on the stack: it is 23 KB and stays in the cache. Nothing that
  * may run Python code stands between a parse and the last use of what it gave. */
-static struct sira_env scratch;
+struct sira_env sira_message_scratch;
 
 /* ---- construction -------------------------------------------------------------------------------------- */
-/* Copy what is kept of `env` into the fresh `self`. */
-static int fill(struct message *self, const struct sira_env *env)
+int sira_message_fill(struct message *self, const struct sira_env *env)
 {
     self->raw = env->raw;
     self->topic = env->topic;
@@ -54,7 +53,7 @@ static int fill(struct message *self, const struct sira_env *env)
     return 0;
 }
 
-static struct message *allocate(PyTypeObject *type, PyObject *owner, PyObject *context)
+struct message *sira_message_allocate(PyTypeObject *type, PyObject *owner, PyObject *context)
 {
     assert(PyType_IsSubtype(type, &sira_message_type));
     struct message *self = (struct message *)type->tp_alloc(type, 0); /* all zero, tracked by the collector */
@@ -66,20 +65,20 @@ static struct message *allocate(PyTypeObject *type, PyObject *owner, PyObject *c
 
 PyObject *sira_message_from_env(PyTypeObject *type, PyObject *owner, const struct sira_env *env, PyObject *context)
 {
-    struct message *self = allocate(type, owner, context);
-    if (self && fill(self, env) < 0) Py_CLEAR(self);
+    struct message *self = sira_message_allocate(type, owner, context);
+    if (self && sira_message_fill(self, env) < 0) Py_CLEAR(self);
     return (PyObject *)self;
 }
 
-/* Parse into scratch and build; `message_bytes_max` in bytes. */
+/* Parse and build; `message_bytes_max` in bytes. */
 static PyObject *message_build(PyTypeObject *type, PyObject *owner, const uint8_t *data, size_t len,
                                uint64_t message_bytes_max, PyObject *context)
 {
-    struct message *self = allocate(type, owner, context); /* first: allocating may run the collector */
+    struct message *self = sira_message_allocate(type, owner, context); /* first: allocating may run the collector */
     if (!self) return NULL;
     size_t at = 0;
-    const enum sira_status status = sira_env_parse(data, len, 0, message_bytes_max, &scratch, &at);
-    if (status == SIRA_OK && fill(self, &scratch) == 0) return (PyObject *)self;
+    const enum sira_status status = sira_env_parse(data, len, 0, message_bytes_max, &sira_message_scratch, &at);
+    if (status == SIRA_OK && sira_message_fill(self, &sira_message_scratch) == 0) return (PyObject *)self;
     if (status != SIRA_OK) sira_raise_status(status, at);
     Py_DECREF(self);
     return NULL;
@@ -90,16 +89,16 @@ PyObject *sira_message_new(PyTypeObject *type, PyObject *owner, const uint8_t *d
     return message_build(type, owner, data, len, MESSAGE_BYTES_MAX_DEFAULT, context);
 }
 
-/* A message whose tensors lie elsewhere, and its head in `scratch`.
- * Ensures: new reference -> `scratch` holds the head and nothing was filled in; NULL -> an error is set. */
+/* A message whose tensors lie elsewhere, and its head in sira_message_scratch.
+ * Ensures: new reference -> that holds the head and nothing was filled in; NULL -> an error is set. */
 static struct message *allocate_of_head(PyTypeObject *type, PyObject *head_owner, const uint8_t *head, size_t head_len,
                                         PyObject *context)
 {
-    struct message *self = allocate(type, head_owner, context); /* owned */
+    struct message *self = sira_message_allocate(type, head_owner, context); /* owned */
     if (!self) return NULL;
     self->assembled = true;
     size_t at = 0;
-    const enum sira_status status = sira_env_parse(head, head_len, SIRA_ENV_HEAD, UINT64_MAX, &scratch, &at);
+    const enum sira_status status = sira_env_parse(head, head_len, SIRA_ENV_HEAD, UINT64_MAX, &sira_message_scratch, &at);
     if (status == SIRA_OK) return self;
     sira_raise_status(status, at);
     Py_DECREF(self);
@@ -111,9 +110,9 @@ PyObject *sira_message_new_assembled(PyTypeObject *type, PyObject *head_owner, c
 {
     struct message *self = allocate_of_head(type, head_owner, head, head_len, context);
     if (!self) return NULL;
-    if (count != scratch.tensor_count) {
-        sira_raise("FRAME_CORRUPT", "%zu buffers for %u tensors", count, scratch.tensor_count);
-    } else if (fill(self, &scratch) == 0) {
+    if (count != sira_message_scratch.tensor_count) {
+        sira_raise("FRAME_CORRUPT", "%zu buffers for %u tensors", count, sira_message_scratch.tensor_count);
+    } else if (sira_message_fill(self, &sira_message_scratch) == 0) {
         for (size_t i = 0; i < count; i++) {
             struct message_view *view = &self->views[i];
             if (parts[i].len != view->bytes || (view->bytes && !parts[i].owner)) {
@@ -126,32 +125,6 @@ PyObject *sira_message_new_assembled(PyTypeObject *type, PyObject *head_owner, c
             view->owner = Py_NewRef(parts[i].owner);
             view->data = parts[i].data;
         }
-        return (PyObject *)self;
-    }
-    Py_DECREF(self);
-    return NULL;
-}
-
-PyObject *sira_message_new_placed(PyTypeObject *type, PyObject *head_owner, const uint8_t *head, size_t head_len,
-                                  PyObject *data_owner, const uint8_t *data, size_t len, PyObject *context)
-{
-    struct message *self = allocate_of_head(type, head_owner, head, head_len, context);
-    if (!self) return NULL;
-    size_t place = 0;
-    bool fits = true;
-    for (uint32_t i = 0; fits && i < scratch.tensor_count; i++) { /* before fill: afterwards scratch is anybody's */
-        struct sira_tensor *tensor = &scratch.tensors[i];
-        if (!tensor->bytes) continue;
-        place = sira_placed_at(place);
-        fits = place <= len && tensor->bytes <= len - place;
-        tensor->data = fits ? data + place : NULL;
-        place += fits ? tensor->bytes : 0;
-    }
-    if (!fits) {
-        sira_raise("FRAME_CORRUPT", "the tensors take more than the %zu bytes that are there", len);
-    } else if (fill(self, &scratch) == 0) {
-        for (uint32_t i = 0; i < self->view_count; i++)
-            if (self->views[i].bytes) self->views[i].owner = Py_NewRef(data_owner);
         return (PyObject *)self;
     }
     Py_DECREF(self);

@@ -1,4 +1,4 @@
-/* Inside of messages: shared by message.c, message_fields.c, view.c, body.c and topic_py.c only. */
+/* Inside of messages: shared by message*.c, view.c, body.c and topic_py.c only. */
 #ifndef SIRA_MESSAGE_H
 #define SIRA_MESSAGE_H
 
@@ -34,6 +34,12 @@ struct message {
     struct message_view small_views[MESSAGE_VIEWS_SMALL];
     uint64_t small_dims[MESSAGE_DIMS_SMALL];
 };
+/* The one message that is being parsed, see message.c. */
+extern struct sira_env sira_message_scratch;
+/* A new Message without content, of `type` (Message or a subclass); may run the collector: parse afterwards. */
+struct message *sira_message_allocate(PyTypeObject *type, PyObject *owner, PyObject *context);
+/* Copy what is kept of `env` into the fresh `self`. -1: MemoryError. */
+int sira_message_fill(struct message *self, const struct sira_env *env);
 /* Parse raw again, for what struct message does not hold. Raises on a refusal (the bytes were changed). */
 int sira_message_parse(const struct message *message, struct sira_env *env);
 /* Dimensions, sizes and memory as NumPy takes them. New references. */

@@ -1,7 +1,7 @@
 /* What the Python-facing files of the C core share: errors, messages, bodies, encoding. Include this before
  * anything else (it brings Python.h). Everything here needs the GIL.
  *
- * Files: module.c (init, errors, bound dtypes), message.c (Message), view.c (arrays over message memory),
+ * Files: module.c (init, errors, bound dtypes), message.c (Message), message_placed.c (from links), view.c (arrays over message memory),
  * options.c, body.c and dlpack_in.c (Python body -> struct sira_body), encode.c, dlpack.c (our producer),
  * receipt.c, topic_py.c (topics and contracts). */
 #ifndef SIRA_PYUTIL_H
@@ -58,6 +58,19 @@ PyObject *sira_message_new_assembled(PyTypeObject *type, PyObject *head_owner, c
  * as in shared memory. They must fit into `len`. References as above; the arrays keep data_owner alive. */
 PyObject *sira_message_new_placed(PyTypeObject *type, PyObject *head_owner, const uint8_t *head, size_t head_len,
                                   PyObject *data_owner, const uint8_t *data, size_t len, PyObject *context);
+/* What the node's introduction says of a message in a link, against what the message says. */
+struct sira_linked {
+    struct sira_slice topic; /* must be its topic */
+    uint32_t priority;       /* must be its priority */
+    uint64_t left_ns;        /* what is left of its ttl; 0: it has none */
+    size_t stamp_len;        /* bytes behind the message that the node vouches for */
+};
+/* A Message out of a link: `len` bytes of a client and the node's stamp behind them, in `owner`. They are checked as a
+ * node checks them; the ttl in them becomes what is left of it. data_owner NULL: it is inline; else its tensors lie as
+ * sira_message_new_placed says. A refusal raises its typed error, PROTOCOL_ERROR where it is not what `linked` says. */
+PyObject *sira_message_new_linked(PyTypeObject *type, PyObject *owner, uint8_t *data, size_t len,
+                                  const struct sira_linked *linked, PyObject *data_owner, const uint8_t *placed,
+                                  size_t placed_len, PyObject *context);
 static inline size_t sira_placed_at(size_t end)
 {
     return (end + 63) & ~(size_t)63;

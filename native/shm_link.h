@@ -225,12 +225,14 @@ struct sira_reader_slot {
 struct sira_reader_queue { uint16_t first, last; };
 struct sira_reader_cell {
     struct sira_reader_queue queues[SIRA_LINK_PRIORITIES];
+    uint16_t counts[SIRA_LINK_PRIORITIES]; /* messages in each */
     uint8_t mask;            /* bit p: queues[p] is not empty */
 };
 struct sira_link_reader {
     struct sira_link link;
     uint64_t early[SIRA_LINK_SLOTS_MAX / 64]; /* seen, but perhaps not all before them */
     uint64_t ready[SIRA_LINK_CELLS_MAX / 64]; /* cells with something queued */
+    uint64_t fresh[SIRA_LINK_CELLS_MAX / 64]; /* cells in which something was queued; whoever asks clears it */
     uint32_t queued;
     bool corrupt;
     struct sira_reader_slot *slots;           /* owned, as the next */
@@ -254,6 +256,11 @@ int sira_link_peek(const struct sira_link_reader *reader, uint32_t cell);
  * message with hold != SIRA_LINK_NONE is owed one sira_link_give_hold. After one or many ask sira_link_calls_writer. */
 enum sira_link_status sira_link_take(struct sira_link_reader *reader, uint32_t cell, uint64_t now_ns,
                                      struct sira_taken *out);
+/* The oldest of one priority alone. OK as above; GONE: it was withdrawn, or passed over as expired; EMPTY or CORRUPT. */
+enum sira_link_status sira_link_take_oldest(struct sira_link_reader *reader, uint32_t cell, uint32_t priority,
+                                            uint64_t now_ns, struct sira_taken *out);
+/* Pass over all that is queued for a cell, as if it had expired: its slots and chunks go back. OK or CORRUPT. */
+enum sira_link_status sira_link_pass_over(struct sira_link_reader *reader, uint32_t cell);
 /* Say that the views of a hold are gone. true: ring the writer's bell. No lock, no private state: any thread, also
  * within another call. Requires: hold < link->shape.holds. */
 bool sira_link_give_hold(const struct sira_link *link, uint32_t hold);

@@ -45,6 +45,7 @@ static void unqueue(struct sira_link_reader *reader, uint32_t slot)
     else reader->slots[node->previous].next = node->next;
     if (is_last) queue->last = node->previous;
     else reader->slots[node->next].previous = node->previous;
+    cell->counts[node->priority]--;
     if (is_first && is_last) {
         cell->mask &= (uint8_t)~(1u << node->priority);
         if (!cell->mask) reader->ready[node->cell / 64] &= ~(UINT64_C(1) << node->cell % 64);
@@ -72,7 +73,9 @@ static void enqueue(struct sira_link_reader *reader, uint32_t slot, uint64_t num
     if (before == NOWHERE) queue->last = (uint16_t)slot;
     else reader->slots[before].previous = (uint16_t)slot;
     cell->mask |= (uint8_t)(1u << priority);
+    cell->counts[priority]++;
     reader->ready[cell_index / 64] |= UINT64_C(1) << cell_index % 64;
+    reader->fresh[cell_index / 64] |= UINT64_C(1) << cell_index % 64;
     reader->queued++;
 }
 
@@ -168,33 +171,57 @@ static bool read_place(const uint64_t place[SIRA_LINK_PLACE_WORDS], const struct
     return out->inline_bytes <= SIRA_LINK_INLINE_BYTES_MAX && (out->hold < shape->holds || out->hold == SIRA_LINK_NONE);
 }
 
+/* As sira_link_take_oldest; `unwanted`: whatever its deadline, it has expired. */
+static enum sira_link_status take_oldest(struct sira_link_reader *reader, uint32_t cell, uint32_t priority,
+                                         uint64_t now_ns, bool unwanted, struct sira_taken *out)
+{
+    if (reader->corrupt) return SIRA_LINK_CORRUPT;
+    if (!(reader->cells[cell].mask & 1u << priority)) return SIRA_LINK_EMPTY;
+    const uint32_t slot = reader->cells[cell].queues[priority].first;
+    const uint64_t number = reader->slots[slot].number;
+    struct sira_link_slot *shared = &reader->link.slots[slot];
+    unqueue(reader, slot);
+    const uint64_t posted = sira_slot_state(number, SIRA_SLOT_POSTED);
+    if (sira_word_load(&shared->state) != posted) return SIRA_LINK_GONE; /* withdrawn */
+    uint64_t place[SIRA_LINK_PLACE_WORDS];
+    sira_words_out(place, &shared->place.kind, SIRA_LINK_PLACE_WORDS);
+    const bool is_sane = read_place(place, &reader->link.shape, out);
+    if (is_sane && out->inline_bytes) sira_bytes_out(out->inline_data, shared->inline_data, out->inline_bytes);
+    const bool expired = unwanted || (out->deadline_ns && out->deadline_ns <= now_ns);
+    SIRA_FAULT_POINT("take.copied");
+    if (!sira_word_cas(&shared->state, posted, sira_slot_state(number, expired ? SIRA_SLOT_EXPIRED : SIRA_SLOT_TAKEN)))
+        return SIRA_LINK_GONE; /* withdrawn while we copied: what we have may be torn */
+    SIRA_FAULT_POINT("take.committed");
+    sira_word_or(&reader->link.returned[slot / 64], UINT64_C(1) << slot % 64);
+    SIRA_FAULT_POINT("take.told");
+    if (!is_sane || out->cell != cell || out->priority != priority) return corrupt(reader);
+    if (expired) return SIRA_LINK_GONE;
+    out->number = number;
+    return SIRA_LINK_OK;
+}
+
+enum sira_link_status sira_link_take_oldest(struct sira_link_reader *reader, uint32_t cell, uint32_t priority,
+                                            uint64_t now_ns, struct sira_taken *out)
+{
+    return take_oldest(reader, cell, priority, now_ns, false, out);
+}
+
+enum sira_link_status sira_link_pass_over(struct sira_link_reader *reader, uint32_t cell)
+{
+    struct sira_taken taken;
+    int priority;
+    while ((priority = sira_link_peek(reader, cell)) >= 0)
+        (void)take_oldest(reader, cell, (uint32_t)priority, 0, true, &taken);
+    return reader->corrupt ? SIRA_LINK_CORRUPT : SIRA_LINK_OK;
+}
+
 enum sira_link_status sira_link_take(struct sira_link_reader *reader, uint32_t cell, uint64_t now_ns,
                                      struct sira_taken *out)
 {
     int priority;
     while ((priority = sira_link_peek(reader, cell)) >= 0) {
-        const uint32_t slot = reader->cells[cell].queues[priority].first;
-        const uint64_t number = reader->slots[slot].number;
-        struct sira_link_slot *shared = &reader->link.slots[slot];
-        unqueue(reader, slot);
-        const uint64_t posted = sira_slot_state(number, SIRA_SLOT_POSTED);
-        if (sira_word_load(&shared->state) != posted) continue; /* withdrawn */
-        uint64_t place[SIRA_LINK_PLACE_WORDS];
-        sira_words_out(place, &shared->place.kind, SIRA_LINK_PLACE_WORDS);
-        const bool is_sane = read_place(place, &reader->link.shape, out);
-        if (is_sane && out->inline_bytes) sira_bytes_out(out->inline_data, shared->inline_data, out->inline_bytes);
-        const bool expired = out->deadline_ns && out->deadline_ns <= now_ns;
-        SIRA_FAULT_POINT("take.copied");
-        if (!sira_word_cas(&shared->state, posted,
-                           sira_slot_state(number, expired ? SIRA_SLOT_EXPIRED : SIRA_SLOT_TAKEN)))
-            continue; /* withdrawn while we copied: what we have may be torn */
-        SIRA_FAULT_POINT("take.committed");
-        sira_word_or(&reader->link.returned[slot / 64], UINT64_C(1) << slot % 64);
-        SIRA_FAULT_POINT("take.told");
-        if (!is_sane || out->cell != cell || out->priority != priority) return corrupt(reader);
-        if (expired) continue;
-        out->number = number;
-        return SIRA_LINK_OK;
+        const enum sira_link_status status = take_oldest(reader, cell, (uint32_t)priority, now_ns, false, out);
+        if (status != SIRA_LINK_GONE) return status;
     }
     return reader->corrupt ? SIRA_LINK_CORRUPT : SIRA_LINK_EMPTY;
 }

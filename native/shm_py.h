@@ -64,7 +64,7 @@ typedef struct {
     int peer_bell, bell;        /* owned; -1: none */
     uint32_t fork_depth;
 } ShmWriter;
-typedef struct {
+typedef struct ShmReader {
     PyObject_HEAD
     ShmLink *memory;            /* owned */
     struct sira_link_reader reader;
@@ -72,8 +72,29 @@ typedef struct {
     int peer_bell, bell;        /* owned; -1: none */
     uint32_t fork_depth;
     bool is_armed;              /* the writer will ring: nothing to look at until then */
+    struct Cell **bound;        /* owned table by cell of borrowed entries; NULL: none was ever bound */
+    unsigned int bound_count;
+    uint64_t closed[SIRA_LINK_CELLS_MAX / 64]; /* cells whose messages nobody wants any more */
+    PyObject *broken;           /* owned str: why the link is corrupt; NULL: it is not */
 } ShmReader;
 extern PyTypeObject sira_shm_link_type, sira_shm_writer_type, sira_shm_reader_type, sira_shm_view_type;
 extern PyTypeObject sira_shm_bells_type;
+bool sira_reader_is_child(const ShmReader *reader); /* of a fork: an exception is set */
+/* The Message of `taken`, of `type`; linked NULL: as it stands. `stamp`: linked->stamp_len bytes. New reference, or NULL. */
+PyObject *sira_reader_message(ShmReader *reader, const struct sira_taken *taken, PyTypeObject *type, PyObject *context,
+                              const struct sira_linked *linked, const uint8_t *stamp);
+/* The link is corrupt. The exception that is set says why, and is cleared; none: words that no honest peer writes. The
+ * reader's own bell is rung, so that whoever listens looks at `broken`. */
+void sira_reader_break(ShmReader *reader);
+
+/* ---- mailboxes of a link (mailbox_cells.c) ---- */
+/* Look, and let each mailbox with a cell in which something came know, to be called by mailbox_call_due. How many
+ * messages came; -1: MemoryError, the rest is told next time. A corrupt link breaks and is 0. No Python code is run. */
+Py_ssize_t sira_reader_share(ShmReader *reader, bool all);
+/* No mailbox takes anything of it any more. */
+void sira_reader_unbind(ShmReader *reader);
+void sira_reader_unbind_cell(ShmReader *reader, uint32_t cell); /* nothing, if it is not bound */
+/* Pass over what lies in a cell and what still comes there. Requires: not bound. */
+void sira_reader_discard(ShmReader *reader, uint32_t cell);
 
 #endif

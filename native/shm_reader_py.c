@@ -1,4 +1,5 @@
 /* The reading end: messages whose arrays lie in mapped memory. */
+#include "client.h"
 #include "shm_py.h"
 
 #include <errno.h>
@@ -60,6 +61,9 @@ static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
 static void reader_dealloc(PyObject *object)
 {
     ShmReader *self = (ShmReader *)object;
+    assert(self->bound_count == 0); /* whoever is bound keeps it */
+    PyMem_Free(self->bound);
+    Py_XDECREF(self->broken);
     sira_link_reader_close(&self->reader);
     sira_maps_close(&self->maps);
     if (self->peer_bell >= 0) close(self->peer_bell);
@@ -73,11 +77,26 @@ static PyObject *corrupt_error(const char *what)
     return sira_raise("LINK_CORRUPT", "%s", what ? what : sira_link_status_text(SIRA_LINK_CORRUPT));
 }
 
-static bool is_child(const ShmReader *self)
+bool sira_reader_is_child(const ShmReader *self)
 {
     if (self->fork_depth == sira_fork_depth) return false;
     sira_raise("CONNECTION_CLOSED", "this end of a link belongs to the parent process: connect anew after fork()");
     return true;
+}
+
+void sira_reader_break(ShmReader *self)
+{
+    PyObject *type, *value, *trace; /* owned */
+    PyErr_Fetch(&type, &value, &trace);
+    self->reader.corrupt = true;
+    if (!self->broken) {
+        self->broken = value ? PyObject_Str(value) : PyUnicode_FromString(sira_link_status_text(SIRA_LINK_CORRUPT));
+        PyErr_Clear();
+        if (self->bell >= 0) (void)sira_bell_ring(self->bell);
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(trace);
 }
 
 /* ---- segments ------------------------------------------------------------------------------------------------ */
@@ -126,8 +145,8 @@ static ShmView *view_of(ShmReader *self, const struct sira_taken *taken, const u
     return view;
 }
 
-/* Message of `taken`. */
-static PyObject *message_of(ShmReader *self, const struct sira_taken *taken, PyObject *context)
+PyObject *sira_reader_message(ShmReader *self, const struct sira_taken *taken, PyTypeObject *type, PyObject *context,
+                              const struct sira_linked *linked, const uint8_t *stamp)
 {
     const uint8_t *data = NULL;
     ShmView *view = NULL; /* owned */
@@ -146,13 +165,20 @@ static PyObject *message_of(ShmReader *self, const struct sira_taken *taken, PyO
         from = data + tensors;
     }
     /* Copied before it is looked at: what is parsed does not change. */
-    PyObject *head = PyBytes_FromStringAndSize((const char *)from, (Py_ssize_t)length); /* owned */
+    const size_t stamp_len = linked ? linked->stamp_len : 0;
+    PyObject *head = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(length + stamp_len)); /* owned */
     PyObject *message = NULL;
-    if (head && view)
-        message = sira_message_new_placed(&sira_message_type, head, (const uint8_t *)PyBytes_AS_STRING(head), length,
-                                          (PyObject *)view, data, tensors, context);
-    else if (head)
-        message = sira_message_new(&sira_message_type, head, (const uint8_t *)PyBytes_AS_STRING(head), length, context);
+    if (head) {
+        uint8_t *bytes = (uint8_t *)PyBytes_AS_STRING(head);
+        memcpy(bytes, from, length);
+        if (stamp_len) memcpy(bytes + length, stamp, stamp_len);
+        if (linked)
+            message = sira_message_new_linked(type, head, bytes, length, linked, (PyObject *)view, data, tensors, context);
+        else if (view)
+            message = sira_message_new_placed(type, head, bytes, length, (PyObject *)view, data, tensors, context);
+        else
+            message = sira_message_new(type, head, bytes, length, context);
+    }
     Py_XDECREF(head);
     Py_XDECREF(view);
     return message;
@@ -161,7 +187,7 @@ static PyObject *message_of(ShmReader *self, const struct sira_taken *taken, PyO
 /* Take from the link itself. 1: *taken; 0: nothing there; -1: exception. */
 static int take_next(ShmReader *self, PyObject *const *args, Py_ssize_t count, struct sira_taken *taken)
 {
-    if (is_child(self)) return -1;
+    if (sira_reader_is_child(self)) return -1;
     const unsigned long cell = PyLong_AsUnsignedLong(args[0]);
     if (PyErr_Occurred()) return -1;
     if (cell >= self->memory->link.shape.cells) {
@@ -188,7 +214,8 @@ static PyObject *reader_take(PyObject *object, PyObject *const *args, Py_ssize_t
     const int got = take_next((ShmReader *)object, args, count, &taken);
     if (got < 0) return NULL;
     if (got == 0) Py_RETURN_NONE;
-    return message_of((ShmReader *)object, &taken, count > 1 && args[1] != Py_None ? args[1] : NULL);
+    return sira_reader_message((ShmReader *)object, &taken, &sira_message_type,
+                               count > 1 && args[1] != Py_None ? args[1] : NULL, NULL, NULL);
 }
 
 /* relay(cell) -> ShmPost or None: what lies there, unopened, to be posted to other links */
@@ -221,7 +248,7 @@ static PyObject *reader_look(PyObject *object, PyObject *args)
     ShmReader *self = (ShmReader *)object;
     int all = 0;
     if (!PyArg_ParseTuple(args, "|p:look", &all)) return NULL;
-    if (is_child(self)) return NULL;
+    if (sira_reader_is_child(self)) return NULL;
     if (sira_link_look(&self->reader, all)) return corrupt_error(NULL);
     PyObject *cells = PyList_New(0); /* owned */
     for (uint32_t w = 0; cells && w < sira_link_words(self->memory->link.shape.cells); w++)
@@ -242,6 +269,36 @@ static PyObject *reader_peek(PyObject *object, PyObject *arg)
     return PyLong_FromLong(sira_link_peek(&self->reader, (uint32_t)cell));
 }
 
+/* ---- for mailboxes ---------------------------------------------------------------------------------------------- */
+/* distribute(all=False) -> int: how many messages came */
+static PyObject *reader_distribute(PyObject *object, PyObject *args)
+{
+    int all = 0;
+    if (!PyArg_ParseTuple(args, "|p:distribute", &all)) return NULL;
+    if (sira_reader_is_child((ShmReader *)object)) return NULL;
+    const Py_ssize_t count = sira_reader_share((ShmReader *)object, all);
+    mailbox_call_due();
+    return count < 0 ? NULL : PyLong_FromSsize_t(count);
+}
+
+static PyObject *reader_unbind_all(PyObject *object, PyObject *Py_UNUSED(args))
+{
+    sira_reader_unbind((ShmReader *)object);
+    Py_RETURN_NONE;
+}
+
+static PyObject *reader_discard(PyObject *object, PyObject *arg)
+{
+    ShmReader *self = (ShmReader *)object;
+    const unsigned long cell = PyLong_AsUnsignedLong(arg);
+    if (PyErr_Occurred()) return NULL;
+    if (cell >= self->memory->link.shape.cells) return PyErr_Format(PyExc_IndexError, "cell %lu", cell);
+    if (sira_reader_is_child(self)) return NULL;
+    if (self->bound && self->bound[cell]) return PyErr_Format(PyExc_ValueError, "cell %lu is bound", cell);
+    sira_reader_discard(self, (uint32_t)cell);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef reader_methods[] = {
     {"map", reader_map, METH_VARARGS, "map(segment, fd, bytes, forwarded=segment): map a publisher's segment; takes `fd` over."},
     {"drop", reader_drop, METH_O, "drop(segment): it was retired; views of it stay good."},
@@ -251,11 +308,19 @@ static PyMethodDef reader_methods[] = {
      "take(cell, context=None, now_ns=now) -> Message or None. Late ones are counted EXPIRED and passed over."},
     {"relay", reader_relay, METH_O,
      "relay(cell) -> ShmPost or None: the next message unopened, over the same memory, for other links."},
+    {"distribute", reader_distribute, METH_VARARGS,
+     "distribute(all=False) -> int: look; mailboxes get to know what came, and wake. See `broken` afterwards."},
+    {"unbind_all", reader_unbind_all, METH_NOARGS, "unbind_all(): no mailbox takes anything of it any more; what lies in their cells is passed over."},
+    {"discard", reader_discard, METH_O,
+     "discard(cell): pass over what lies there and what still comes. After the node has closed its books of it."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyMemberDef reader_members[] = {
     {"bell", T_INT, offsetof(ShmReader, bell), READONLY, "Descriptor that the writer rings; borrowed."},
+    {"depth", T_UINT, offsetof(ShmReader, reader.queued), READONLY, "Messages known and not taken, in all cells."},
+    {"bound", T_UINT, offsetof(ShmReader, bound_count), READONLY, "Cells that mailboxes take from."},
+    {"broken", T_OBJECT, offsetof(ShmReader, broken), READONLY, "Why the link is corrupt; None: it is not."},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -32,6 +32,7 @@ set(SIRA_PYTHON_SOURCES
   native/dlpack.c
   native/encode.c
   native/message.c
+  native/message_placed.c
   native/message_fields.c
   native/view.c
   native/frame_py.c
@@ -60,8 +61,10 @@ set(SIRA_PYTHON_SOURCES
   native/record_py.c
   native/pool.c
   native/mailbox.c
+  native/mailbox_cells.c
   native/inbox.c
   native/inbox_order.c
+  native/inbox_cells.c
   native/inbox_transfer.c
   native/sender.c
   native/outbox.c

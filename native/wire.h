@@ -132,6 +132,10 @@ enum sira_env_flags {
  * Fast path: initialises only what it uses of the big arrays. */
 enum sira_status sira_env_parse(const uint8_t *data, size_t len, uint32_t flags, uint64_t message_bytes_max,
                                 struct sira_env *env, size_t *error_at);
+/* The same of `len` bytes from a client (SIRA_ENV_CLIENT) and the `stamp_len` that follow them: fields that a node
+ * vouches for, so that here they are no forgery. env->raw is both. Requires: the stamp has no tensors. */
+enum sira_status sira_env_parse_stamped(const uint8_t *data, size_t len, size_t stamp_len, uint32_t flags,
+                                        uint64_t message_bytes_max, struct sira_env *env, size_t *error_at);
 
 /* ---- frames ---------------------------------------------------------------------------------------- */
 enum sira_item_kind { /* = field numbers in Item */
