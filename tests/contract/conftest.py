@@ -27,6 +27,7 @@ _WAYS = {
     "test_publish_subscribe": ["local", "node", "socket", "shm", "copied", "mixed"],
     "test_delivery": ["local", "node", "socket", "shm", "mixed"],
     "test_requests": ["local", "node", "socket", "shm", "mixed"],
+    "test_books": ["local", "node", "socket", "shm", "mixed"],
     "test_sync_twin": ["local", "node", "socket", "shm"],
 }
 _ENVIRONMENT = {
