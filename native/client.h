@@ -88,6 +88,7 @@ typedef struct Mailbox {
     uint64_t taken_room;
     uint64_t confirmed;              /* places that left at `base` since the last take_credit */
     uint64_t credit_every, credit_at; /* 0: on_credit is never called */
+    uint64_t taken_bytes, credit_bytes; /* taken since the last call; on_credit after so many, too; 0: never */
 } Mailbox;
 extern PyTypeObject sira_mailbox_type;
 
