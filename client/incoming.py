@@ -37,6 +37,9 @@ _RIDE_EVERY_S = 0.25
 _RIDE_BYTES_MAX = 1 << 20
 # A narrower window is not filled by what may come while credits wait for a ride.
 RIDE_WINDOW_BYTES_MIN = 8 * _RIDE_BYTES_MAX
+# Of messages taken, credits wait for nothing: half of the narrowest window that they may ride in.
+# Counted as they are taken, since those that came by reference were no bytes of a frame.
+CREDIT_BYTES = RIDE_WINDOW_BYTES_MIN // 2
 # A client of more subscriptions does not look through all of them before each message.
 _RIDE_SUBSCRIPTIONS_MAX = 16
 # A subscription whose messages nobody takes is looked at less and less often.

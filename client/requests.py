@@ -16,6 +16,7 @@ from sira import _native
 from sira.client.answers import ERROR, FINAL, TYPE_STREAM_END, Answers
 from sira.client.connection import Connection
 from sira.client.deadline import Deadline
+from sira.client.incoming import CREDIT_BYTES
 from sira.client.lineage import Lineage, id_text, lineage
 from sira.client.message import Message
 from sira.client.outgoing import Outcome, as_error
@@ -83,6 +84,7 @@ class _ReplyBox(_native.Mailbox):
             credit_every=_WINDOW_MESSAGES // 2,
             wake=None,
             on_credit=connection.incoming.credit_due,
+            credit_bytes=CREDIT_BYTES,
         )
 
     @property

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sira import _native
 from sira.client.connection import Connection
 from sira.client.deadline import Deadline
+from sira.client.incoming import CREDIT_BYTES
 from sira.client.message import Message, Responder
 from sira.kernel.errors import BadRequest, SiraError
 from sira.v1 import bus_pb2
@@ -105,6 +106,7 @@ class Subscription(_native.Mailbox):
             credit_every=max(1, window_messages // 2),
             wake=self._arrived,
             on_credit=connection.incoming.credit_due,
+            credit_bytes=max(1, min(window_bytes // 2 or CREDIT_BYTES, CREDIT_BYTES)),
         )
 
     if TYPE_CHECKING:  # the C methods, with the type that they give here

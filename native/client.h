@@ -94,6 +94,7 @@ typedef struct Mailbox {
     uint64_t taken_room;
     uint64_t confirmed;              /* places that left at `base` since the last take_credit */
     uint64_t credit_every, credit_at; /* 0: on_credit is never called */
+    uint64_t taken_bytes, credit_bytes; /* taken since the last call; on_credit after so many, too; 0: never */
     struct Cell *cells;              /* owned references: all that are bound, a list */
     struct mailbox_link *links;      /* owned: the links that they lie in */
     uint32_t cell_count, link_count, links_room;

@@ -46,6 +46,7 @@ void mailbox_forget(Mailbox *self)
 {
     self->base = self->next;
     self->confirmed = 0;
+    self->taken_bytes = 0;
     self->credit_at = self->credit_every ? self->credit_every : UINT64_MAX;
 }
 
@@ -91,14 +92,22 @@ void mailbox_put(Mailbox *self, uint32_t priority, PyObject *message, uint64_t p
     self->held_bytes += bytes;
 }
 
+/* Is so much confirmed that the node should hear of it? */
+static bool credit_due(const Mailbox *self)
+{
+    return self->confirmed >= self->credit_at ||
+           (self->credit_bytes && self->taken_bytes >= self->credit_bytes && self->confirmed);
+}
+
 void mailbox_call(Mailbox *self)
 {
     if (self->armed && self->mask) {
         self->armed = false;
         sira_callback(self->wake);
     }
-    if (self->confirmed >= self->credit_at) {
-        self->credit_at += self->credit_every;
+    if (credit_due(self)) {
+        if (self->confirmed >= self->credit_at) self->credit_at += self->credit_every;
+        self->taken_bytes = 0;
         sira_callback(self->on_credit);
     }
 }
@@ -126,7 +135,8 @@ static PyObject *take_next(Mailbox *self)
         self->held_bytes -= entry.bytes;
         if (!is_cell) {
             mailbox_skip(self, entry.place);
-            if (self->confirmed >= self->credit_at) mailbox_call(self);
+            self->taken_bytes += entry.bytes;
+            if (credit_due(self)) mailbox_call(self);
             return entry.message;
         }
         PyObject *message = mailbox_from_cell(self, entry.message, priority); /* owned */
@@ -164,27 +174,33 @@ static PyObject *mailbox_take_credit(Mailbox *self, PyObject *Py_UNUSED(ignored)
 {
     const uint64_t confirmed = self->confirmed;
     self->confirmed = 0;
+    self->taken_bytes = 0;
     self->credit_at = self->credit_every ? self->credit_every : UINT64_MAX;
     return PyLong_FromUnsignedLongLong(confirmed);
 }
 
 static PyObject *mailbox_configure(Mailbox *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"message_type", "context", "credit_every", "wake", "on_credit", NULL};
-    PyObject *type, *context, *wake, *on_credit; /* borrowed */
-    long long every;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$OOLOO:configure", names, &type, &context, &every, &wake,
-                                     &on_credit))
+    static char *names[] = {"message_type", "context", "credit_every", "wake", "on_credit", "credit_bytes", NULL};
+    PyObject *type = NULL, *context = NULL, *wake = NULL, *on_credit = NULL; /* borrowed */
+    long long every = -1, bytes = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$OOLOOL:configure", names, &type, &context, &every, &wake,
+                                     &on_credit, &bytes))
         return NULL;
+    if (!type || !context || !wake || !on_credit) {
+        PyErr_SetString(PyExc_TypeError, "configure() needs message_type, context, credit_every, wake and on_credit");
+        return NULL;
+    }
     if (!PyType_Check(type) || !PyType_IsSubtype((PyTypeObject *)type, &sira_message_type)) {
         PyErr_SetString(PyExc_TypeError, "message_type must be Message or a subclass");
         return NULL;
     }
-    if (every < 0) {
-        PyErr_SetString(PyExc_ValueError, "credit_every must not be negative");
+    if (every < 0 || bytes < 0) {
+        PyErr_SetString(PyExc_ValueError, "credit_every and credit_bytes must not be negative");
         return NULL;
     }
     self->credit_every = (uint64_t)every;
+    self->credit_bytes = (uint64_t)bytes;
     self->credit_at = every ? self->confirmed + self->credit_every : UINT64_MAX;
     Py_XSETREF(self->message_type, (PyTypeObject *)Py_NewRef(type));
     Py_XSETREF(self->context, Py_NewRef(context));
@@ -267,7 +283,7 @@ static PyObject *mailbox_close_cells_method(Mailbox *self, PyObject *Py_UNUSED(i
 
 static PyMethodDef mailbox_methods[] = {
     {"configure", (PyCFunction)(void (*)(void))mailbox_configure, METH_VARARGS | METH_KEYWORDS,
-     "configure(*, message_type, context, credit_every, wake, on_credit)"},
+     "configure(*, message_type, context, credit_every, wake, on_credit, credit_bytes=0)"},
     {"pop", (PyCFunction)mailbox_pop, METH_NOARGS, "pop() -> Message | None: highest priority first."},
     {"arm", (PyCFunction)mailbox_arm, METH_NOARGS,
      "arm(): the next arrival calls wake() once; at once if a message is here already."},

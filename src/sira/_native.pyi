@@ -407,9 +407,11 @@ class Mailbox:
         credit_every: int,
         wake: Callable[[], None] | None,
         on_credit: Callable[[], None] | None,
+        credit_bytes: int = 0,
     ) -> None:
         """`wake()` on empty -> not empty while armed (see `arm`); `on_credit()` whenever
-        `credit_every` more messages were taken since the last `take_credit`.
+        `credit_every` more messages were taken since the last `take_credit`, or `credit_bytes` of
+        messages since it was called (0: never for that).
         """
     # highest priority first; order holds per (source, topic, priority)
     def pop(self) -> Message | None: ...

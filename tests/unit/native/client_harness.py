@@ -100,7 +100,9 @@ def abort_item(made: message_pb2.Message) -> bus_pb2.Item:
 class Box(_native.Mailbox):
     """A mailbox that counts its callbacks."""
 
-    def __init__(self, *, credit_every: int = 0, context: Any = None) -> None:
+    def __init__(
+        self, *, credit_every: int = 0, credit_bytes: int = 0, context: Any = None
+    ) -> None:
         self.wakes = 0
         self.credits_due = 0
         self.configure(
@@ -109,6 +111,7 @@ class Box(_native.Mailbox):
             credit_every=credit_every,
             wake=self._wake,
             on_credit=self._on_credit,
+            credit_bytes=credit_bytes,
         )
 
     def _wake(self) -> None:

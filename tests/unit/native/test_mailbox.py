@@ -78,6 +78,23 @@ def test_on_credit_is_called_each_time_credit_every_more_can_be_confirmed() -> N
     assert box.credits_due == 3  # the count begins anew at take_credit()
 
 
+def test_on_credit_is_called_for_few_messages_of_many_bytes() -> None:
+    inbox = _native.Inbox()
+    box = Box(credit_every=1000, credit_bytes=300)
+    inbox.attach(SUBSCRIPTION, box)
+    put(inbox, *["x" * 100] * 7)
+    calls = []
+    while box.pop() is not None:
+        calls.append(box.credits_due)
+    assert calls == [0, 0, 1, 1, 1, 2, 2]
+    assert box.take_credit() == 7
+    put(inbox, *["x" * 100] * 3)
+    box.pop(), box.pop()
+    assert box.take_credit() == 2  # told meanwhile: counted anew
+    box.pop()
+    assert box.credits_due == 2
+
+
 def test_wake_is_called_once_for_each_arm_and_at_once_when_something_is_here() -> None:
     inbox, box = attached()
     put(inbox, "a")
