@@ -13,16 +13,24 @@ from benches.systems import SIRA, System, no_server, socket_of, start_node
 SHM_FOLDER = Path("/dev/shm")
 
 
-def _start_lane(stage: Stage, port: int, *, lane: str, copies: int, shm: str) -> Process:
+def _start_lane(
+    stage: Stage, port: int, *, lane: str, copies: int, shm: str, direct: str
+) -> Process:
     """Start a node of ours; receipts must tell this lane and these copies."""
     stage.shared = {"lane": lane, "copies": copies}
-    stage.environ = {"SIRA_SHM": shm}
+    stage.environ = {"SIRA_SHM": shm, "SIRA_DIRECT": direct}
     return start_node(stage, port)
 
 
-def lane_start(lane: str, *, copies: int = 1, shm: str = "on") -> Callable[[Stage, int], Process]:
-    """How the node of a lane is started; `shm`: whether its participants lend, on or off."""
-    return partial(_start_lane, lane=lane, copies=copies, shm=shm)
+def lane_start(
+    lane: str, *, copies: int = 1, shm: str = "on", direct: str = "off"
+) -> Callable[[Stage, int], Process]:
+    """How the node of a lane is started.
+
+    Args:
+        shm, direct: whether its participants lend, and pass the node by; on or off.
+    """
+    return partial(_start_lane, lane=lane, copies=copies, shm=shm, direct=direct)
 
 
 TENSORS = replace(SIRA, module="benches.sira_tensors", address=socket_of)
@@ -42,6 +50,18 @@ SIRA_SYNC = replace(
     label="sira by reference, an array handed in, without await",
     module="benches.sira_sync",
     start=lane_start("shm"),
+)
+SIRA_DIRECT = replace(
+    TENSORS,
+    name="sira-direct",
+    label="sira past the node, an array handed in",
+    start=lane_start("shm", direct="on"),
+)
+SIRA_DIRECT_SYNC = replace(
+    SIRA_SYNC,
+    name="sira-direct-sync",
+    label="sira past the node, an array handed in, without await",
+    start=lane_start("shm", direct="on"),
 )
 SIRA_COPIED = replace(
     TENSORS,
@@ -89,5 +109,6 @@ ZENOH = _rival("zenoh", "eclipse-zenoh, its shared memory", "zenoh_shm", "zenoh"
 ICEORYX = replace(_rival("iceoryx2", "iceoryx2", "iceoryx", "iceoryx2"), start=_start_iceoryx)
 FLIGHT = _rival("flight", "Arrow Flight by Unix socket", "flight", "pyarrow")
 
-LANES = (SIRA_LOAN, SIRA_SHM, SIRA_SYNC, SIRA_COPIED, SIRA_GRPC)
+PAST_NODE = (SIRA_DIRECT, SIRA_DIRECT_SYNC)
+LANES = (SIRA_LOAN, SIRA_SHM, SIRA_SYNC, *PAST_NODE, SIRA_COPIED, SIRA_GRPC)
 RIVALS = (BARE, ZMQ_IPC, ZENOH, ICEORYX, FLIGHT)

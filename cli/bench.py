@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sira.client.bus import Bus
 
 _SHM_SWITCH_VARIABLE = "SIRA_SHM"
+_DIRECT_SWITCH_VARIABLE = "SIRA_DIRECT"
 _UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 1000,
           "mb": 10**6, "gb": 10**9}  # fmt: skip
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
@@ -72,7 +73,7 @@ def lane_url(url: str, lane: str) -> str:
     if not found:
         raise UsageError(
             f"there is no {lane} at {url}",
-            help="socket and shm are at unix:/path/sira.sock, grpc at sira://host:port",
+            help="socket, shm and direct are at unix:/path/sira.sock, grpc at sira://host:port",
         )
     return ",".join(found)
 
@@ -81,7 +82,11 @@ def lane_environ(environ: dict[str, str], lane: str) -> dict[str, str]:
     """Return the environment in which the SDK takes a lane; `environ` with `auto`."""
     if lane == "auto":
         return environ
-    return {**environ, _SHM_SWITCH_VARIABLE: "on" if lane == "shm" else "off"}
+    return {
+        **environ,
+        _SHM_SWITCH_VARIABLE: "on" if lane in ("shm", "direct") else "off",
+        _DIRECT_SWITCH_VARIABLE: "on" if lane == "direct" else "off",
+    }
 
 
 def check_lane(asked: str, told: str, size: int) -> None:
@@ -90,7 +95,7 @@ def check_lane(asked: str, told: str, size: int) -> None:
     Raises:
         CliError: UNSUPPORTED, they are not the same.
     """
-    if asked in ("auto", told):
+    if asked in ("auto", told) or (asked, told) == ("direct", "shm"):
         return
     least = shm_bytes_min()
     why = "see sira explain: the node, the system or SIRA_SHM_BYTES_MAX may not allow it"
@@ -176,6 +181,7 @@ async def bench(args: Namespace, out: Output, stop: Stop) -> Result:
         "warm_s": warm_s,
         "in_flight": args.in_flight,
         "timeout_s": max(5.0, args.seconds),
+        "direct": args.lane == "direct",
     }
     environ = lane_environ(shown_environ(args), args.lane)
     roles = ("producer", "consumer") if args.pattern == "pub" else ("requester", "responder")

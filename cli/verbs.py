@@ -326,7 +326,7 @@ VERBS: tuple[Verb, ...] = (
             ),
             Argument(
                 name="--lane",
-                choices=("auto", "grpc", "socket", "shm"),
+                choices=("auto", "grpc", "socket", "shm", "direct"),
                 default="auto",
                 help="the way to measure; refused where receipts tell another (auto)",
             ),

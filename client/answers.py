@@ -124,20 +124,25 @@ class Answers:
 
     async def _push(self, message: _native.Message, body: _native.Body, **fields: Any) -> None:
         deadline: Deadline | None = None
+        outgoing = self._connection.outgoing
+        if outgoing.outbox.links and outgoing.outbox.asking(message.reply_to):
+            await outgoing.route_answered(message.reply_to)
         while True:
             try:
                 self.push(message, body, alone=self._connection.incoming.all_taken, **fields)
                 return
             except QueueFull:  # a large body, and those before it are not on their way yet
                 deadline = deadline or self._deadline()
-                await self._connection.outgoing.transfer_room(deadline)
+                await outgoing.transfer_room(deadline)
 
     def reply_blocking(
         self, message: _native.Message, body: _native.Body, *, end: bool, priority: int | None
     ) -> None:
         """As `reply`, from a thread that is not the loop's."""
         self._connection.check()
-        if end and self._connection.outgoing.outbox.room:
+        outbox = self._connection.outgoing.outbox
+        asks = outbox.links and outbox.asking(message.reply_to)
+        if end and outbox.room and not asks:
             seq = self._take_seq(message.id_bytes, end)
             try:
                 try:

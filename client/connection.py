@@ -67,6 +67,7 @@ class Connection(Streams):
         deadline = Deadline(_CLOSE_S, self.loop)
         if self._reconnecting is not None:
             self._reconnecting.cancel()
+        self.direct.leave()
         if self._transport is not None:
             await self.outgoing.finish(deadline)
             await self.incoming.finish(deadline)
@@ -81,6 +82,7 @@ class Connection(Streams):
         self.incoming.end(None)
         for call in self.on_lost:
             call()
+        self.direct.end()
         if transport is not None:
             await transport.close()
         if self._tasks:
@@ -154,7 +156,15 @@ class Connection(Streams):
             Timeout, Unreachable: no answer before the deadline; the details say the outcome.
             SiraError: refused by the node; nobody got it.
         """
-        outgoing, answer = self.outgoing, Answer(self.loop)
+        outgoing = self.outgoing
+        if outgoing.outbox.links:
+            receipt = outgoing.outbox.direct(topic, body, options, loan)
+            if receipt is None and outgoing.outbox.asking(topic):
+                await self.direct.answered(topic)
+                receipt = outgoing.outbox.direct(topic, body, options, loan)
+            if receipt is not None:
+                return receipt
+        answer = Answer(self.loop)
         message_id = await outgoing.push(topic, body, options, answer, deadline, loan)
         timer = None
         if deadline.timeout_s is not None:

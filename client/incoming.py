@@ -55,6 +55,8 @@ _OPENED = bus_pb2.Item.OPENED_FIELD_NUMBER
 _CLOSE = bus_pb2.Item.CLOSE_FIELD_NUMBER
 _ENDED = bus_pb2.Item.ENDED_FIELD_NUMBER
 _ASIDE = bus_pb2.Item.ASIDE_FIELD_NUMBER
+_CELL_OPEN = bus_pb2.Item.CELL_OPEN_FIELD_NUMBER
+_CELL_END = bus_pb2.Item.CELL_END_FIELD_NUMBER
 
 
 class Receiver(Protocol):
@@ -89,6 +91,8 @@ class Incoming:
         self.receivers: dict[int, Receiver] = {}
         # Called after each frame: replies are handed out without another turn of the loop.
         self.after_frame: Callable[[], None] | None = None
+        # Takes what is said of cells of links and is for nobody here.
+        self.stray: Callable[[int, bytes], None] | None = None
         self._last_number = 0
         self._closing: set[int] = set()  # asked to end: never to be opened again
         self._control: deque[bytes] = deque()
@@ -149,6 +153,7 @@ class Incoming:
             self._rode.pop(number, None)
             self._totals.pop(number, None)
             self.inbox.detach(number)
+            receiver.mailbox.unbind_all()
             receiver.ended(error)
 
     @property
@@ -395,4 +400,6 @@ class Incoming:
                 self._ended(ended.subscription, error)
             # A node that goes down, or takes this token no more, ends the stream next: the
             # subscription is opened elsewhere, or with the newer token.
+        elif kind in (_CELL_OPEN, _CELL_END) and self.stray is not None:
+            self.stray(kind, body)
         # Kinds of a later version are none of our business.

@@ -17,6 +17,9 @@ from sira.kernel.errors import SiraError
 
 # Refusals kept for whoever asks; a publisher that never does must not fill memory.
 REFUSALS_MAX = 16_384
+# A subscription that takes what comes past the node makes room within so many looks; else messages
+# wait in the node, which knows what else to do.
+_ROOM_LOOKS, _ROOM_LOOK_S = 8, 0.0005
 
 
 class Publisher(_native.Sender):
@@ -80,6 +83,15 @@ class Publisher(_native.Sender):
         self._connection.check()
         deadline = Deadline(self._timeout_s, self._connection.loop)
         options = self._options if handling.get() is None else self._caused()
+        if self._outbox.links:
+            if self._outbox.asking(self.topic):
+                await self._connection.direct.answered(self.topic)
+            for _ in range(_ROOM_LOOKS):
+                if self.direct(body, options):
+                    return
+                if self._outbox.blocked(self.topic) is None:
+                    break
+                await asyncio.sleep(_ROOM_LOOK_S)
         await self._outgoing.push(self.topic, body, options, self, deadline)
         self.sent += 1
 

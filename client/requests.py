@@ -1,26 +1,28 @@
-"""Asking: requests, their replies, and streams of replies.
+"""Asking: requests and their replies.
 
 A request is a quiet publish (only its refusal is told) with a private reply topic. All replies of a
-connection come through one subscription and are matched by `stream_id`, the id of the request. A
-stream of replies has a subscription of its own, so that a slow reader holds up nobody else.
+connection come through one subscription and are matched by `stream_id`, the id of the request.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Awaitable, Iterator
-from typing import Any, Self
+import math
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
 
 from sira import _native
-from sira.client.answers import ERROR, FINAL, TYPE_STREAM_END, Answers
+from sira._native import new_id
+from sira.client.answers import Answers
 from sira.client.connection import Connection
 from sira.client.deadline import Deadline
-from sira.client.incoming import CREDIT_BYTES
-from sira.client.lineage import Lineage, id_text, lineage
-from sira.client.message import Message
-from sira.client.outgoing import Outcome, as_error
-from sira.client.subscription import OPEN_S, Subscription
+from sira.client.lineage import id_text, lineage
+from sira.client.local.bells import Waiter
+from sira.client.message import Message, SyncMessage
+from sira.client.replies import Pending, PendingThread, ReplyBox
+from sira.client.reply_stream import ReplyStream, request_options
 from sira.kernel.errors import (
     NodeDraining,
     OutcomeUnknown,
@@ -28,89 +30,8 @@ from sira.kernel.errors import (
     QuotaExceeded,
     RateLimited,
     SiraError,
-    StreamTruncated,
     Unreachable,
-    decode,
 )
-from sira.v1 import bus_pb2
-
-# Replies are handed out as they come: the window never fills unless this process stands still.
-_WINDOW_MESSAGES = 4096
-_STREAM_WINDOW_MESSAGES = 256
-_WAIT_MS_MAX = (1 << 32) - 1
-
-
-class _Pending:
-    """A request that waits: the ticket of its publish, and where its reply goes."""
-
-    __slots__ = ("future", "idempotent", "refused")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, idempotent: bool) -> None:
-        self.future: asyncio.Future[Any] | None = loop.create_future()
-        self.idempotent = idempotent
-        self.refused = False  # by the node: nobody was asked
-
-    def __call__(self, outcome: Outcome) -> None:
-        """Take the refusal of the publish."""
-        if not isinstance(outcome, _native.Receipt):
-            self.refused = True
-            self.fail(as_error(outcome))
-
-    def fail(self, error: SiraError) -> None:
-        if self.future is not None and not self.future.done():
-            self.future.set_exception(error)
-
-    def reply(self, message: _native.Message) -> None:
-        if self.future is None or self.future.done():
-            return
-        if message.reply_kind == ERROR:
-            self.future.set_exception(decode(message.error))
-        elif message.reply_kind == FINAL or message.stream_end:
-            self.future.set_result(message)
-
-
-class _ReplyBox(_native.Mailbox):
-    """The subscription that all replies come through."""
-
-    number = 0
-
-    def __init__(self, connection: Connection, message_type: type[_native.Message]) -> None:
-        self._connection = connection
-        self.topic = f"_reply.{secrets.token_hex(16)}"
-        self.live: asyncio.Future[None] | None = None
-        self.configure(
-            message_type=message_type,
-            context=None,
-            credit_every=_WINDOW_MESSAGES // 2,
-            wake=None,
-            on_credit=connection.incoming.credit_due,
-            credit_bytes=CREDIT_BYTES,
-        )
-
-    @property
-    def mailbox(self) -> _native.Mailbox:
-        return self
-
-    def open_item(self) -> bus_pb2.Open:
-        return bus_pb2.Open(pattern=self.topic, window_messages=_WINDOW_MESSAGES)
-
-    def opened(self, opened: bus_pb2.Opened) -> None:
-        if self.live is not None and not self.live.done():
-            self.live.set_result(None)
-
-    def ended(self, error: SiraError | None) -> None:
-        if self.live is not None and not self.live.done():
-            self.live.set_exception(error or OutcomeUnknown("the reply topic was closed"))
-            self.live.exception()  # seen: nobody may be waiting
-        self.live = None
-
-    def interrupted(self) -> None:
-        while self.pop() is not None:
-            pass
-        self.take_credit()
-        if self.live is not None and self.live.done():
-            # A request sent before the topic is open again would lose its reply.
-            self.live = self._connection.loop.create_future()
 
 
 class Requests:
@@ -125,24 +46,38 @@ class Requests:
         self._connection = connection
         self._answers = answers
         self._message_type = message_type
-        self._pending: dict[bytes, _Pending] = {}  # by the id of the request
-        self._replies = _ReplyBox(connection, message_type)
+        self._thread = threading.get_ident()
+        self._pending: dict[bytes, Pending | PendingThread] = {}  # by the id of the request
+        self._replies = ReplyBox(connection, message_type, hand_out=self._hand_out)
         connection.incoming.after_frame = self._hand_out
+        connection.direct.hand_out = self._hand_out
+        connection.direct.loop_waits = lambda: bool(self._pending)
         connection.on_lost.append(self._lost)
         connection.on_refused.append(self._refused)
 
     def _hand_out(self) -> None:
-        while (message := self._replies.pop()) is not None:
+        """Give the replies that have come to those who wait. In any thread."""
+        replies = self._replies
+        while (message := replies.pop()) is not None:
             pending = self._pending.get(message.stream_id_bytes)
-            if pending is not None:
+            if pending is None:
+                continue
+            if type(pending) is PendingThread or threading.get_ident() == self._thread:
                 pending.reply(message)
+            else:
+                self._connection.loop.call_soon_threadsafe(pending.reply, message)
+        if self._connection.direct.bells is not None:
+            replies.arm()  # any mailbox that looks at a link may find replies there
 
     def _refused(self, error: SiraError) -> None:
         for pending in list(self._pending.values()):
-            pending(error)
+            if not pending.past_node:
+                pending(error)
 
     def _lost(self) -> None:
         for pending in list(self._pending.values()):
+            if pending.past_node and self._connection.ended is None:
+                continue  # who was asked may answer past the node, too
             if pending.idempotent:
                 pending.fail(Unreachable("the connection was lost before the reply came"))
             else:
@@ -191,7 +126,7 @@ class Requests:
         """
         delays_s: Iterator[float] | None = None
         while True:
-            pending = _Pending(self._connection.loop, idempotent)
+            pending = Pending(self._connection.loop, idempotent)
             try:
                 return await self._once(topic, body, deadline, pending, fields, loan)
             except (RateLimited, QuotaExceeded) as error:
@@ -216,17 +151,22 @@ class Requests:
         topic: str,
         body: _native.Body,
         deadline: Deadline,
-        pending: _Pending,
+        pending: Pending,
         fields: dict[str, Any],
         loan: _native.ShmChunk | None,
     ) -> Message:
         connection, outbox = self._connection, self._connection.outgoing.outbox
-        message_id = _native.new_id()
+        message_id = new_id()
         future = pending.future
         assert future is not None, "nobody else lets it go"
         timer = None
         try:
             while True:
+                if outbox.links:
+                    if outbox.asking(topic):
+                        await connection.direct.answered(topic)
+                    if self._post(topic, body, message_id, deadline, pending, fields, loan):
+                        break
                 if not outbox.room:
                     await connection.outgoing.room(deadline)
                 # Asked each time: who waited for room may have lost the connection meanwhile.
@@ -259,7 +199,77 @@ class Requests:
                 timer.cancel()
         return reply  # or its synchronous twin, as configure() was told
 
-    def _expire(self, pending: _Pending, deadline: Deadline, topic: str, key: bytes) -> None:
+    @property
+    def _takes_replies(self) -> bool:
+        """Whether replies come. A box that is to be opened again takes those past the node."""
+        live = self._replies.live
+        return live is not None and (live.done() or not self._connection.is_up)
+
+    def _post(
+        self,
+        topic: str,
+        body: _native.Body,
+        message_id: bytes,
+        deadline: Deadline,
+        pending: Pending,
+        fields: dict[str, Any],
+        loan: _native.ShmChunk | None,
+    ) -> bool:
+        """Ask past the node, if that can be done now."""
+        if not self._takes_replies:
+            return False
+        direct, reply_to = self._connection.direct, self._replies.topic
+        options = request_options(message_id, reply_to, deadline, lineage(), fields)
+        self._pending[message_id] = pending
+        if self._connection.outgoing.outbox.direct(topic, body, options, loan) is None:
+            del self._pending[message_id]
+            return False
+        pending.past_node = deadline.timeout_s is not None
+        if direct.bells is not None:
+            direct.bells.needed()
+        return True
+
+    def ask_here(
+        self,
+        topic: str,
+        body: _native.Body,
+        *,
+        timeout_s: float | None,
+        idempotent: bool,
+        fields: dict[str, Any],
+    ) -> SyncMessage | None:
+        """Ask past the node, and wait for the reply in this thread; None: ask by the loop.
+
+        Raises: as `request`.
+        """
+        connection, box = self._connection, self._replies
+        outbox, bells = connection.outgoing.outbox, connection.direct.bells
+        if bells is None or not self._takes_replies:
+            return None
+        until_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        deadline, message_id, waiter = Deadline(timeout_s, connection.loop), new_id(), Waiter()
+        options = request_options(message_id, box.topic, deadline, lineage(), fields)
+        pending = PendingThread(waiter, idempotent=idempotent, has_deadline=timeout_s is not None)
+        self._pending[message_id] = pending
+        try:
+            if outbox.direct(topic, body, options) is None:
+                return None
+            while True:
+                waiter.woken = False
+                if pending.answer is not None:
+                    reply: SyncMessage = pending.answer
+                    return reply
+                if pending.error is not None:
+                    raise pending.error
+                left_s = until_s - time.monotonic()
+                if left_s <= 0:
+                    raise connection.late(deadline, f"request to {topic}", id=id_text(message_id))
+                bells.wait(waiter, left_s)
+        finally:
+            del self._pending[message_id]
+            bells.leave(waiter)
+
+    def _expire(self, pending: Pending, deadline: Deadline, topic: str, key: bytes) -> None:
         pending.fail(self._connection.late(deadline, f"request to {topic}", id=id_text(key)))
 
     def stream(
@@ -274,159 +284,4 @@ class Requests:
             timeout_s,
             fields,
             message_type=self._message_type,
-        )
-
-
-def request_options(
-    message_id: bytes, reply_to: str, deadline: Deadline, origin: Lineage, fields: dict[str, Any]
-) -> _native.Options:
-    """Return the envelope of a request: it expires when nobody waits for its answer any more."""
-    if "correlation_id" not in origin:
-        origin["correlation_id"] = message_id
-    if deadline.timeout_s is None:
-        return _native.Options(id=message_id, reply_to=reply_to, quiet=True, **origin, **fields)
-    left_s = deadline.left_s()
-    limits: dict[str, Any] = {
-        "ttl_ns": int(left_s * 1e9) or 1,
-        "wait_ms": min(int(left_s * 1e3), _WAIT_MS_MAX),
-    }
-    if fields:
-        limits.update(fields)
-    return _native.Options(id=message_id, reply_to=reply_to, quiet=True, **origin, **limits)
-
-
-class ReplyStream:
-    """The replies to one request, in order, then the end. Iterate it, once.
-
-    A reply that is missing in between raises `StreamTruncated`, as does a connection lost midway;
-    an exception of the handler is raised where it happened, after the replies before it.
-    """
-
-    def __init__(
-        self,
-        connection: Connection,
-        answers: Answers,
-        topic: str,
-        body: _native.Body,
-        timeout_s: float | None,
-        fields: dict[str, Any],
-        *,
-        message_type: type[_native.Message] = Message,
-    ) -> None:
-        self._connection = connection
-        self._topic = topic
-        self._body = body
-        self._fields = fields
-        self._deadline = Deadline(timeout_s, connection.loop)
-        self._origin = lineage()
-        self._id = _native.new_id()
-        self._started = False
-        self._over = False
-        self._seq = 0
-        self._ticket = self._settle  # one object: the outbox knows it by identity
-        self._subscription = Subscription(
-            connection,
-            f"_reply.{secrets.token_hex(16)}",
-            responder=answers,
-            window_messages=_STREAM_WINDOW_MESSAGES,
-            message_type=message_type,
-            open_s=OPEN_S if timeout_s is None else min(OPEN_S, timeout_s),
-        )
-
-    def __aiter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    async def __aenter__(self) -> Self:
-        """Nothing is sent before the first reply is asked for."""
-        return self
-
-    async def __aexit__(self, *_error: object) -> None:
-        """Leave the stream; a handler that is still at it is told that nobody listens."""
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Leave the stream."""
-        if self._over:
-            return
-        self._over = True
-        if self._started:
-            self._connection.on_lost.remove(self._lost)
-            self._connection.outgoing.outbox.cancel(self._ticket)
-        await self._subscription.close()
-
-    def _settle(self, outcome: Outcome) -> None:
-        if not isinstance(outcome, _native.Receipt):
-            self._subscription.fail(as_error(outcome))
-
-    def _lost(self) -> None:
-        self._subscription.fail(self._truncated("the connection was lost"))
-
-    async def _start(self) -> None:
-        self._started = True
-        self._connection.on_lost.append(self._lost)
-        await self._subscription.open()
-        options = request_options(
-            self._id, self._subscription.pattern, self._deadline, self._origin, self._fields
-        )
-        await self._connection.outgoing.push(
-            self._topic, self._body, options, self._ticket, self._deadline
-        )
-        self._body = None
-
-    async def __anext__(self) -> Message:
-        """Return the next reply.
-
-        Raises:
-            StopAsyncIteration: the stream has ended as it should.
-            StreamTruncated: a reply is missing; the details say which came.
-            Timeout, NoMatch, HandlerFailed, SiraError
-        """
-        if self._over:
-            raise StopAsyncIteration
-        try:
-            message = await self._next()
-        except BaseException:
-            await self.aclose()
-            raise
-        self._seq += 1
-        if message.stream_end or message.reply_kind == FINAL:
-            await self.aclose()
-            if message.type == TYPE_STREAM_END:
-                raise StopAsyncIteration
-        return message
-
-    async def _next(self) -> Message:
-        if not self._started:
-            await self._start()
-        while True:
-            message = await self._take()
-            if message.stream_id == id_text(self._id):
-                break  # what is not for us is a stranger's mistake
-        if message.reply_kind == ERROR:
-            raise decode(message.error)
-        if message.stream_seq != self._seq:
-            raise self._truncated(
-                f"reply {message.stream_seq} came where {self._seq} was due",
-                came=str(message.stream_seq),
-            )
-        return message
-
-    async def _take(self) -> Message:
-        waiting: Awaitable[Message] = self._subscription.next()
-        try:
-            async with asyncio.timeout(self._deadline.timer_s()):
-                return await waiting
-        except TimeoutError as error:
-            if isinstance(error, SiraError):
-                raise
-            what = f"replies of {self._topic}"
-            raise self._connection.late(self._deadline, what, kept=str(self._seq)) from None
-        except StopAsyncIteration:
-            raise self._truncated("the subscription was closed") from None
-
-    def _truncated(self, why: str, **details: str) -> SiraError:
-        return StreamTruncated(
-            f"replies of {self._topic} are cut after {self._seq}: {why}",
-            details={"kept": str(self._seq), "id": id_text(self._id), **details},
         )

@@ -15,6 +15,7 @@ from typing import Any
 import sira.kernel.binding  # noqa: F401  ties the C core to its errors and dtypes
 from sira.client.deadline import Deadline
 from sira.client.incoming import RIDE_WINDOW_BYTES_MIN, Incoming
+from sira.client.local.direct import Direct
 from sira.client.local.lent import Lender
 from sira.client.nodes import DIAL_S, Nodes, is_of_proof, is_of_right
 from sira.client.outgoing import Outgoing
@@ -57,6 +58,9 @@ class Streams(Nodes):
         self.outgoing = Outgoing(self, source=name)
         self.incoming = Incoming(self, message_bytes_max=_MESSAGE_BYTES_MAX)
         self.lender = Lender(self.loop, self.outgoing.outbox)
+        self.direct = Direct(self.loop, self.outgoing.outbox, self.incoming.inbox)
+        self.outgoing.route_answered = self.direct.answered
+        self.incoming.stray = self.direct.stray
         self.outgoing.riding = self.incoming.ride
         self.incoming.answers = self.outgoing.take_answers
         self.incoming.answered = lambda: self.outgoing.answered
@@ -86,9 +90,11 @@ class Streams(Nodes):
             self._drop(transport)
             return
         self._transport, self.node = transport, node
-        if transport.lent is not None:
-            self.lender.begin(transport.lent, dict(node.limits))
-        self.incoming.inbox.maps = transport.lent.maps if transport.lent is not None else None
+        lent = transport.lent
+        if lent is not None:
+            self.lender.begin(lent, dict(node.limits))
+        self.incoming.inbox.maps = lent.maps if lent is not None else None
+        self.direct.begin(lent.links if lent is not None else None)
         asides = (
             any(feature.name == "asides" for feature in node.features)
             and node.limits.get("window_bytes", RIDE_WINDOW_BYTES_MIN) >= RIDE_WINDOW_BYTES_MIN
@@ -230,6 +236,7 @@ class Streams(Nodes):
         self._heard_out = False
         transport, self._transport = self._transport, None
         self._is_up.clear()
+        self.direct.lost()
         self.lender.end()
         self.outgoing.stop()
         self.incoming.stop()
@@ -285,6 +292,7 @@ class Streams(Nodes):
     def _end(self, error: SiraError) -> None:
         self.ended = error
         self._is_up.set()  # whoever waits finds `ended`
+        self.direct.leave()
         self.lender.end()
         self.outgoing.stop()
         self.incoming.stop()
@@ -292,3 +300,4 @@ class Streams(Nodes):
         self.incoming.end(error)
         for call in self.on_lost:
             call()
+        self.direct.end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
@@ -84,6 +85,7 @@ class Subscription(_native.Mailbox):
         self.reconnects = 0
         self.unconfirmed = 0
         self._connection = connection
+        self._thread = threading.get_ident()
         self._open_s = open_s
         self._item = bus_pb2.Open(
             pattern=pattern,
@@ -204,6 +206,9 @@ class Subscription(_native.Mailbox):
                 raise StopAsyncIteration
             waiter: asyncio.Future[None] = self._connection.loop.create_future()
             self._waiters.append(waiter)
+            bells = self._connection.direct.bells
+            if bells is not None:
+                bells.needed()
             self.arm()
             try:
                 await waiter
@@ -212,6 +217,9 @@ class Subscription(_native.Mailbox):
                     self._waiters.remove(waiter)
 
     def _arrived(self) -> None:
+        if threading.get_ident() != self._thread:  # of one that waits at the bells of links
+            self._connection.loop.call_soon_threadsafe(self._arrived)
+            return
         waiting, self._waiters = self._waiters, []
         for waiter in waiting:
             if not waiter.done():
@@ -273,6 +281,7 @@ class Subscription(_native.Mailbox):
         """Confirm what was taken and ask for the end; what waits unread is dropped."""
         if self.number and not self._finished.done():
             self._connection.incoming.remove(self)
+            self.close_cells()  # the node counts what lies there before it is passed over
             self._discard()
 
     def _discard(self) -> None:

@@ -13,14 +13,15 @@ from typing import Self, Unpack, cast
 from sira import _native
 from sira.client import bus as async_bus
 from sira.client.bus import Bus
-from sira.client.envelope import Envelope
+from sira.client.envelope import Envelope, envelope
 from sira.client.info import Explanation, Ledger
 from sira.client.later import Later
+from sira.client.lineage import lineage
 from sira.client.loan import SyncLoan
 from sira.client.looking import CALL_S
 from sira.client.message import Body, SyncMessage
 from sira.client.publishing import REQUEST_S
-from sira.client.requests import ReplyStream
+from sira.client.reply_stream import ReplyStream
 from sira.client.retry import Retry
 from sira.client.runner import Runner, runner
 from sira.client.security import Security, with_token
@@ -102,6 +103,21 @@ class SyncBus(Later):
         **further: Unpack[Envelope],
     ) -> _native.Receipt:
         """Publish one message and return its receipt; see `Bus.publish`."""
+        outbox = self._bus.connection.outgoing.outbox
+        if outbox.links:  # past the node, in this thread
+            fields = envelope(
+                grade=grade,
+                dedupe_key=dedupe_key,
+                key=key,
+                priority=priority,
+                ttl_s=ttl_s,
+                headers=headers,
+                further=further,
+            )
+            fields.update(lineage())
+            receipt = outbox.direct(topic, body, _native.Options(**fields) if fields else None)
+            if receipt is not None:
+                return receipt
         return self._runner.run(
             self._bus.publish(
                 topic,
@@ -247,6 +263,17 @@ class SyncBus(Later):
         **further: Unpack[Envelope],
     ) -> SyncMessage:
         """Publish a request and return its reply; see `Bus.request`."""
+        connection = self._bus.connection
+        if connection.outgoing.outbox.links and self._bus._requests is not None:
+            found = self._bus._requests.ask_here(
+                topic,
+                body,
+                timeout_s=timeout_s,
+                idempotent=idempotent,
+                fields=envelope(priority=priority, key=key, headers=headers, further=further),
+            )
+            if found is not None:
+                return found
         reply = self._runner.run(
             self._bus.request(
                 topic,

@@ -11,7 +11,7 @@ from sira.client.info import Topic
 from sira.client.looking import CALL_S
 from sira.client.message import Body, SyncMessage
 from sira.client.publisher import Publisher
-from sira.client.requests import ReplyStream
+from sira.client.reply_stream import ReplyStream
 from sira.client.runner import Runner
 from sira.client.topics import Topics
 
@@ -36,7 +36,7 @@ class SyncPublisher:
 
     def send(self, body: Body = None) -> None:
         """Queue one message; blocks only while there is no room. See `Publisher.send`."""
-        if not self._outbox.room:
+        if not self._outbox.room and not self._outbox.links:
             self._runner.run(self._publisher._send_later(body))
             return
         # From this thread: the outbox wakes its loop only when that was idle.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import threading
+import math
 import time
 from typing import Any, Self
 
 from sira.client.answers import Answers
 from sira.client.connection import Connection
+from sira.client.local.bells import Waiter
 from sira.client.message import SyncMessage
 from sira.client.runner import Runner
 from sira.client.subscription import Subscription
@@ -32,7 +33,6 @@ class SyncSubscription:
         """Prepare, on the background loop; see `Bus.subscribe` for the settings."""
         assert responder is not None, "connected"
         self._runner = runner
-        self._news = threading.Condition()
         self._inner = _Waking(
             connection,
             pattern,
@@ -40,7 +40,7 @@ class SyncSubscription:
             message_type=SyncMessage,
             **settings,
         )
-        self._inner.news = self._news
+        self._direct = connection.direct
         self._opened = False
 
     @property
@@ -117,9 +117,12 @@ class SyncSubscription:
     def _wait(self, timeout_s: float | None) -> Any:
         self.open()
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            with self._news:
+        waiter, bells = Waiter(), None
+        self._inner.waiting.append(waiter)
+        try:
+            while True:
                 # Armed first, looked at second: what comes in between is seen or announced.
+                waiter.woken = False
                 self._inner.arm()
                 message = self._inner.pop()
                 if message is not None:
@@ -128,22 +131,33 @@ class SyncSubscription:
                     raise self._inner._error
                 if self._inner._finished.done():
                     return None
-                left_s = None if until_s is None else until_s - time.monotonic()
-                if left_s is not None and left_s <= 0:
+                left_s = math.inf if until_s is None else until_s - time.monotonic()
+                if left_s <= 0:
                     raise Timeout(
                         f"next message of {self.pattern}: none in {timeout_s:g} s",
                         details={"timeout_s": f"{timeout_s:g}"},
                     )
-                self._news.wait(left_s)
+                bells = self._direct.bells
+                if bells is None:
+                    waiter.sleep(left_s)
+                else:
+                    bells.wait(waiter, left_s)
+        finally:
+            self._inner.waiting.remove(waiter)
+            if bells is not None:
+                bells.leave(waiter)
 
 
 class _Waking(Subscription):
     """A subscription that tells threads, not tasks."""
 
-    news: threading.Condition | None = None
+    def __init__(self, *settings: Any, **further: Any) -> None:
+        """Prepare; see `Subscription`."""
+        self.waiting: list[Waiter] = []
+        super().__init__(*settings, **further)
 
     def _arrived(self) -> None:
-        super()._arrived()
-        if self.news is not None:
-            with self.news:
-                self.news.notify_all()
+        for each in self.waiting.copy():
+            each.wake()
+        if self._waiters:
+            super()._arrived()

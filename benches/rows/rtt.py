@@ -18,11 +18,16 @@ def groups(quick: bool) -> list[list[Case]]:
 
 
 def measure(
-    system: System, params: dict[str, Any], *, seen: Callable[[Stage, str], Figures] | None = None
+    system: System,
+    params: dict[str, Any],
+    *,
+    seen: Callable[[Stage, str], Figures] | None = None,
+    after: Callable[[str], None] | None = None,
 ) -> Figures:
     """Latencies seen by the asking process, and CPU of all processes together.
 
-    `seen` looks at the address when both ends are there, before anything is timed.
+    `seen` looks at the address when both ends are there, before anything is timed; `after` once
+    all is done, with both ends still there.
     """
     with Stage(timeout_s=60) as stage:
         url, _server = system.listen(stage)
@@ -35,6 +40,8 @@ def measure(
         asker.say("go")
         (done,) = stage.hear_all([asker], "done")
         cpu_s = stage.cpu_s() - cpu_s
+        if after is not None:
+            after(url)
     names = ("latency_us_p50", "latency_us_p99", "latency_us_max")
     return {
         **{name: done[name] for name in names},

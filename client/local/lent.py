@@ -17,7 +17,8 @@ from collections.abc import Callable
 
 from sira import _native
 from sira.client.local.arenas import Arenas, shm_bytes_max
-from sira.kernel.errors import QuotaExceeded
+from sira.client.local.links import LinkWay
+from sira.kernel.errors import ProtocolError, QuotaExceeded
 from sira.kernel.local import record
 from sira.kernel.local.channel import Channel
 
@@ -47,13 +48,21 @@ def new_bell() -> int:
 class LentWay:
     """What is lent and borrowed on one connection. Belongs to its loop."""
 
-    def __init__(self, channel: Channel, loop: asyncio.AbstractEventLoop, bell: int) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        loop: asyncio.AbstractEventLoop,
+        bell: int,
+        links: LinkWay | None = None,
+    ) -> None:
         """Begin; both sides have said that they lend.
 
         Args:
             bell: an eventfd, taken over.
+            links: takes what is of links, where both sides want these.
         """
         self._channel, self._loop, self._bell = channel, loop, bell
+        self.links = links
         self.maps = _native.ShmMaps(bell)
         self.returned: Callable[[list[int]], None] | None = None  # takes leases that are over
         self.stopped: Callable[[list[int]], None] | None = None  # takes segments not to be used
@@ -66,7 +75,9 @@ class LentWay:
             ProtocolError: the record is not what it should be. LinkCorrupt: its descriptor is not.
             QuotaExceeded: this process may open no more files.
         """
-        if kind == record.SEGMENT:
+        if kind >= record.LINK and self.links is not None:
+            self.links.take(kind, descriptors, body)
+        elif kind == record.SEGMENT:
             try:
                 passed = self._channel.take_descriptors(descriptors)
             except QuotaExceeded:
@@ -76,7 +87,10 @@ class LentWay:
                 raise
             try:
                 segment = record.read_segment(body, descriptors)
-                self.maps.map(segment.segment, passed[0], segment.bytes)
+                if segment.link and self.links is not None:
+                    self.links.map(segment, passed[0])
+                else:
+                    self.maps.map(segment.segment, passed[0], segment.bytes)
             except BaseException:  # not taken over
                 for each in passed:
                     os.close(each)
@@ -84,11 +98,16 @@ class LentWay:
         elif descriptors:
             self._channel.refuse_descriptors(descriptors)
         elif kind == record.GONE:
-            for number in record.read_segments(body):
+            link, segments = record.read_segments_of(body)
+            if link and self.links is not None:
+                self.links.drop(link, segments)
+            for number in () if link else segments:
                 self.maps.drop(number)
         elif kind == record.RETURNED:
             if self.returned is not None:
                 self.returned(record.read_leases(body))
+        elif kind != record.STOP:
+            raise ProtocolError(f"a record of kind {kind} from the node")
         elif self.stopped is not None:
             self.stopped(record.read_segments(body))
 

@@ -17,7 +17,9 @@ import grpc
 
 from sira.client.address import FD, FD_VARIABLE, UNIX
 from sira.client.lineage import check_fork, forks
+from sira.client.local.bells import spin_us_max
 from sira.client.local.lent import LentWay, new_bell
+from sira.client.local.links import LinkWay, direct_wanted
 from sira.client.security import Settled
 from sira.client.transport import Metadata, Stream, stream_window_bytes
 from sira.kernel import lanes
@@ -70,6 +72,7 @@ class SocketTransport:
         self._window_bytes = stream_window_bytes()
         self.lent: LentWay | None = None
         self._bell = -1
+        self._links = direct_wanted() and spin_us_max() >= 0
         self._channel: Channel | None = None
         self._connecting: asyncio.Task[Channel] | None = None
         self._hello: asyncio.Future[socket_pb2.SocketHello] = self._loop.create_future()
@@ -167,6 +170,7 @@ class SocketTransport:
             window_bytes=self._window_bytes,
             record_bytes_max=record.BODY_BYTES_MAX,
             lends=self._bell >= 0,
+            links=self._links and self._bell >= 0,
         )
         channel.send(record.HELLO, 0, hello.SerializeToString())
         channel.begin()
@@ -263,7 +267,8 @@ class SocketTransport:
     def _meet(self, hello: socket_pb2.SocketHello) -> None:
         if hello.lends and self._bell >= 0:
             assert self._channel is not None, "it brought the hello"
-            self.lent = LentWay(self._channel, self._loop, self._bell)
+            links = LinkWay(self._channel) if hello.links and self._links else None
+            self.lent = LentWay(self._channel, self._loop, self._bell, links)
             self._bell = -1
         self._hello.set_result(hello)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sira.client.later import Capability
     from sira.client.message import Message, SyncMessage
     from sira.client.publisher import Publisher
-    from sira.client.requests import ReplyStream
+    from sira.client.reply_stream import ReplyStream
     from sira.client.retry import Retry
     from sira.client.security import Security
     from sira.client.service import Service
@@ -76,7 +76,7 @@ _PUBLIC: dict[str, str] = {
     "Publisher": "sira.client.publisher",
     "QueueFull": "sira.kernel.errors",
     "Receipt": "sira._native",
-    "ReplyStream": "sira.client.requests",
+    "ReplyStream": "sira.client.reply_stream",
     "Retry": "sira.client.retry",
     "Security": "sira.client.security",
     "Service": "sira.client.service",
