@@ -284,8 +284,9 @@ int mailbox_bind(Mailbox *self, PyObject *object, uint32_t index, PyObject *topi
     cell->topic_bytes = topic_bytes;
     cell->stamp = Py_NewRef(stamp);
     cell->index = index;
-    struct mailbox_link *link = link_of(self, reader);
-    if (!link) {
+    /* First what lies in cells that are bound: a publisher may have left one of them for this one. */
+    struct mailbox_link *link = NULL;
+    if (mailbox_look(self) < 0 || sira_reader_share(reader, false) < 0 || !(link = link_of(self, reader))) {
         Py_DECREF(cell);
         return -1;
     }
@@ -297,12 +298,9 @@ int mailbox_bind(Mailbox *self, PyObject *object, uint32_t index, PyObject *topi
     self->cell_count++;
     reader->bound[index] = cell;
     reader->bound_count++;
-    /* What lies there already, known or not. */
-    if (sira_reader_share(reader, false) < 0 || (!reader->reader.corrupt && cell_tell(cell) < 0)) {
-        unbind(cell);
-        return -1;
-    }
-    return 0;
+    if (reader->reader.corrupt || cell_tell(cell) >= 0) return 0;
+    unbind(cell);
+    return -1;
 }
 
 PyObject *mailbox_bind_method(Mailbox *self, PyObject *args)

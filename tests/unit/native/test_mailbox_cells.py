@@ -141,6 +141,20 @@ def test_what_the_node_sends_comes_behind_what_was_posted_before_it() -> None:
     assert box.texts() == ["link1", "link2", "node1", "link3", "node2"]
 
 
+@pytest.mark.parametrize("same_link", [True, False])
+def test_a_cell_comes_behind_what_lies_in_cells_that_were_bound_before_it(same_link: bool) -> None:
+    box, old = Box(), Link()
+    new = old if same_link else Link()
+    box.bind(old.reader, 5, TOPIC, STAMP)
+    old.send("old1", cell=5)  # nobody has looked when its publisher has another cell
+    new.send("new1", cell=3)
+    old.send("old2", cell=5, priority=7)
+    box.bind(new.reader, 3, TOPIC, STAMP)
+    new.send("new2", cell=3, priority=7)
+    new.reader.distribute()
+    assert box.texts() == ["old2", "new2", "old1", "new1"]
+
+
 def test_what_a_barrier_finds_for_another_mailbox_wakes_it() -> None:
     inbox, box = attached()
     other, link = Box(), Link()
