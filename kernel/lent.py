@@ -110,6 +110,13 @@ class Borrower(Protocol):
         """Forget leases whose frame never left."""
 
 
+class Shown(Protocol):
+    """Where a segment was passed on to."""
+
+    def forget(self, segment: Segment) -> None:
+        """Take note that a segment is named no more."""
+
+
 class Segment:
     """One segment. `number` is the node's name for it, `own` that of its owner."""
 
@@ -128,7 +135,7 @@ class Segment:
         self.spans = 0  # leases of its owner that are out
         self.stopped = False  # shown to nobody anew
         self.gone = False  # named no more
-        self.readers: dict[Reader, None] = {}
+        self.readers: dict[Shown, None] = {}
 
 
 class Lent:
@@ -266,8 +273,11 @@ class Reader:
         return True
 
     def _may_read(self, segment: Segment) -> bool:
-        """Whether the rules let it read the topic; a reply is sent to nobody but whose it is."""
-        if first_token(segment.audience) == REPLY_PREFIX:
-            return True
-        decision = self._access.decide(self._who, "subscribe", segment.audience)
-        return not isinstance(decision, Deny)
+        return may_read(self._access, self._who, segment.audience)
+
+
+def may_read(access: Access, who: Credential, topic: str) -> bool:
+    """Whether the rules let somebody read a topic; a reply is sent to nobody but whose it is."""
+    if first_token(topic) == REPLY_PREFIX:
+        return True
+    return not isinstance(access.decide(who, "subscribe", topic), Deny)

@@ -57,7 +57,7 @@ def make_live(
     )
     subscription = Subscription(
         request.subscription, pattern, client, stream, wanted.overflow, sub, group,
-        contract,
+        contract, window_messages=wanted.window_messages, window_bytes=wanted.window_bytes,
     )  # fmt: skip
     for older in wanted.replaced:
         older.stream.end(older, Revoked("the client subscribed again"), now_ns)
@@ -87,9 +87,11 @@ def close(bus: Bus, subscription: Subscription, now_ns: int, *, reason: str) -> 
     stream, client = subscription.stream, subscription.client
     del stream.subscriptions[subscription.number]
     client.subscription_count -= not stream.closing
-    client.delivered_before += subscription.sub.delivered
     bus.subscriptions.remove(subscription)
     bus.routes.touch(subscription.pattern)
+    if subscription.direct is not None and stream.direct is not None:
+        stream.direct.subscription_over(subscription, reason)
+    client.delivered_before += subscription.delivered
     _keep_from_heirs(bus, subscription, now_ns, reason)
     stream.egress.close_sub(subscription.sub, now_ns, reason=reason)
     if first_token(subscription.pattern) == REPLY_PREFIX:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from sira.kernel import listening
 from sira.kernel.authorize import Allow
 from sira.kernel.clients import Client
 from sira.kernel.errors import ContractMismatch, Denied, NodeDraining, NoMatch, SiraError
-from sira.kernel.subscriptions import QueueGroup, Subscription
+from sira.kernel.subscriptions import Listener, QueueGroup, Subscription, queue
 from sira.kernel.topics import (
     NODE_PREFIX,
     REPLY_PREFIX,
@@ -27,6 +28,22 @@ if TYPE_CHECKING:
     from sira.kernel.bus import Bus
 
 Admit = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where a publisher's messages on a topic go, and what they must pass.
+
+    Attributes:
+        taps: patterns whose listeners get a copy of each message.
+        obliged: rules ask for something (a tap, a rate).
+    """
+
+    topic: _native.HubTopic
+    listeners: list[Listener]
+    buckets: tuple[_native.Bucket, ...]
+    taps: tuple[str, ...]
+    obliged: bool
 
 
 class Routes:
@@ -46,14 +63,24 @@ class Routes:
             NodeDraining, Denied, BadRequest, QuotaExceeded: the refusal.
         """
         try:
-            return self._route(client, who, name, admit)
+            plan = self.plan(client, who, name)
+            targets = [queue(each) for each in plan.listeners]
+            for tap in plan.taps:
+                targets += self._taps(name, tap, targets)
         except SiraError as error:
+            if isinstance(error, NoMatch):  # of a reply; on other topics it is the data plane's
+                self._bus.topics.lost_replies().count_refused("NO_MATCH")
             self._bus.refused(client.principal, "publish", name, error)
             raise
+        return _native.Route(plan.topic, targets, admit=admit, buckets=plan.buckets)
 
-    def _route(
-        self, client: Client, who: Credential, name: str, admit: Admit | None
-    ) -> _native.Route:
+    def plan(self, client: Client, who: Credential, name: str) -> Plan:
+        """Return whom a client's messages on a topic reach, and by which rules.
+
+        Raises:
+            NodeDraining, Denied, BadRequest, QuotaExceeded: the refusal. NoMatch: of a reply that
+                nobody waits for.
+        """
         bus = self._bus
         head = first_token(name)
         if bus.draining and head not in (REPLY_PREFIX, NODE_PREFIX):
@@ -68,18 +95,18 @@ class Routes:
         if head == REPLY_PREFIX:
             check_reply_topic(name)
             if not bus.subscriptions.heard(name):
-                bus.topics.lost_replies().count_refused("NO_MATCH")
                 raise NoMatch("whoever asked is gone", details={"topic": name})
         topic = bus.topics.ensure(name, client.principal)
-        targets = bus.subscriptions.targets(name, partial(self.may_read, topic))
+        listeners = bus.subscriptions.readers(name, partial(self.may_read, topic))
         own = client is bus.node
         buckets = () if own else bus.admission.for_route(client.principal, name)
+        taps = []
         for kind, value in obligations:
             if kind == "rate":
                 buckets = (*buckets, bus.admission.obliged(client.principal, float(value)))
             elif kind == "tap":
-                targets += self._taps(name, value, targets)
-        return _native.Route(topic, targets, admit=admit, buckets=buckets)
+                taps.append(value)
+        return Plan(topic, listeners, tuple(buckets), tuple(taps), obliged=bool(obligations))
 
     def _taps(
         self, name: str, tap: str, targets: list[_native.Sub | _native.Group]

@@ -26,6 +26,7 @@ from sira.v1 import bus_pb2
 if TYPE_CHECKING:
     from sira.kernel.bus import Bus
     from sira.kernel.clients import Client
+    from sira.kernel.direct import Past
     from sira.kernel.lent import Reader
 
 M = TypeVar("M", bus_pb2.Open, bus_pb2.Close, bus_pb2.Ack)
@@ -89,6 +90,18 @@ class PublishStream:
         )
         if link:
             self.ingress.aside = self._aside
+        self.direct: Past | None = None  # where the client takes part in what goes past the node
+
+    def go_direct(self, past: Past | None) -> None:
+        """Let the client ask for routes past the node, where its connection takes links."""
+        if past is not None:
+            self.direct = past
+            self.ingress.asked = lambda ask, topic: past.asked(self, ask, topic)
+
+    @property
+    def unknown(self) -> bool:
+        """Whether messages come of which nobody can tell whether they were taken before."""
+        return self._unknown_left > 0
 
     def lend(self) -> None:
         """Let the answers ride on the Subscribe stream of the same link, from the first one on.
@@ -143,6 +156,8 @@ class PublishStream:
         if self in self.client.publishes:
             self.client.published_before += self.ingress.published
             del self.client.publishes[self]
+            if self.direct is not None:
+                self.direct.publisher_over(self)
         self.ingress.close(now_ns)
         self.part()
         self._bus.left(self.client, now_ns)
@@ -208,6 +223,7 @@ class SubscribeStream:
         self.link = link
         self.lane = lanes.GRPC  # the way its frames go
         self.reader: Reader | None = None  # lends it bytes, where its connection takes them
+        self.direct: Past | None = None  # where its connection takes links
         self.rider: PublishStream | None = None  # its answers leave by this stream
         self.written_out = False  # it ends after all it had to say: the client hears it whole
         self._answers_turn = False
@@ -291,6 +307,8 @@ class SubscribeStream:
             self._tell_ended(number, error)
         if self.reader is not None:
             self.reader.withdraw()
+        if self.direct is not None:
+            self.direct.reader_over(self)
         self._bus.slices.run(self._ending(error, now_ns))
 
     def _ending(self, error: SiraError, now_ns: int) -> Iterator[None]:
@@ -313,6 +331,8 @@ class SubscribeStream:
         self.opening.clear()
         if self.reader is not None:
             self.reader.end()
+        if self.direct is not None:
+            self.direct.reader_over(self)
         if not self.closing:  # whoever comes back has room for as many at once
             self.closing = True
             self.client.subscription_count -= len(self.subscriptions)

@@ -14,6 +14,7 @@ from sira.kernel.topics import Trie, is_pattern
 
 if TYPE_CHECKING:
     from sira.kernel.clients import Client
+    from sira.kernel.direct import Tally
     from sira.kernel.streams import SubscribeStream
 
 OVERFLOW_NAMES = {1: "block", 2: "drop", 3: "latest"}
@@ -27,6 +28,8 @@ class Subscription:
         number: chosen by the client, unique in its stream.
         overflow: as in `sira.v1.Overflow`, never unspecified.
         sub: its queue in the data plane.
+        window_messages, window_bytes: what it takes unconfirmed.
+        direct: what it gets past the node; None: nothing so far.
     """
 
     number: int
@@ -37,6 +40,24 @@ class Subscription:
     sub: _native.Sub
     group: QueueGroup | None = None
     contract: _native.Contract | None = None
+    window_messages: int = 0
+    window_bytes: int = 0
+    direct: Tally | None = None
+
+    @property
+    def pending(self) -> int:
+        """Messages that wait for it, on the node and past it."""
+        return self.sub.pending + (self.direct.pending if self.direct else 0)
+
+    @property
+    def delivered(self) -> int:
+        """Messages that it has confirmed, or taken past the node."""
+        return self.sub.delivered + (self.direct.delivered if self.direct else 0)
+
+    @property
+    def dropped(self) -> int:
+        """Messages that it was owed and does not get."""
+        return self.sub.dropped + (self.direct.dropped if self.direct else 0)
 
     @property
     def group_name(self) -> str:
@@ -65,6 +86,11 @@ Listener = Subscription | QueueGroup
 def readers(listener: Listener) -> int:
     """Return how many subscriptions this is."""
     return len(listener.members) if isinstance(listener, QueueGroup) else 1
+
+
+def queue(listener: Listener) -> _native.Sub | _native.Group:
+    """Return where its messages wait in the data plane."""
+    return listener.native if isinstance(listener, QueueGroup) else listener.sub
 
 
 def _members(listener: Listener) -> Iterable[Subscription]:
@@ -169,23 +195,21 @@ class SubscriptionTable:
         """Return the names that somebody listens to without a wildcard."""
         return list(self._exact)
 
-    def targets(
-        self, name: str, may_read: Callable[[Subscription], bool]
-    ) -> list[_native.Sub | _native.Group]:
-        """Return the queues that a message of this name goes to.
+    def readers(self, name: str, may_read: Callable[[Subscription], bool]) -> list[Listener]:
+        """Return to whom a message of this name goes.
 
         A group whose members may not all read the name is replaced by one member that may: the data
         plane chooses freely inside a group, and must not choose one that may not.
         """
-        found: list[_native.Sub | _native.Group] = []
+        found: list[Listener] = []
         for listener in self._trie.match(name):
             if isinstance(listener, Subscription):
                 if may_read(listener):
-                    found.append(listener.sub)
+                    found.append(listener)
                 continue
             readers = [member for member in listener.members if may_read(member)]
             if len(readers) == len(listener.members):
-                found.append(listener.native)
+                found.append(listener)
             elif readers:
-                found.append(min(readers, key=lambda member: member.sub.pending).sub)
+                found.append(min(readers, key=lambda member: member.sub.pending))
         return found

@@ -37,6 +37,11 @@ def _looks(bus: Bus) -> Iterator[None]:
         for stream in list(client.subscribes):
             if stream.reader is not None:
                 yield from stream.reader.recheck()
+            if stream.direct is not None:
+                yield from stream.direct.recheck_shown(stream)
+        for publisher in list(client.publishes):
+            if publisher.direct is not None:
+                yield from publisher.direct.recheck_routes(publisher)
     members = []
     for subscription in list(bus.subscriptions):
         who, pattern = subscription.stream.credential, subscription.pattern

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, Message
 
 from sira.kernel import lanes, rpc
 from sira.kernel.clients import Hello
+from sira.kernel.direct import Past
 from sira.kernel.edge.connections import Connections
 from sira.kernel.edge.link import CallLink, Links
 from sira.kernel.edge.strangers import Strangers
@@ -92,6 +93,11 @@ class Call:
         if offered is None:
             return None
         return cast("Reader | None", offered(self.credential, self.world.bus.access))
+
+    def direct(self) -> Past | None:
+        """Return the caller's way past the node; None: its connection takes no links."""
+        offered = getattr(self.context, "direct", None)
+        return None if offered is None else cast("Past | None", offered())
 
     async def read(self) -> Any:
         """Return the next request of the stream, decoded; None at its end.

@@ -35,6 +35,7 @@ class Publishing:
         stream = bus.open_publish(client, who, wake=link.wake, hello=call.hello, now_ns=now_ns)
         stream.ingress.lane = call.lane
         stream.ingress.lender = call.lender()
+        stream.go_direct(call.direct())
         stream.on_lost = link.end
         link.on_end = lambda _error: stream.end_soon()
         stream.lend()

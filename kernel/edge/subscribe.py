@@ -32,6 +32,7 @@ class Subscribing:
         stream = bus.open_subscribe(client, who, wake=link.wake, link=call.hello.link)
         stream.lane = call.lane
         stream.borrow(call.reader())
+        stream.direct = call.direct()
         link.on_end = lambda error: stream.end_all(error, _native.now_ns())
         try:
             with self._links.holding(link):

@@ -133,6 +133,16 @@ class Lending:
         self._lent.named(segment)
         return span
 
+    def written_for(self, topic: str, tenant: str) -> list[Segment]:
+        """Return the segments that messages on a topic may be written into."""
+        found = []
+        for segment in self._segments.values():
+            if segment.audience == topic and not segment.stopped:
+                segment.tenant = segment.tenant or tenant
+                if segment.tenant == tenant:
+                    found.append(segment)
+        return found
+
     def stop(self, segment: Segment) -> None:
         """Tell the client to write nothing new into a segment."""
         self._tell(record.STOP, record.segments([segment.own]))

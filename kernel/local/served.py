@@ -13,6 +13,7 @@ from google.rpc import status_pb2
 
 from sira.kernel import lanes
 from sira.kernel.access import Access
+from sira.kernel.direct import Past
 from sira.kernel.errors import Internal, MessageTooLarge, SiraError, Timeout
 from sira.kernel.lent import Lender, Reader
 from sira.kernel.local.flow import Flow, FlowOver
@@ -85,6 +86,10 @@ class ServedCall:
     def reader(self, who: Credential, access: Access) -> Reader | None:
         """Return what lends bytes to the caller's stream; None: it takes none."""
         return self._session.reader(who, access)
+
+    def direct(self) -> Past | None:
+        """Return the caller's way past the node; None: it takes no links."""
+        return self._session.direct
 
     async def read(self) -> Any:
         """Return the next request; `grpc.aio.EOF`: there are no more."""

@@ -1,0 +1,325 @@
+"""Past the node: which messages two local clients hand each other, and what became of them. Pure.
+
+The node stays the truth: what goes direct is what a publisher may post into the memory that it
+shares with a subscriber, for as long as the route that it was granted holds (docs/shm.md). Here is
+who may have such a route, and how the counts in that memory become rows of the ledger. The memory
+itself, and who is told of it, is in kernel/local/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from sira.kernel.topics import NODE_PREFIX, first_token
+
+if TYPE_CHECKING:
+    from sira import _native
+    from sira.kernel.clients import Client
+    from sira.kernel.streams import PublishStream, SubscribeStream
+    from sira.kernel.subscriptions import Subscription
+
+# The shape of a link. Memory that is never used is never made; cells are never used twice.
+SLOTS, HOLDS, CELLS = 512, 512, 1_024
+TARGETS_MAX = 16
+# When to ask again, in ms. 0: when the word of the topic has moved, which all that changes a route
+# does; the rest passes without moving it.
+WHEN_MOVED, BUSY_MS, LATER_MS = 0, 50, 1_000
+# Counts that no pair of clients gets to: then the memory was written by somebody else's rules.
+_COUNT_LAST = 1 << 48
+# Why a publisher took a message back, as the ledger says it; by the number that the link has for it
+# (native/shm_link.h). "": not dropped.
+REASONS = ("", "CANCELLED", "REVOKED", "", "PEER_LOST", "MOVED", "DROPPED")
+_EXPIRED, _SUPERSEDED = 0, 3
+
+
+class Refusal(NamedTuple):
+    """Why messages go by the node, for people, and when to ask again."""
+
+    why: str
+    again_ms: int = WHEN_MOVED
+
+
+# ---- who may have a route ------------------------------------------------------------------------
+
+
+class Topic(Protocol):
+    """What is asked of a topic."""
+
+    name: Any
+    retain: Any
+    contract: Any
+    owner: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is asked of one that listens.
+
+    Attributes:
+        members: of its queue group; 1: it is none, or alone in it.
+        linked: its connection takes links.
+        stalled: it has taken nothing for `stall_s`.
+    """
+
+    members: int = 1
+    linked: bool = True
+    stalled: bool = False
+
+
+def topic_refusal(topic: Topic) -> Refusal | None:
+    """Say what keeps all messages on a topic at the node; None: nothing."""
+    if first_token(topic.name) == NODE_PREFIX:
+        return Refusal("only the node publishes there")
+    if topic.retain:
+        return Refusal("the node keeps the last message of this topic")
+    if topic.contract is not None:
+        return Refusal("the node compares each message with the topic's contract")
+    if topic.owner:
+        return Refusal("the topic goes with its owner, which the node watches")
+    return None
+
+
+def limits_refusal(*, limited: bool, obliged: bool) -> Refusal | None:
+    """Say what keeps the messages of one publisher at the node; None: nothing.
+
+    Args:
+        limited: a limit counts them. obliged: a rule asks for a copy or a rate.
+    """
+    if obliged:
+        return Refusal("a rule asks for a copy of each message, or for a rate")
+    if limited:
+        return Refusal("a limit counts these messages at the node")
+    return None
+
+
+def target_refusal(target: Target) -> Refusal | None:
+    """Say what keeps messages to one listener at the node; None: nothing."""
+    if target.members > 1:
+        return Refusal("a queue group shares the work: the node says who gets which message")
+    if not target.linked:
+        return Refusal("the subscriber's connection takes no links")
+    if target.stalled:
+        return Refusal("the subscriber takes nothing: it is stalled", LATER_MS)
+    return None
+
+
+def refusal(
+    topic: Topic, targets: Iterable[Target], *, limited: bool, obliged: bool, draining: bool
+) -> Refusal | None:
+    """Decide whether a publisher's messages on a topic may go past the node; None: they may."""
+    if draining:
+        return Refusal("the node goes down")
+    found = topic_refusal(topic) or limits_refusal(limited=limited, obliged=obliged)
+    if found is not None:
+        return found
+    count = 0
+    for target in targets:
+        found = target_refusal(target)
+        if found is not None:
+            return found
+        count += 1
+    if not count:
+        return Refusal("nobody listens")
+    if count > TARGETS_MAX:
+        return Refusal(f"{count} listen, and at most {TARGETS_MAX} are reached past the node")
+    return None
+
+
+# ---- what became of the messages -----------------------------------------------------------------
+
+
+class Counted(NamedTuple):
+    """What is known of a cell. Conservation: posted = taken + withdrawn + pending."""
+
+    posted: int = 0
+    taken: int = 0
+    withdrawn: tuple[int, ...] = (0,) * len(REASONS)
+
+    @property
+    def pending(self) -> int:
+        """Messages that wait in it."""
+        return self.posted - self.taken - sum(self.withdrawn)
+
+
+NOTHING = Counted()
+
+
+def look(before: Counted, posted: int, taken: int, withdrawn: Iterable[int]) -> Counted:
+    """Return what is certain after a look at the memory.
+
+    A look while both ends are at work is a torn one: it may miss steps, and count as not taken what
+    was posted meanwhile. No count goes back, so nothing is counted twice; a look at rest is exact.
+    What no honest client can have written is not looked at.
+    """
+    posted = max(before.posted, posted)
+    less = tuple(map(max, before.withdrawn, withdrawn))
+    free = posted - before.taken - sum(less)
+    if free < 0 or posted > _COUNT_LAST:
+        return before
+    return Counted(posted, before.taken + min(max(0, taken - before.taken), free), less)
+
+
+def account(before: Counted, now: Counted, *, first: bool) -> dict[str, Any]:
+    """Return what `Hub.account` is to be told of the difference.
+
+    Args:
+        first: the cell is the one of its route that counts what was published.
+    """
+    owed = now.posted - before.posted
+    less = [b - a for a, b in zip(before.withdrawn, now.withdrawn, strict=True)]
+    found: dict[str, Any] = {
+        "published": owed if first else 0,
+        "owed": owed,
+        "delivered": now.taken - before.taken,
+        "pending": now.pending - before.pending,
+        "expired": less[_EXPIRED],
+        "superseded": less[_SUPERSEDED],
+    }
+    dropped = {why: n for why, n in zip(REASONS, less, strict=True) if why and n}
+    return {name: n for name, n in found.items() if n} | ({"dropped": dropped} if dropped else {})
+
+
+def account_ended(owed: int, pending: int, reason: str, *, first: bool) -> dict[str, Any]:
+    """Return what `Hub.account` is to be told of messages that nobody takes any more.
+
+    Args:
+        owed: posted, and not counted yet. pending: counted as waiting.
+    """
+    found: dict[str, Any] = {"published": owed if first else 0, "owed": owed, "pending": -pending}
+    dropped = {"dropped": {reason: owed + pending}} if owed + pending else {}
+    return {name: n for name, n in found.items() if n} | dropped
+
+
+@dataclass(slots=True, eq=False)
+class Tally:
+    """What one subscription gets past the node: its cells, and their counts with those before."""
+
+    cells: dict[Cell, None] = field(default_factory=dict)
+    pending: int = 0
+    delivered: int = 0
+    dropped: int = 0
+
+
+class Ledger(Protocol):
+    """Where counts go: the hub."""
+
+    def account(self, topic: _native.HubTopic, /, **counts: Any) -> None:
+        """Add to the row of a topic."""
+
+
+@dataclass(slots=True, eq=False)
+class Cell:
+    """What one publisher posts for one subscription on one topic, for the life of one route.
+
+    Attributes:
+        number: in its link.
+        first: it counts what was published.
+        left: nothing more is posted, if its publisher is honest.
+        reason: why nobody takes anything more; "": somebody does.
+    """
+
+    number: int
+    link: Any
+    topic: _native.HubTopic
+    client: Client
+    subscription: Subscription
+    tally: Tally
+    first: bool
+    ledger: Ledger
+    seen: Counted = NOTHING
+    left: bool = False
+    reason: str = ""
+    looks_after: int = 0  # since it ended
+
+    def look(self, posted: int, taken: int, withdrawn: Iterable[int]) -> None:
+        """Take in what its memory says, and tell the ledger what is new."""
+        before, tally = self.seen, self.tally
+        now = self.seen = look(before, posted, taken, withdrawn)
+        if now is before or now == before:
+            return
+        if self.first:
+            self.client.published_before += now.posted - before.posted
+        if self.reason:  # all that is there was dropped, and so is what comes
+            owed = now.posted - before.posted
+            tally.dropped += owed
+            counts = account_ended(owed, 0, self.reason, first=self.first)
+        else:
+            tally.pending += now.pending - before.pending
+            tally.delivered += now.taken - before.taken
+            tally.dropped += sum(now.withdrawn) - sum(before.withdrawn)
+            counts = account(before, now, first=self.first)
+        if counts:
+            self.ledger.account(self.topic, **counts)
+
+    def end(self, reason: str) -> None:
+        """Take note that nobody takes anything more. Requires: looked at. A second is none."""
+        if self.reason:
+            return
+        self.reason = reason
+        waiting, tally = self.seen.pending, self.tally
+        if waiting:
+            tally.pending -= waiting
+            tally.dropped += waiting
+            counts = account_ended(0, waiting, reason, first=self.first)
+            self.ledger.account(self.topic, **counts)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing more to count."""
+        if self.reason:
+            return self.left or self.looks_after > 1
+        return self.left and not self.seen.pending
+
+
+# ---- what streams tell the connection that they came by ------------------------------------------
+
+
+class Past(Protocol):
+    """One client's way past the node: the connection that its streams came by."""
+
+    def asked(self, stream: PublishStream, ask: int, topic: str) -> None:
+        """Take an ask for a route. Raises ProtocolError: its number was used before."""
+
+    def publisher_over(self, stream: PublishStream) -> None:
+        """Let routes of a stream go: nobody may post by them any more."""
+
+    def subscription_over(self, subscription: Subscription, reason: str) -> None:
+        """Take note that a subscription takes nothing more."""
+
+    def reader_over(self, stream: SubscribeStream) -> None:
+        """Take note that whatever was shown because of a stream may still be read."""
+
+    def recheck_routes(self, stream: PublishStream) -> Iterator[None]:
+        """Ask the rules of now about all routes of a stream; yields after each question."""
+
+    def recheck_shown(self, stream: SubscribeStream) -> Iterator[None]:
+        """Ask the rules of now about what was shown because of a stream; yields after each."""
+
+
+# ---- how much there may be -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many links there may be; 0: none at all."""
+
+    links_max: int = 0
+    per_connection_max: int = 0
+
+    def refusal(self, writer: int, reader: int, every: int) -> Refusal | None:
+        """Say why there may be no link more; None: there may.
+
+        Args:
+            writer, reader: links of the two connections. every: of the node.
+        """
+        if every >= self.links_max:
+            return Refusal(f"links_max = {self.links_max} is reached", LATER_MS)
+        if max(writer, reader) >= self.per_connection_max:
+            whose = "publisher" if writer >= reader else "subscriber"
+            return Refusal(
+                f"links_per_connection_max = {self.per_connection_max} is reached by the {whose}",
+                LATER_MS,
+            )
+        return None

@@ -1,0 +1,302 @@
+"""Routes past the node: who asked, what was granted, which links there are. On the node's loop.
+
+What may go direct is decided in kernel/direct.py; a link is kernel/local/links.py.
+
+A grant is made within one turn of the loop, so nothing moves in between: the word of the topic is
+read, the targets are found to hold nothing, each is told of its cell behind all that it was sent,
+and then the publisher is told. From there the publisher compares the word before each message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from sira import _native
+from sira.kernel.direct import BUSY_MS, LATER_MS, Cell, Limits, Refusal, Tally, Target, refusal
+from sira.kernel.errors import Denied, NoMatch, SiraError
+from sira.kernel.lent import Lent
+from sira.kernel.local.end import ROUTES_MAX, Ask, End, Grant
+from sira.kernel.local.links import Link, is_full
+from sira.kernel.subscriptions import Listener, QueueGroup, Subscription
+
+if TYPE_CHECKING:
+    from sira.kernel.bus import Bus
+
+_LOOK_S = 1.0  # counts in links are taken in so often, and before they are asked for
+_LINKS_A_STEP = 8
+_WAIT_S = 0.001  # targets that hold something are looked at again so often
+_TURN_NS = 1_000_000  # then others have the loop
+_BROKEN_S = 10.0  # so long a pair whose link broke is not linked again
+
+
+@dataclass(slots=True)
+class Totals:
+    """What was asked for, since the start."""
+
+    granted: int = 0
+    refused: int = 0
+    left: int = 0
+
+
+class Direct:
+    """All links and routes of a node."""
+
+    def __init__(self, limits: Limits, lent: Lent, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin with none."""
+        self.limits, self.lent = limits, lent
+        self.links: dict[int, Link] = {}
+        self.totals = Totals()
+        self._loop = loop
+        self._last_link = 0
+        self._pages: dict[Bus, int] = {}  # descriptors
+        self._asked: deque[Ask] = deque()
+        self._waiting: list[Ask] = []  # for targets that hold something
+        self._turn: asyncio.Handle | None = None
+        self._again: asyncio.TimerHandle | None = None
+        self._looking: asyncio.TimerHandle | None = None
+
+    @property
+    def routes(self) -> int:
+        """How many routes there are."""
+        ends = {link.writer: None for link in self.links.values()}
+        return sum(len(end.grants) for end in ends)
+
+    @property
+    def pending(self) -> int:
+        """Messages that wait in links, as far as was looked."""
+        return sum(link.pending for link in self.links.values())
+
+    # ---- asks ------------------------------------------------------------------------------------
+
+    def ask(self, ask: Ask) -> None:
+        """Answer soon: not within the data plane, that calls this."""
+        self._asked.append(ask)
+        if self._turn is None:
+            self._turn = self._loop.call_soon(self._answer_some)
+
+    def _answer_some(self) -> None:
+        """Answer what was asked, for as long as a turn may last."""
+        self._turn = None
+        began_ns = now_ns = _native.now_ns()
+        while self._asked and now_ns - began_ns < _TURN_NS:
+            ask = self._asked.popleft()
+            if ask.end.asks.get(ask.number) is ask:  # else it was taken back
+                self._answer(ask, now_ns)
+            now_ns = _native.now_ns()
+        if self._asked:
+            self._turn = self._loop.call_soon(self._answer_some)
+        if self._waiting and self._again is None:
+            self._again = self._loop.call_later(_WAIT_S, self._look_again)
+
+    def _look_again(self) -> None:
+        self._again = None
+        self._asked.extend(self._waiting)
+        self._waiting.clear()
+        if self._turn is None:
+            self._answer_some()
+
+    def _answer(self, ask: Ask, now_ns: int) -> None:
+        try:
+            refused = self._grant(ask)
+        except SiraError as error:
+            moves = isinstance(error, (Denied, NoMatch))
+            refused = Refusal(str(error), 0 if moves else LATER_MS)
+        if refused is None:
+            return
+        if refused.again_ms == BUSY_MS and now_ns < ask.until_ns:
+            self._waiting.append(ask)
+            return
+        del ask.end.asks[ask.number]
+        self.totals.refused += 1
+        ask.end.refuse(ask, refused, self.page(ask.bus))
+
+    def _grant(self, ask: Ask) -> Refusal | None:
+        """Grant a route, or say why not.
+
+        Raises:
+            SiraError: the publisher's messages on that topic are refused.
+        """
+        bus, stream, end = ask.bus, ask.stream, ask.end
+        plan = bus.routes.plan(stream.client, stream.credential, ask.topic)
+        refused = refusal(
+            plan.topic,
+            [_target_of(each) for each in plan.listeners],
+            limited=bool(plan.buckets),
+            obliged=plan.obliged,
+            draining=bus.draining,
+        )
+        if refused is None and stream.unknown:
+            refused = Refusal("messages may have been taken before: the node tells which", LATER_MS)
+        if refused is not None:
+            return refused
+        end.leave(end.by_topic.get(ask.topic))
+        if len(end.grants) >= ROUTES_MAX:
+            return Refusal(f"this connection has {ROUTES_MAX} routes", LATER_MS)
+        targets = [_one_of(each) for each in plan.listeners]
+        if stream.ingress.waits(ask.topic):
+            return Refusal("messages of this publisher wait on the topic", BUSY_MS)
+        if not all(each.sub.idle for each in targets):
+            return Refusal("a subscriber has not got all that was sent before", BUSY_MS)
+        links = []
+        for each in targets:
+            found = self._link(bus, end, each)
+            if isinstance(found, Refusal):
+                return found
+            links.append(found)
+        segments = end.segments(ask.topic, bus.tenant)
+        for link, each in zip(links, targets, strict=True):
+            if not all([link.show(segment, each.stream) for segment in segments]):
+                return Refusal("a subscriber takes no descriptors now", BUSY_MS)
+        page = self.page(bus)
+        if not end.knows(page, bus):
+            return Refusal("this connection takes no descriptors now", BUSY_MS)
+        grant = Grant(stream, bus, ask.number, ask.topic, [])
+        for link, each in zip(links, targets, strict=True):
+            tally = each.direct = each.direct or Tally()
+            first = not grant.cells
+            cell = Cell(link.used, link, plan.topic, stream.client, each, tally, first, bus.hub)
+            link.used += 1
+            link.open(cell, stream.client.stamp)
+            grant.cells.append((link, cell))
+        del end.asks[ask.number]
+        end.grants[ask.number] = end.by_topic[ask.topic] = grant
+        self.totals.granted += 1
+        end.grant(grant, [segment.own for segment in segments])
+        return None
+
+    def _link(self, bus: Bus, writer: End, target: Subscription) -> Link | Refusal:
+        """Return the link of a pair with a fresh cell, made if there is none."""
+        reader = target.stream.direct
+        assert isinstance(reader, End), "it was found to be linked"
+        link = writer.writes.get(reader)
+        if link is not None:
+            older = [cell for cell in link.cells.values() if cell.subscription is target]
+            if older:
+                link.look()
+            if any(cell.seen.pending and not cell.reason for cell in older):
+                return Refusal("what went past the node before is not taken", BUSY_MS)
+            if not link.is_used_up:
+                return link
+            if link.cells:
+                return Refusal("the link is used up, and not empty", LATER_MS)
+            self.give_up(link)
+        if writer.broke_s(reader) > self._loop.time() - _BROKEN_S:
+            return Refusal("the link of this pair broke a moment ago", LATER_MS)
+        refused = self.limits.refusal(len(writer.links), len(reader.links), len(self.links))
+        if refused is not None:
+            self._make_room(writer, reader)
+            return refused
+        if is_full(writer.channel) or is_full(reader.channel):
+            return Refusal("a connection takes no descriptors now", BUSY_MS)
+        self._last_link += 1
+        try:
+            link = Link(self._last_link, bus, writer, reader, self.lent)
+        except OSError:
+            return Refusal("the node is at its limit of open files, or of memory", LATER_MS)
+        self.links[link.number] = writer.links[link.number] = reader.links[link.number] = link
+        writer.writes[reader] = link
+        if self._looking is None:
+            self._looking = self._loop.call_later(_LOOK_S, self._look_in_time)
+        return link
+
+    def _make_room(self, *ends: End) -> None:
+        """Give up the oldest link that is not used, of whoever has too many."""
+        for links in (*(end.links for end in ends), self.links):
+            for link in islice(links.values(), _LINKS_A_STEP):
+                if not link.cells:
+                    self.give_up(link)
+                    return
+
+    def page(self, bus: Bus) -> int:
+        """Return the descriptor of the words of a tenant."""
+        if bus not in self._pages:
+            self._pages[bus] = bus.hub.open_page()
+        return self._pages[bus]
+
+    # ---- counts ----------------------------------------------------------------------------------
+
+    def look(self, bus: Bus | None = None) -> Iterator[None]:
+        """Take in what is counted in the links of a tenant (None: all); yields after a few."""
+        links = [each for each in self.links.values() if bus is None or each.bus is bus]
+        for index, link in enumerate(links, 1):
+            if link.number in self.links:
+                link.look()
+                self.settle(link)
+            if index % _LINKS_A_STEP == 0:
+                yield
+
+    def _look_in_time(self) -> None:
+        self._looking = self._loop.call_soon(self._step, self.look())  # type: ignore[assignment]
+
+    def _step(self, work: Iterator[None]) -> None:
+        if next(work, self) is None:
+            self._looking = self._loop.call_soon(self._step, work)  # type: ignore[assignment]
+        elif self.links:
+            self._looking = self._loop.call_later(_LOOK_S, self._look_in_time)
+        else:
+            self._looking = None
+
+    # ---- ends ------------------------------------------------------------------------------------
+
+    def give_up(self, link: Link) -> None:
+        """End a link that nothing goes by, while both live: the pair may have another one."""
+        link.end_reader("DROPPED")
+        link.end_writer()
+        self.forget(link)
+
+    def settle(self, link: Link) -> None:
+        """Let a link go that is over, unless something in it is still to be taken."""
+        if link.is_over and not link.cells:
+            self.forget(link)
+
+    def was_linked(self, number: int) -> bool:
+        """Whether a link of this number was there, and is no more."""
+        return number <= self._last_link and number not in self.links
+
+    def now_s(self) -> float:
+        """Return the time by the loop's clock, s."""
+        return self._loop.time()
+
+    def forget(self, link: Link) -> None:
+        """Let a link go."""
+        link.close()
+        self.links.pop(link.number, None)
+        for end in (link.writer, link.reader):
+            end.links.pop(link.number, None)
+        if link.writer.writes.get(link.reader) is link:
+            del link.writer.writes[link.reader]
+
+    def close(self) -> None:
+        """The node ends."""
+        for handle in (self._turn, self._again, self._looking):
+            if handle is not None:
+                handle.cancel()
+        for link in list(self.links.values()):
+            self.forget(link)
+        while self._pages:
+            os.close(self._pages.popitem()[1])
+
+
+def _one_of(listener: Listener) -> Subscription:
+    """Return who gets a message. Requires: it is alone in its queue group."""
+    return next(iter(listener.members)) if isinstance(listener, QueueGroup) else listener
+
+
+def target_of(subscription: Subscription) -> Target:
+    """Return what is asked of one that listens."""
+    group, past = subscription.group, subscription.stream.direct
+    return Target(
+        members=len(group.members) if group is not None else 1,
+        linked=isinstance(past, End) and past.is_open and not subscription.stream.closing,
+        stalled=subscription.sub.stalled,
+    )
+
+
+def _target_of(listener: Listener) -> Target:
+    return target_of(_one_of(listener))

@@ -1,0 +1,272 @@
+"""One connection's part in what goes past the node: its asks, its routes, the links it is an end of.
+
+Belongs to the node's loop. Streams of the connection know it as their `Past` (kernel/direct.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sira import _native
+from sira.kernel.authorize import Deny
+from sira.kernel.direct import LATER_MS, Cell, Refusal
+from sira.kernel.errors import ProtocolError
+from sira.kernel.lent import Segment, may_read
+from sira.kernel.local import record
+from sira.kernel.local.links import is_full
+from sira.kernel.topics import REPLY_PREFIX, first_token
+from sira.v1 import socket_pb2
+
+if TYPE_CHECKING:
+    from sira.kernel.bus import Bus
+    from sira.kernel.local.channel import Channel
+    from sira.kernel.local.direct import Direct
+    from sira.kernel.local.lending import Lending
+    from sira.kernel.local.links import Link
+    from sira.kernel.streams import PublishStream, SubscribeStream
+    from sira.kernel.subscriptions import Subscription
+
+PAGE_WORDS = 4_096
+# Of one connection. An SDK has routes for 4,096 topics and asks for each once at a time.
+ASKS_MAX, ROUTES_MAX = 4_096, 4_096
+_WAIT_NS = 10_000_000  # so long is waited for targets that hold something
+
+
+@dataclass(slots=True, eq=False)
+class Ask:
+    """One ask that has no answer yet."""
+
+    end: End
+    stream: PublishStream
+    bus: Bus
+    number: int
+    topic: str
+    until_ns: int
+
+
+@dataclass(slots=True, eq=False)
+class Grant:
+    """One route that was granted: a cell for each target."""
+
+    stream: PublishStream
+    bus: Bus
+    number: int
+    topic: str
+    cells: list[tuple[Link, Cell]]
+
+
+class End:
+    """One connection, at either end of links."""
+
+    def __init__(self, direct: Direct, channel: Channel, lending: Lending) -> None:
+        """Begin with none."""
+        self.channel = channel
+        self._direct, self._lending = direct, lending
+        self.links: dict[int, Link] = {}
+        self.writes: dict[End, Link] = {}  # those with cells to give out, by who reads
+        self.asks: dict[int, Ask] = {}
+        self.grants: dict[int, Grant] = {}
+        self.by_topic: dict[str, Grant] = {}
+        self._last_ask = 0
+        self._bus: Bus | None = None  # whose words it was passed
+        self._broke_s: dict[End, float] = {}
+
+    # ---- for its streams -------------------------------------------------------------------------
+
+    def asked(self, stream: PublishStream, ask: int, topic: str) -> None:
+        """Take an ask for a route; called by the data plane.
+
+        Raises:
+            ProtocolError: its number is not above all before, or too many have no answer yet.
+            BadTopic: the topic is none.
+        """
+        if ask <= self._last_ask:
+            raise ProtocolError(f"ask {ask} after ask {self._last_ask}")
+        if len(self.asks) >= ASKS_MAX:
+            raise ProtocolError(f"{ASKS_MAX} asks have no answer yet")
+        _native.check_topic(topic)
+        self._last_ask = ask
+        made = Ask(self, stream, stream.bus, ask, topic, stream.bus.now_ns() + _WAIT_NS)
+        self.asks[ask] = made
+        self._direct.ask(made)
+
+    def publisher_over(self, stream: PublishStream) -> None:
+        """Let routes of a stream go: nobody may post by them any more."""
+        for number in [n for n, ask in self.asks.items() if ask.stream is stream]:
+            del self.asks[number]
+        for grant in self.grants.values():
+            if grant.stream is stream:
+                grant.bus.hub.touch(grant.topic)
+
+    def subscription_over(self, subscription: Subscription, reason: str) -> None:
+        """Take note that a subscription takes nothing more."""
+        assert subscription.direct is not None, "it had cells"
+        self._end_cells(list(subscription.direct.cells), reason)
+
+    def reader_over(self, stream: SubscribeStream) -> None:
+        """Take note that whatever was shown because of a stream may still be read."""
+        for link in self.links.values():
+            if link.reader is self:
+                link.stop(link.shown_to(stream))
+
+    def recheck_routes(self, stream: PublishStream) -> Iterator[None]:
+        """Ask the rules of now about all routes of a stream; yields after each question.
+
+        Their publishers ask anew, as the words have moved; but one that does not look must not be
+        heard any more.
+        """
+        access, who = stream.bus.access, stream.credential
+        for grant in [each for each in self.grants.values() if each.stream is stream]:
+            name, cells = grant.topic, [cell for _, cell in grant.cells]
+            private = first_token(name) == REPLY_PREFIX
+            if not private and isinstance(access.decide(who, "publish", name), Deny):
+                self._end_cells(cells, "REVOKED")
+            else:
+                readers = ((cell, cell.subscription.stream.credential) for cell in cells)
+                self._end_cells(
+                    [cell for cell, reader in readers if not may_read(access, reader, name)],
+                    "REVOKED",
+                )
+            yield
+
+    def recheck_shown(self, stream: SubscribeStream) -> Iterator[None]:
+        """Ask the rules of now about what was shown because of a stream; yields after each."""
+        access, who = stream.bus.access, stream.credential
+        for link in list(self.links.values()):
+            for segment in link.shown_to(stream) if link.reader is self else ():
+                if not may_read(access, who, segment.audience):
+                    link.stop([segment])
+                yield
+
+    @staticmethod
+    def _end_cells(cells: list[Cell], reason: str) -> None:
+        by_link: dict[Link, list[Cell]] = {}
+        for cell in cells:
+            by_link.setdefault(cell.link, []).append(cell)
+        for link, ended in by_link.items():
+            link.end(ended, reason)
+
+    # ---- for the node ----------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be told of anything."""
+        return not self.channel.closed
+
+    def broke_s(self, reader: End) -> float:
+        """Return when the link to a reader broke last, s of the loop's clock."""
+        return self._broke_s.get(reader, -math.inf)
+
+    def knows(self, page: int, bus: Bus) -> bool:
+        """Pass the words of a tenant on, once; False: not now, or it has those of another one."""
+        if self._bus is None and not is_full(self.channel):
+            try:
+                self.channel.send_descriptors(record.PAGE, 0, record.page(PAGE_WORDS), (page,))
+            except OSError:
+                return False
+            self._bus = bus
+        return self._bus is bus
+
+    def segments(self, topic: str, tenant: str) -> list[Segment]:
+        """Return its memory for messages on a topic."""
+        return self._lending.written_for(topic, tenant)
+
+    def grant(self, grant: Grant, segments: list[int]) -> None:
+        """Tell it of a route. Requires: the targets were told, in the same turn."""
+        word = grant.bus.hub.word_of(grant.topic)
+        route = socket_pb2.SocketRoute(
+            ask=grant.number,
+            word=word,
+            value=grant.bus.hub.word(word),
+            segments=segments,
+            matched=len(grant.cells),
+        )
+        for link, cell in grant.cells:
+            subscription = cell.subscription
+            route.targets.add(
+                link=link.number,
+                cell=cell.number,
+                window=min(subscription.window_messages, link.memory.slots),
+                held_bytes_max=subscription.window_bytes,
+            )
+        self.channel.send(record.ROUTE, 0, route.SerializeToString())
+
+    def refuse(self, ask: Ask, refused: Refusal, page: int) -> None:
+        """Tell it that a route is not to be had, and when to ask again."""
+        again_ms, hub = refused.again_ms, ask.bus.hub
+        if not self.knows(page, ask.bus):
+            again_ms = again_ms or LATER_MS
+        word = hub.word_of(ask.topic)
+        route = socket_pb2.SocketRoute(
+            ask=ask.number,
+            word=word,
+            value=hub.word(word),
+            refused=refused.why,
+            again_ms=again_ms,
+        )
+        self.channel.send(record.ROUTE, 0, route.SerializeToString())
+
+    # ---- what it says ----------------------------------------------------------------------------
+
+    def take(self, kind: int, body: bytes) -> None:
+        """Take a record in. Raises ProtocolError: it is out of turn."""
+        if kind == record.ROUTE_LEFT:
+            for number in record.read_asks(body):
+                if number > self._last_ask:
+                    raise ProtocolError(f"ask {number} is left, which never was")
+                self.asks.pop(number, None)
+                self.leave(self.grants.get(number))  # None: it was over before
+        elif kind == record.LINK_OVER:
+            for number in record.read_links(body):
+                self._link_over(number)
+        else:
+            raise ProtocolError(f"a record of kind {kind}, which nothing here takes")
+
+    def leave(self, grant: Grant | None) -> None:
+        """Take note that nothing more is posted by a route."""
+        if grant is None:
+            return
+        for _, cell in grant.cells:
+            cell.left = True
+        del self.grants[grant.number]
+        if self.by_topic.get(grant.topic) is grant:
+            del self.by_topic[grant.topic]
+        self._direct.totals.left += 1
+
+    def _link_over(self, number: int) -> None:
+        link = self.links.get(number)
+        if link is None:
+            if not self._direct.was_linked(number):
+                raise ProtocolError(f"link {number} is over, which is none of this connection's")
+            return  # told at the same time from both sides
+        link.writer.note_broken(link.reader, self._direct.now_s())
+        if link.reader is self:
+            link.end_reader("PEER_LOST")
+        if link.writer is self:
+            link.end_writer()
+        self._direct.settle(link)
+
+    def note_broken(self, reader: End, now_s: float) -> None:
+        """Take note that the link to a reader broke."""
+        self._broke_s[reader] = now_s
+
+    def over(self) -> None:
+        """Take note that the connection is lost, and its streams are through."""
+        self.asks.clear()
+        for grant in list(self.grants.values()):
+            grant.bus.hub.touch(grant.topic)  # its client may live, and must not post any more
+            self.leave(grant)
+        for link in list(self.links.values()):
+            if link.reader is self:
+                link.end_reader("PEER_LOST")
+            if link.writer is self:
+                link.end_writer()
+            link.writer.forget_reader(self)
+            self._direct.settle(link)
+
+    def forget_reader(self, reader: End) -> None:
+        """Take note that a connection is no more."""
+        self._broke_s.pop(reader, None)
