@@ -8,7 +8,7 @@ a run can be replayed. All of it belongs to one thread.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 
 import sira.kernel.binding  # noqa: F401  ties the C core to its errors
 from sira import _native
@@ -68,6 +68,8 @@ class Bus(Telling):
         self.access = access or Access()
         self.epoch = epoch or os.urandom(_EPOCH_BYTES)
         self.draining = False
+        # Takes in what is counted past the node; yields after a few milliseconds at most.
+        self.settle: Callable[[], Generator[None, None, None]] = _nothing
         self.slices = Slices(soon)
         self.clients = Clients(settings)
         self.subscriptions = SubscriptionTable()
@@ -243,6 +245,11 @@ class Bus(Telling):
         self.tell_drops()
         self.clients.forget(now_ns)
         return self.topics.step(now_ns)
+
+
+def _nothing() -> Generator[None, None, None]:
+    """Do nothing, in slices."""
+    yield from ()
 
 
 def _limits(settings: Settings) -> tuple[Limit, ...]:

@@ -8,7 +8,7 @@ itself, and who is told of it, is in kernel/local/.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -44,15 +44,6 @@ class Refusal(NamedTuple):
 # ---- who may have a route ------------------------------------------------------------------------
 
 
-class Topic(Protocol):
-    """What is asked of a topic."""
-
-    name: Any
-    retain: Any
-    contract: Any
-    owner: Any
-
-
 @dataclass(frozen=True, slots=True)
 class Target:
     """What is asked of one that listens.
@@ -68,7 +59,7 @@ class Target:
     stalled: bool = False
 
 
-def topic_refusal(topic: Topic) -> Refusal | None:
+def topic_refusal(topic: _native.HubTopic) -> Refusal | None:
     """Say what keeps all messages on a topic at the node; None: nothing."""
     if first_token(topic.name) == NODE_PREFIX:
         return Refusal("only the node publishes there")
@@ -106,7 +97,12 @@ def target_refusal(target: Target) -> Refusal | None:
 
 
 def refusal(
-    topic: Topic, targets: Iterable[Target], *, limited: bool, obliged: bool, draining: bool
+    topic: _native.HubTopic,
+    targets: Iterable[Target],
+    *,
+    limited: bool,
+    obliged: bool,
+    draining: bool,
 ) -> Refusal | None:
     """Decide whether a publisher's messages on a topic may go past the node; None: they may."""
     if draining:
@@ -194,19 +190,10 @@ def account_ended(owed: int, pending: int, reason: str, *, first: bool) -> dict[
 
 @dataclass(slots=True, eq=False)
 class Tally:
-    """What one subscription gets past the node: its cells, and their counts with those before."""
+    """What waits for one subscription past the node; what it got is counted with the rest."""
 
     cells: dict[Cell, None] = field(default_factory=dict)
     pending: int = 0
-    delivered: int = 0
-    dropped: int = 0
-
-
-class Ledger(Protocol):
-    """Where counts go: the hub."""
-
-    def account(self, topic: _native.HubTopic, /, **counts: Any) -> None:
-        """Add to the row of a topic."""
 
 
 @dataclass(slots=True, eq=False)
@@ -227,7 +214,8 @@ class Cell:
     subscription: Subscription
     tally: Tally
     first: bool
-    ledger: Ledger
+    ledger: _native.Hub
+    now_ns: Callable[[], int]
     seen: Counted = NOTHING
     left: bool = False
     reason: str = ""
@@ -243,15 +231,11 @@ class Cell:
             self.client.published_before += now.posted - before.posted
         if self.reason:  # all that is there was dropped, and so is what comes
             owed = now.posted - before.posted
-            tally.dropped += owed
             counts = account_ended(owed, 0, self.reason, first=self.first)
         else:
             tally.pending += now.pending - before.pending
-            tally.delivered += now.taken - before.taken
-            tally.dropped += sum(now.withdrawn) - sum(before.withdrawn)
             counts = account(before, now, first=self.first)
-        if counts:
-            self.ledger.account(self.topic, **counts)
+        self._tell(counts)
 
     def end(self, reason: str) -> None:
         """Take note that nobody takes anything more. Requires: looked at. A second is none."""
@@ -261,9 +245,12 @@ class Cell:
         waiting, tally = self.seen.pending, self.tally
         if waiting:
             tally.pending -= waiting
-            tally.dropped += waiting
-            counts = account_ended(0, waiting, reason, first=self.first)
-            self.ledger.account(self.topic, **counts)
+            self._tell(account_ended(0, waiting, reason, first=self.first))
+
+    def _tell(self, counts: dict[str, Any]) -> None:
+        if counts:
+            sub, now_ns = self.subscription.sub, self.now_ns()
+            self.ledger.account(self.topic, **counts, sub=sub, now_ns=now_ns)
 
     @property
     def is_over(self) -> bool:

@@ -22,7 +22,7 @@ FEATURES: dict[str, int] = {
     "owned_topics": 1, "topic_classes": 1, "contracts": 1, "chunks": 1, "priorities": 1, "ttl": 1,
     "resume": 1, "asides": 1, "ledger": 1, "explain": 1, "events": 1, "reflection": 1, "health": 1,
     "tenants": 1, "tokens": 1, "policies": 1, "limits": 1, "audit": 1, "attach": 1,
-    "lends": 1,
+    "lends": 1, "links": 1,
 }  # fmt: skip
 _CLASS_KINDS = {
     "user": kernel_pb2.TOPIC_CLASS_KIND_USER,

@@ -91,7 +91,7 @@ def close(bus: Bus, subscription: Subscription, now_ns: int, *, reason: str) -> 
     bus.routes.touch(subscription.pattern)
     if subscription.direct is not None and stream.direct is not None:
         stream.direct.subscription_over(subscription, reason)
-    client.delivered_before += subscription.delivered
+    client.delivered_before += subscription.sub.delivered
     _keep_from_heirs(bus, subscription, now_ns, reason)
     stream.egress.close_sub(subscription.sub, now_ns, reason=reason)
     if first_token(subscription.pattern) == REPLY_PREFIX:

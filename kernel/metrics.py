@@ -171,6 +171,7 @@ class Counts:
     calls: CallCounts
     door: Callable[[], Door] = Door
     lent: Lent = field(default_factory=Lent)
+    direct: Callable[[], Mapping[str, float]] = dict
 
     async def values(self) -> dict[str, float]:
         """Return all numbers without labels, by name; others have the loop meanwhile."""
@@ -179,9 +180,11 @@ class Counts:
     async def of_world(self) -> dict[str, float]:
         """Return those of the world."""
         bus = self.bus
+        for _ in bus.settle():
+            await asyncio.sleep(0)
         pending = in_flight = stalled = 0
         for index, each in enumerate(list(bus.subscriptions), 1):
-            pending += each.sub.pending
+            pending += each.pending
             in_flight += each.sub.in_flight
             stalled += each.sub.stalled
             if index % _SUBSCRIPTIONS_A_STEP == 0:
@@ -224,6 +227,7 @@ class Counts:
             "lent_leases": self.lent.leases,
             "lent_stopped_total": self.lent.stopped,
             "lent_refused_total": self.lent.refused,
+            **self.direct(),
             "loop_held_ns_last": self.loop.held_ns_last,
             "loop_held_ns_max": self.loop.held_ns_max,
             "loop_held_over_5_ms_total": self.loop.held_over_5_ms,

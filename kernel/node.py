@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import grpc
 
@@ -32,6 +33,7 @@ from sira.kernel.guard import Guard
 from sira.kernel.identity import SYSTEM
 from sira.kernel.introspect import builtin_topic_classes
 from sira.kernel.lent import Lent
+from sira.kernel.local.direct import Direct, link_limits_of
 from sira.kernel.local.lending import limits_of
 from sira.kernel.local.listener import Listener, socket_path
 from sira.kernel.logs import Logs
@@ -40,6 +42,7 @@ from sira.kernel.methods import Catalog
 from sira.kernel.metrics import Counts, Loop
 from sira.kernel.metrics import Door as DoorCounts
 from sira.kernel.settings import Settings
+from sira.kernel.slices import at_once
 from sira.kernel.subscriptions import Subscription
 
 _LAG_EVERY_S = 0.5
@@ -110,6 +113,8 @@ class Node:
             refused=self._file_refused,
         )
         self._loop, self._epoch = loop, os.urandom(_EPOCH_BYTES)
+        self.lent = Lent(limits_of(settings))
+        self.direct = Direct(link_limits_of(settings), self.lent, loop)
         self.worlds = Worlds(self._make_world, tenants_max=settings.tenants_max)
         self.telemetry = telemetry.configured(settings)
         self.connections = Connections(
@@ -126,7 +131,6 @@ class Node:
             looked=self.connections.looked,
         )
         self.links = Links()
-        self.lent = Lent(limits_of(settings))
         self.door = Door(
             self.catalog,
             self.worlds,
@@ -148,7 +152,7 @@ class Node:
         self._fill_catalog()
         await self._server.start()
         self._tasks.append(loop.create_task(self._watch(self._server), name="sira-watch"))
-        self.local = Listener(settings, self.door, self.logs, self.lent)
+        self.local = Listener(settings, self.door, self.logs, self.lent, self.direct)
         if self._holds_folder and settings.socket_mode != "none" and sys.platform == "linux":
             self._listen_locally()
         self._tasks.append(loop.create_task(self._measure_lag(), name="sira-lag"))
@@ -293,6 +297,7 @@ class Node:
             log=self._log_fact,
             tell=None if tenant == SYSTEM else self._tell_operators,
         )
+        bus.settle = partial(self.direct.look, bus)
         if self.guard.limits:
             bus.set_limits(self.guard.limits)
         if self._draining:
@@ -351,7 +356,10 @@ class Node:
 
     def _counts(self, bus: Bus) -> Counts:
         """Return the numbers of one world and of this process."""
-        return Counts(bus, self.logs, self.loop_lag, self.door, self._door_counts, self.lent)
+        return Counts(
+            bus, self.logs, self.loop_lag, self.door, self._door_counts, self.lent,
+            self.direct.values,
+        )  # fmt: skip
 
     def _door_counts(self) -> DoorCounts:
         pair = self.guard.handshakes.pair if self.guard.handshakes is not None else None
@@ -367,6 +375,8 @@ class Node:
         end_ns = _native.now_ns() + round(grace_s * 1e9)
         confirmed_ns, in_flight_before = _native.now_ns(), -1
         while (now_ns := _native.now_ns()) < end_ns:
+            for world in self.worlds:
+                at_once(world.bus.settle())
             pending = sum(each.sub.pending for each in self._subscriptions())
             in_flight = self._waiting() - pending
             if in_flight != in_flight_before:
@@ -382,7 +392,7 @@ class Node:
 
     def _waiting(self) -> int:
         """Return deliveries that are owed: waiting, or sent and not confirmed."""
-        return sum(each.sub.pending + each.sub.in_flight for each in self._subscriptions())
+        return sum(each.pending + each.sub.in_flight for each in self._subscriptions())
 
     def _subscriptions(self) -> Iterator[Subscription]:
         """Yield those of all tenants."""

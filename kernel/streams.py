@@ -68,7 +68,7 @@ class PublishStream:
         """
         self.client, self.credential = client, who
         self.on_lost: Callable[[SiraError], None] | None = None  # the edge ends the call
-        self._bus = bus
+        self.bus = bus
         self._unknown_left = unknown
         self._unknown_topics: dict[str, None] = {}
         self._link = link
@@ -160,7 +160,7 @@ class PublishStream:
                 self.direct.publisher_over(self)
         self.ingress.close(now_ns)
         self.part()
-        self._bus.left(self.client, now_ns)
+        self.bus.left(self.client, now_ns)
 
     def supersede(self, now_ns: int) -> None:
         """End it because the client has come back on another one."""
@@ -188,7 +188,7 @@ class PublishStream:
         admit = self._admit_unknown if self._unknown_left else None
         if admit is not None:
             self._unknown_topics[topic] = None
-        return self._bus.routes.resolve(self.client, self.credential, topic, admit)
+        return self.bus.routes.resolve(self.client, self.credential, topic, admit)
 
     def _admit_unknown(self, messages: int, bytes_: int) -> None:
         """Refuse a message that may have been taken by a node that nobody can ask any more."""
@@ -198,7 +198,7 @@ class PublishStream:
         self._unknown_left -= messages
         if self._unknown_left <= 0:  # from now on routes need no such question
             for topic in self._unknown_topics:
-                self._bus.hub.touch(topic)
+                self.bus.hub.touch(topic)
             self._unknown_topics.clear()
         raise OutcomeUnknown(
             "sent before, on a stream that was lost, and this node has no receipts of it"
@@ -231,7 +231,7 @@ class SubscribeStream:
         self.ending = False  # all that is open ends, and is told so: the stream goes after that
         self.closing = False
         self.opening: dict[int, bus_pb2.Open] = {}  # asked for, and checked in slices
-        self._bus = bus
+        self.bus = bus
         self.egress = _native.Egress(bus.hub, client=client.number, wake=wake)
 
     def borrow(self, reader: Reader | None) -> None:
@@ -297,7 +297,7 @@ class SubscribeStream:
 
     def end(self, subscription: Subscription, error: SiraError, now_ns: int) -> None:
         """End one subscription and tell why."""
-        listening.close(self._bus, subscription, now_ns, reason=error.code)
+        listening.close(self.bus, subscription, now_ns, reason=error.code)
         self._tell_ended(subscription.number, error)
 
     def end_all(self, error: SiraError, now_ns: int) -> None:
@@ -309,16 +309,16 @@ class SubscribeStream:
             self.reader.withdraw()
         if self.direct is not None:
             self.direct.reader_over(self)
-        self._bus.slices.run(self._ending(error, now_ns))
+        self.bus.slices.run(self._ending(error, now_ns))
 
     def _ending(self, error: SiraError, now_ns: int) -> Iterator[None]:
         self.ending = True
         left = list(self.subscriptions.values())[::-1]  # let go of one by one: freeing takes long
         while left and not self.closing:
-            listening.end(self._bus, left.pop(), error, now_ns)
+            listening.end(self.bus, left.pop(), error, now_ns)
             if left and len(left) % _CLOSED_A_SLICE == 0:
                 yield
-                now_ns = self._bus.now_ns()
+                now_ns = self.bus.now_ns()
         self.ending = False
         if not self.closing:
             self.wake()
@@ -340,49 +340,49 @@ class SubscribeStream:
             self.rider.part()
         elif self.rider is not None:
             self.rider.carrier_broke(now_ns)
-        self._bus.slices.run(self._closing(now_ns, reason))
+        self.bus.slices.run(self._closing(now_ns, reason))
 
     def _closing(self, now_ns: int, reason: str) -> Iterator[None]:
         left = list(self.subscriptions.values())[::-1]
         while left:
             subscription = left.pop()
             if self.subscriptions.get(subscription.number) is subscription:
-                listening.close(self._bus, subscription, now_ns, reason=reason)
+                listening.close(self.bus, subscription, now_ns, reason=reason)
             if left and len(left) % _CLOSED_A_SLICE == 0:
                 yield
-                now_ns = self._bus.now_ns()
+                now_ns = self.bus.now_ns()
         self.egress.close(now_ns, reason=reason)
         self.client.subscribes.pop(self, None)
-        self._bus.left(self.client, now_ns)
+        self.bus.left(self.client, now_ns)
 
     def _open(self, body: bytes, now_ns: int) -> None:
-        self._bus.slices.run(self._making_live(_parse(bus_pb2.Open, body), now_ns))
+        self.bus.slices.run(self._making_live(_parse(bus_pb2.Open, body), now_ns))
 
     def _making_live(self, request: bus_pb2.Open, now_ns: int) -> Iterator[None]:
         """Check and open; where the check takes long, whoever closes it meanwhile has ended it."""
         number, waited = request.subscription, False
-        steps = check_contract(self._bus, self, request)
+        steps = check_contract(self.bus, self, request)
         try:
             while True:
-                if self._bus.draining:
+                if self.bus.draining:
                     raise NodeDraining()
                 try:
                     next(steps)
                 except StopIteration as checked:
                     if waited:  # else the number may be another one's, which is refused to this one
                         del self.opening[number]
-                    listening.make_live(self._bus, self, request, checked.value, now_ns)
+                    listening.make_live(self.bus, self, request, checked.value, now_ns)
                     return
                 if not waited:
                     self.opening[number], waited = request, True
                 yield
                 if self.opening.get(number) is not request:
                     return
-                now_ns = self._bus.now_ns()
+                now_ns = self.bus.now_ns()
         except SiraError as error:
             if waited:
                 self.opening.pop(number, None)
-            self._bus.refused(self.client.principal, "subscribe", request.pattern, error)
+            self.bus.refused(self.client.principal, "subscribe", request.pattern, error)
             self._tell_ended(number, error)
 
     def _close(self, number: int, now_ns: int) -> None:
@@ -391,7 +391,7 @@ class SubscribeStream:
             return
         subscription = self.subscriptions.get(number)
         if subscription is not None:  # else it ended by itself, and the client was told
-            listening.close(self._bus, subscription, now_ns, reason="UNSUBSCRIBED")
+            listening.close(self.bus, subscription, now_ns, reason="UNSUBSCRIBED")
             self._tell_ended(number, None)
 
     def _refuse_ack(self, number: int, now_ns: int) -> None:

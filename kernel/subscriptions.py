@@ -50,16 +50,6 @@ class Subscription:
         return self.sub.pending + (self.direct.pending if self.direct else 0)
 
     @property
-    def delivered(self) -> int:
-        """Messages that it has confirmed, or taken past the node."""
-        return self.sub.delivered + (self.direct.delivered if self.direct else 0)
-
-    @property
-    def dropped(self) -> int:
-        """Messages that it was owed and does not get."""
-        return self.sub.dropped + (self.direct.dropped if self.direct else 0)
-
-    @property
     def group_name(self) -> str:
         """Name of the queue group; "": none."""
         return self.group.name if self.group else ""

@@ -17,10 +17,15 @@ enum sira_record_kind {
     SIRA_RECORD_STATUS,     /* ends a call; of no call: ends the connection */
     SIRA_RECORD_CANCEL,
     SIRA_RECORD_WINDOW, /* bytes of messages that the receiver takes again */
-    SIRA_RECORD_SEGMENT,  /* this and the next: of no call; shared memory that chunks will name */
+    SIRA_RECORD_SEGMENT,  /* this and all below: of no call; shared memory that chunks will name */
     SIRA_RECORD_GONE,     /* segments that no chunk will name any more */
     SIRA_RECORD_RETURNED, /* leases that are over */
     SIRA_RECORD_STOP,     /* segments that shall not be written to */
+    SIRA_RECORD_LINK,       /* one end of memory that two clients share */
+    SIRA_RECORD_LINK_OVER,  /* the other end has gone, or this one gave it up */
+    SIRA_RECORD_PAGE,       /* the words that say whether a route holds */
+    SIRA_RECORD_ROUTE,      /* the answer to an ask */
+    SIRA_RECORD_ROUTE_LEFT, /* routes that nothing goes by any more */
     SIRA_RECORD_KINDS   /* one past the last */
 };
 

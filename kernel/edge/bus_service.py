@@ -100,6 +100,7 @@ class BusService:
         count = min(request.count_max or _PAGE_TOPICS, _PAGE_TOPICS_MAX)
         best: list[str] = []
         topics = call.world.bus.topics
+        await taking_turns(call.world.bus.settle())
         names = topics.names()
         for start in range(0, len(names), _NAMES_A_STEP):
             step = [n for n in names[start : start + _NAMES_A_STEP] if _shown(n, request)]

@@ -9,7 +9,7 @@ from sira import _native
 from sira.kernel import explain, introspect, ledger
 from sira.kernel.bus import Bus
 from sira.kernel.edge.door import Call
-from sira.kernel.edge.parts import Parts
+from sira.kernel.edge.parts import Parts, taking_turns
 from sira.kernel.errors import MessageTooLarge
 from sira.kernel.identity import SYSTEM
 from sira.kernel.methods import Catalog, Method, method
@@ -137,6 +137,7 @@ class KernelService:
             _native.check_pattern(request.pattern)
         bus = call.world.bus
         bus.may(call.credential, "inspect", request.pattern or ">")
+        await taking_turns(bus.settle())
         hub, epoch, node = bus.hub, bus.epoch, self._settings.node_name
         token = ledger.Token.read(request.page_token, epoch)
         token = token or ledger.Token(0, hub.stats["topics_folded"])
@@ -204,7 +205,7 @@ def clients(bus: Bus) -> Iterator[kernel_pb2.StatsResponse]:
                     pattern=each.pattern,
                     group=each.group_name,
                     overflow=OVERFLOW_NAMES[each.overflow],
-                    pending=sub.pending,
+                    pending=each.pending,
                     in_flight=sub.in_flight,
                     delivered=sub.delivered,
                     dropped=sub.dropped,

@@ -10,9 +10,9 @@ and then the publisher is told. From there the publisher compares the word befor
 from __future__ import annotations
 
 import asyncio
-import os
+import resource
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -22,7 +22,9 @@ from sira.kernel.direct import BUSY_MS, LATER_MS, Cell, Limits, Refusal, Tally, 
 from sira.kernel.errors import Denied, NoMatch, SiraError
 from sira.kernel.lent import Lent
 from sira.kernel.local.end import ROUTES_MAX, Ask, End, Grant
+from sira.kernel.local.lending import can_lend
 from sira.kernel.local.links import Link, is_full
+from sira.kernel.settings import Settings
 from sira.kernel.subscriptions import Listener, QueueGroup, Subscription
 
 if TYPE_CHECKING:
@@ -44,6 +46,16 @@ class Totals:
     left: int = 0
 
 
+def link_limits_of(settings: Settings) -> Limits:
+    """Return how many links there may be on a node."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    every = settings.links_max if can_lend() else 0
+    return Limits(
+        links_max=min(every, files // 8) if files != resource.RLIM_INFINITY else every,
+        per_connection_max=settings.links_per_connection_max,
+    )
+
+
 class Direct:
     """All links and routes of a node."""
 
@@ -54,7 +66,6 @@ class Direct:
         self.totals = Totals()
         self._loop = loop
         self._last_link = 0
-        self._pages: dict[Bus, int] = {}  # descriptors
         self._asked: deque[Ask] = deque()
         self._waiting: list[Ask] = []  # for targets that hold something
         self._turn: asyncio.Handle | None = None
@@ -67,10 +78,15 @@ class Direct:
         ends = {link.writer: None for link in self.links.values()}
         return sum(len(end.grants) for end in ends)
 
-    @property
-    def pending(self) -> int:
-        """Messages that wait in links, as far as was looked."""
-        return sum(link.pending for link in self.links.values())
+    def values(self) -> dict[str, float]:
+        """Return its numbers by name."""
+        return {
+            "links": len(self.links),
+            "routes": self.routes,
+            "routes_granted_total": self.totals.granted,
+            "routes_refused_total": self.totals.refused,
+            "routes_left_total": self.totals.left,
+        }
 
     # ---- asks ------------------------------------------------------------------------------------
 
@@ -114,7 +130,7 @@ class Direct:
             return
         del ask.end.asks[ask.number]
         self.totals.refused += 1
-        ask.end.refuse(ask, refused, self.page(ask.bus))
+        ask.end.refuse(ask, refused)
 
     def _grant(self, ask: Ask) -> Refusal | None:
         """Grant a route, or say why not.
@@ -153,14 +169,15 @@ class Direct:
         for link, each in zip(links, targets, strict=True):
             if not all([link.show(segment, each.stream) for segment in segments]):
                 return Refusal("a subscriber takes no descriptors now", BUSY_MS)
-        page = self.page(bus)
-        if not end.knows(page, bus):
+        if not end.knows(bus):
             return Refusal("this connection takes no descriptors now", BUSY_MS)
         grant = Grant(stream, bus, ask.number, ask.topic, [])
         for link, each in zip(links, targets, strict=True):
             tally = each.direct = each.direct or Tally()
-            first = not grant.cells
-            cell = Cell(link.used, link, plan.topic, stream.client, each, tally, first, bus.hub)
+            cell = Cell(
+                link.used, link, plan.topic, stream.client, each, tally,
+                first=not grant.cells, ledger=bus.hub, now_ns=bus.now_ns,
+            )  # fmt: skip
             link.used += 1
             link.open(cell, stream.client.stamp)
             grant.cells.append((link, cell))
@@ -213,15 +230,9 @@ class Direct:
                     self.give_up(link)
                     return
 
-    def page(self, bus: Bus) -> int:
-        """Return the descriptor of the words of a tenant."""
-        if bus not in self._pages:
-            self._pages[bus] = bus.hub.open_page()
-        return self._pages[bus]
-
     # ---- counts ----------------------------------------------------------------------------------
 
-    def look(self, bus: Bus | None = None) -> Iterator[None]:
+    def look(self, bus: Bus | None = None) -> Generator[None, None, None]:
         """Take in what is counted in the links of a tenant (None: all); yields after a few."""
         links = [each for each in self.links.values() if bus is None or each.bus is bus]
         for index, link in enumerate(links, 1):
@@ -279,8 +290,6 @@ class Direct:
                 handle.cancel()
         for link in list(self.links.values()):
             self.forget(link)
-        while self._pages:
-            os.close(self._pages.popitem()[1])
 
 
 def _one_of(listener: Listener) -> Subscription:

@@ -1,4 +1,4 @@
-"""One connection's part in what goes past the node: its asks, its routes, the links it is an end of.
+"""One connection's part in what goes past the node: its asks, its routes, its links.
 
 Belongs to the node's loop. Streams of the connection know it as their `Past` (kernel/direct.py).
 """
@@ -6,13 +6,14 @@ Belongs to the node's loop. Streams of the connection know it as their `Past` (k
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sira import _native
 from sira.kernel.authorize import Deny
-from sira.kernel.direct import LATER_MS, Cell, Refusal
+from sira.kernel.direct import LATER_MS, SLOTS, Cell, Refusal
 from sira.kernel.errors import ProtocolError
 from sira.kernel.lent import Segment, may_read
 from sira.kernel.local import record
@@ -160,12 +161,16 @@ class End:
         """Return when the link to a reader broke last, s of the loop's clock."""
         return self._broke_s.get(reader, -math.inf)
 
-    def knows(self, page: int, bus: Bus) -> bool:
+    def knows(self, bus: Bus) -> bool:
         """Pass the words of a tenant on, once; False: not now, or it has those of another one."""
         if self._bus is None and not is_full(self.channel):
             try:
-                self.channel.send_descriptors(record.PAGE, 0, record.page(PAGE_WORDS), (page,))
-            except OSError:
+                page = bus.hub.open_page()
+                try:
+                    self.channel.send_descriptors(record.PAGE, 0, record.page(PAGE_WORDS), (page,))
+                finally:
+                    os.close(page)
+            except OSError:  # this process is at its limit of open files, or of those under way
                 return False
             self._bus = bus
         return self._bus is bus
@@ -189,24 +194,22 @@ class End:
             route.targets.add(
                 link=link.number,
                 cell=cell.number,
-                window=min(subscription.window_messages, link.memory.slots),
+                window=min(subscription.window_messages, SLOTS),
                 held_bytes_max=subscription.window_bytes,
             )
         self.channel.send(record.ROUTE, 0, route.SerializeToString())
 
-    def refuse(self, ask: Ask, refused: Refusal, page: int) -> None:
+    def refuse(self, ask: Ask, refused: Refusal) -> None:
         """Tell it that a route is not to be had, and when to ask again."""
-        again_ms, hub = refused.again_ms, ask.bus.hub
-        if not self.knows(page, ask.bus):
-            again_ms = again_ms or LATER_MS
-        word = hub.word_of(ask.topic)
+        hub = ask.bus.hub
         route = socket_pb2.SocketRoute(
-            ask=ask.number,
-            word=word,
-            value=hub.word(word),
-            refused=refused.why,
-            again_ms=again_ms,
+            ask=ask.number, refused=refused.why, again_ms=refused.again_ms
         )
+        if self.knows(ask.bus):
+            route.word = hub.word_of(ask.topic)
+            route.value = hub.word(route.word)
+        else:
+            route.again_ms = refused.again_ms or LATER_MS
         self.channel.send(record.ROUTE, 0, route.SerializeToString())
 
     # ---- what it says ----------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from sira.v1 import bus_pb2
 if TYPE_CHECKING:
     from sira.kernel.bus import Bus
     from sira.kernel.lent import Lent
-    from sira.kernel.local.direct import End
+    from sira.kernel.local.end import End
     from sira.kernel.streams import SubscribeStream
 
 CELL_OPEN, CELL_END = 18, 19  # field numbers of the oneof in Item
@@ -46,16 +46,18 @@ class Link:
         self.number, self.bus = number, bus
         self.writer, self.reader, self._lent = writer, reader, lent
         generation = int.from_bytes(os.urandom(_GENERATION_BYTES), "little")
-        self.memory = _native.ShmLink(generation, slots=SLOTS, holds=HOLDS, cells=CELLS)
+        self._memory: _native.ShmLink | None = _native.ShmLink(
+            generation, slots=SLOTS, holds=HOLDS, cells=CELLS
+        )
         self.cells: dict[int, Cell] = {}  # that count
         self.used = 0  # cells that were given out
         self.writer_over = self.reader_over = False
         # What the reader was passed, by the writer's own numbers, and because of which stream.
         self.shown: dict[int, tuple[Segment, SubscribeStream]] = {}
-        self._pass_on(generation)
+        self._pass_on(self._memory.fileno(), generation)
 
-    def _pass_on(self, generation: int) -> None:
-        memory, bells = self.memory.fileno(), list[int]()
+    def _pass_on(self, memory: int, generation: int) -> None:
+        bells = list[int]()
         try:
             bells += (_native.shm_bell(), _native.shm_bell())
             for_writer, for_reader = bells
@@ -106,9 +108,9 @@ class Link:
 
     def look(self) -> None:
         """Take in what the memory says, and forget the cells that are over."""
-        if not self.cells:
+        if not self.cells or self._memory is None:
             return
-        counts, _ = self.memory.counts()
+        counts, _ = self._memory.counts()
         for cell in list(self.cells.values()):
             found = counts.get(cell.number)
             if found is not None:
@@ -142,11 +144,6 @@ class Link:
         if not stream.closing and not self.reader_over:
             ended = bus_pb2.CellEnd(link=self.number, cell=cell.number)
             stream.egress.control(CELL_END, ended.SerializeToString())
-
-    @property
-    def pending(self) -> int:
-        """Messages that wait in it, as far as was looked."""
-        return sum(cell.seen.pending for cell in self.cells.values() if not cell.reason)
 
     # ---- what the reader may look at -------------------------------------------------------------
 
@@ -213,6 +210,7 @@ class Link:
         for cell in list(self.cells.values()):
             cell.tally.cells.pop(cell, None)
         self.cells.clear()
+        self._memory = None
 
     def _tell_over(self, end: End) -> None:
         end.channel.send(record.LINK_OVER, 0, record.links([self.number]))

@@ -13,6 +13,7 @@ from pathlib import Path
 from sira.kernel.edge.door import Door
 from sira.kernel.errors import AddressInUse, BadSetting, DataDirUnusable, SiraError
 from sira.kernel.lent import Lent
+from sira.kernel.local.direct import Direct
 from sira.kernel.local.peer import peer_of
 from sira.kernel.local.record import SOCKET_NAME
 from sira.kernel.local.session import Session
@@ -45,9 +46,12 @@ def socket_path(settings: Settings) -> Path:
 class Listener:
     """The socket and all that came by it. Belongs to the node's loop."""
 
-    def __init__(self, settings: Settings, door: Door, logs: Logs, lent: Lent) -> None:
+    def __init__(
+        self, settings: Settings, door: Door, logs: Logs, lent: Lent, direct: Direct
+    ) -> None:
         """Take what serves the calls; nothing is opened before `listen`."""
-        self._settings, self._door, self._logs, self._lent = settings, door, logs, lent
+        self._settings, self._door, self._logs = settings, door, logs
+        self._lent, self._direct = lent, direct
         self._loop = asyncio.get_running_loop()
         self._sessions: dict[Session, None] = {}
         self._sock: socket.socket | None = None
@@ -120,6 +124,7 @@ class Listener:
                     self._path.unlink()
         for session in list(self._sessions):
             await session.close()
+        self._direct.close()
         self._lent.close()
 
     # ---- connections -----------------------------------------------------------------------------
@@ -155,6 +160,7 @@ class Listener:
                 door=self._door,
                 settings=self._settings,
                 lent=self._lent,
+                direct=self._direct,
                 over=self._over,
             )
         except OSError as error:  # gone again, or no descriptor left

@@ -16,6 +16,8 @@ from sira.kernel.guard import AUTHORIZATION_KEY
 from sira.kernel.lent import Lender, Lent, Reader
 from sira.kernel.local import record
 from sira.kernel.local.channel import Channel, Record
+from sira.kernel.local.direct import Direct
+from sira.kernel.local.end import End
 from sira.kernel.local.flow import Flow
 from sira.kernel.local.lending import Borrowing, Lending
 from sira.kernel.local.peer import Peer, pidfd_of
@@ -48,6 +50,7 @@ class Session:
         door: Door,
         settings: Settings,
         lent: Lent,
+        direct: Direct,
         over: Callable[[Session, SiraError | None], None],
     ) -> None:
         """Take a connected socket over, say hello and listen.
@@ -55,6 +58,7 @@ class Session:
         Args:
             peer: who is at the other end.
             lent: all that is lent on the node.
+            direct: all that goes past it.
             over: told at the end, and why where the connection broke a rule.
         """
         self.peer = peer
@@ -63,6 +67,8 @@ class Session:
         self._lent = lent
         self.lending: Lending | None = None  # both, once both hellos say that they lend
         self.borrowing: Borrowing | None = None
+        self._past = direct
+        self.direct: End | None = None  # once both say that they take links, too
         self._calls: dict[int, ServedCall] = {}
         self._last_call = 0
         self._hello: socket_pb2.SocketHello | None = None
@@ -82,8 +88,9 @@ class Session:
             record_bytes_max=record.BODY_BYTES_MAX,
             calls_max=settings.streams_per_connection_max,
             lends=lent.limits.segments_max > 0,
+            links=lent.limits.segments_max > 0 and direct.limits.links_max > 0,
         )
-        self._lends = hello.lends
+        self._lends, self._links = hello.lends, hello.links
         self.channel.send(record.HELLO, 0, hello.SerializeToString())
         if self._pidfd is not None:
             self.loop.add_reader(self._pidfd, self._peer_died)
@@ -183,12 +190,18 @@ class Session:
         if hello.lends and self._lends:
             self.lending = Lending(self._lent, self.channel, self.loop)
             self.borrowing = Borrowing(self.channel)
+            if hello.links and self._links:
+                self.direct = End(self._past, self.channel, self.lending)
 
     def _take_lent(self, kind: int, descriptors: int, body: bytes) -> None:
         """Take a record of shared memory in. Raises SiraError: it ends the connection."""
         if self.lending is None or self.borrowing is None or kind == record.STOP:
             raise ProtocolError(f"a record of kind {kind}, which nothing here takes")
-        if kind == record.SEGMENT:
+        if kind > record.STOP:
+            if self.direct is None:
+                raise ProtocolError(f"a record of kind {kind}, which nothing here takes")
+            self.direct.take(kind, body)
+        elif kind == record.SEGMENT:
             found = self._take_descriptor(descriptors)
             try:
                 told = record.read_segment(body, descriptors)
@@ -305,6 +318,9 @@ class Session:
         """
         if self._is_lost and not self._tasks and self.lending is not None:
             assert self.borrowing is not None, "both or none"
+            if self.direct is not None:  # before its memory goes: what it posted is still read
+                self.direct.over()
+                self.direct = None
             self.borrowing.end()
             self.lending.end()
             self.lending = self.borrowing = None

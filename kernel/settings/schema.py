@@ -347,6 +347,17 @@ class Settings:
         "too small: large tensors are copied; too large: memory that nobody can be told to free",
         minimum=1 << 18, maximum=1 << 44,
     )  # fmt: skip
+    links_max: int = _s(
+        4_096, "links", "memory shared by two local clients, by which messages go past the node, a "
+        "file descriptor each; an eighth of those that the process may open at most; 0: none",
+        "too small: pairs go by the node; too large: descriptors, 300 KiB each when used",
+        minimum=0, maximum=1 << 16,
+    )  # fmt: skip
+    links_per_connection_max: int = _s(
+        256, "links", "such memory of one connection, whichever end of it",
+        "too small: who talks to many goes by the node; too large: one client takes descriptors",
+        minimum=1, maximum=1 << 16,
+    )  # fmt: skip
     # ---- the HTTP listener, a process of its own ----
     http_mounts: str = _s(
         "", "", "ASGI applications that services bring: /PATH=package.module:app, joined by "

@@ -64,6 +64,7 @@ class Peer:
         self.items: list[bus_pb2.Item] = []
         self.statuses: dict[int, str] = {}
         self.over = False
+        self.error: SiraError | None = None
         self.reads = True  # it opens its windows again
         self._calls = 0
 
@@ -106,6 +107,9 @@ class Peer:
         asked = bus_pb2.Open(subscription=number, pattern=pattern, **fields)
         self.say(call, bus_pb2.Item(open=asked))
         return call
+
+    def unsubscribe(self, call: int, number: int = 1) -> None:
+        self.say(call, bus_pb2.Item(close=bus_pb2.Close(subscription=number)))
 
     def give_back(self, *leases: int) -> None:
         self.channel.send(record.RETURNED, 0, record.leases(leases))
@@ -173,29 +177,38 @@ class Peer:
                 self.statuses[call] = code_of(body)
 
     def lost(self, error: SiraError | None) -> None:
-        del error
+        self.error = error  # its own: what it could not take
         self.over = True
 
 
 @asynccontextmanager
-async def lending(
-    node: Node, *, lends: bool = True, who: str = "", window_bytes: int = _WINDOW_BYTES
+async def connected(
+    node: Node, kind: type[Peer], *, who: str, window_bytes: int = _WINDOW_BYTES, **fields: Any
 ) -> AsyncIterator[Peer]:
-    """Connect a client that says that it lends; `who`: TENANT/KIND/NAME, handed its connection."""
+    """Connect a client; `who`: TENANT/KIND/NAME, handed its connection; `fields`: of its hello."""
     if who:
         ours, sock = socket.socketpair()
         node.local.adopt(ours, Credential(Principal("local", *who.split("/")), "uid"))
     else:
         sock = (await Raw(node).open(hello=False)).sock
     loop = asyncio.get_running_loop()
-    peer = Peer(lambda peer: Channel(sock, loop, taken=peer.taken, lost=peer.lost))
-    hello = said(window_bytes=window_bytes, lends=lends)
+    peer = kind(lambda peer: Channel(sock, loop, taken=peer.taken, lost=peer.lost))
+    hello = said(window_bytes=window_bytes, **fields)
     peer.channel.send(record.HELLO, 0, hello)
     peer.channel.begin()
     try:
         yield peer
     finally:
         peer.close()
+
+
+@asynccontextmanager
+async def lending(
+    node: Node, *, lends: bool = True, who: str = "", window_bytes: int = _WINDOW_BYTES
+) -> AsyncIterator[Peer]:
+    """Connect a client that says that it lends. See `connected`."""
+    async with connected(node, Peer, who=who, window_bytes=window_bytes, lends=lends) as peer:
+        yield peer
 
 
 def on_node(folder: Path, work: Callable[[Node], Awaitable[None]], **flags: object) -> None:

@@ -1,0 +1,157 @@
+"""Routes past the node: who gets one, what is told to whom, and what becomes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sira.kernel.node import Node
+
+from .lenders import lending
+from .linked import Linked, ledger_row, linked, on_node
+from .raw import until
+
+TOPIC = "cam.front"
+
+
+async def pair(publisher: Linked, subscriber: Linked, **fields: object) -> int:
+    """Have the one listen and the other begin to publish; return the Publish call."""
+    subscriber.subscribe(**fields)
+    await subscriber.opened()
+    return publisher.call("Publish")
+
+
+def test_a_route_is_granted_and_what_is_posted_arrives_and_stands_in_the_ledger(
+    tmp_path: Path,
+) -> None:
+    async def work(node: Node) -> None:
+        async with linked(node) as publisher, linked(node) as subscriber:
+            call = await pair(publisher, subscriber)
+            route = await publisher.granted(call, TOPIC)
+            (target,) = route.targets
+            assert (route.matched, target.window) == (1, 512)
+            assert publisher.word(route) == route.value
+            for text in ("a", "b", "c"):
+                assert min(publisher.post(route, TOPIC, text)) > 0
+            await until(subscriber.cells_open)
+            (opened,) = subscriber.cells_open()
+            assert (opened.link, opened.cell, opened.topic) == (target.link, target.cell, TOPIC)
+            row = await ledger_row(node, TOPIC)
+            assert row is not None
+            assert (row.published, row.owed, row.pending, row.delivered) == (3, 3, 3, 0)
+            got = subscriber.taken_from(target.link, target.cell)
+            assert [each.text for each in got] == ["a", "b", "c"]
+            row = await ledger_row(node, TOPIC)
+            assert row is not None
+            assert (row.published, row.owed, row.pending, row.delivered) == (3, 3, 0, 3)
+
+    on_node(tmp_path, work)
+
+
+def test_a_route_that_is_left_ends_its_cell_once_that_is_empty(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        async with linked(node) as publisher, linked(node) as subscriber:
+            call = await pair(publisher, subscriber)
+            route = await publisher.granted(call, TOPIC)
+            cell = route.targets[0].link, route.targets[0].cell
+            publisher.post(route, TOPIC)
+            publisher.left(route.ask)
+            await until(lambda: not node.direct.routes)
+            await ledger_row(node, TOPIC)
+            assert subscriber.cells_ended() == []
+            assert len(subscriber.taken_from(*cell)) == 1
+            await ledger_row(node, TOPIC)
+            await until(lambda: subscriber.cells_ended() == [cell])
+            again = await publisher.granted(call, TOPIC)
+            assert (again.targets[0].link, again.targets[0].cell) == (cell[0], cell[1] + 1)
+
+    on_node(tmp_path, work)
+
+
+def test_whoever_subscribes_moves_the_word_before_it_is_told_that_it_did(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        async with linked(node) as publisher, linked(node) as subscriber, linked(node) as third:
+            call = await pair(publisher, subscriber)
+            route = await publisher.granted(call, TOPIC)
+            third.subscribe(TOPIC)
+            await third.opened()
+            assert publisher.word(route) != route.value
+            again = await publisher.granted(call, TOPIC)
+            assert again.matched == 2
+
+    on_node(tmp_path, work)
+
+
+def test_what_waits_in_a_cell_is_dropped_with_its_subscription(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        async with linked(node) as publisher, linked(node) as subscriber:
+            stream = subscriber.subscribe()
+            await subscriber.opened()
+            call = publisher.call("Publish")
+            route = await publisher.granted(call, TOPIC)
+            publisher.post(route, TOPIC)
+            publisher.post(route, TOPIC)
+            cell = route.targets[0].link, route.targets[0].cell
+            assert len(subscriber.taken_from(*cell)) == 2
+            publisher.post(route, TOPIC)
+            subscriber.unsubscribe(stream)
+            await until(lambda: subscriber.cells_ended() == [cell])
+            publisher.post(route, TOPIC)  # one that had compared the word before
+            row = await ledger_row(node, TOPIC)
+            assert row is not None
+            assert (row.owed, row.delivered, dict(row.dropped)) == (4, 2, {"UNSUBSCRIBED": 2})
+
+    on_node(tmp_path, work)
+
+
+def test_the_death_of_a_reader_is_told_and_what_it_had_not_taken_is_dropped(
+    tmp_path: Path,
+) -> None:
+    async def work(node: Node) -> None:
+        async with linked(node) as publisher:
+            async with linked(node) as subscriber:
+                call = await pair(publisher, subscriber)
+                route = await publisher.granted(call, TOPIC)
+                publisher.post(route, TOPIC)
+            await until(lambda: publisher.links_over == [route.targets[0].link])
+            row = await ledger_row(node, TOPIC)
+            assert row is not None
+            assert (row.owed, dict(row.dropped)) == (1, {"PEER_LOST": 1})
+            assert publisher.word(route) != route.value
+
+    on_node(tmp_path, work)
+
+
+def test_what_a_publisher_posted_before_it_died_is_taken_and_counted(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        async with linked(node) as subscriber:
+            async with linked(node) as publisher:
+                call = await pair(publisher, subscriber)
+                route = await publisher.granted(call, TOPIC)
+                publisher.post(route, TOPIC)
+            (target,) = route.targets
+            await until(lambda: subscriber.links_over == [target.link])
+            row = await ledger_row(node, TOPIC)
+            assert row is not None and (row.pending, row.delivered) == (1, 0)
+            assert len(subscriber.taken_from(target.link, target.cell)) == 1
+            row = await ledger_row(node, TOPIC)
+            assert row is not None and (row.pending, row.delivered) == (0, 1)
+            assert not node.direct.links
+
+    on_node(tmp_path, work)
+
+
+def test_a_subscriber_without_links_keeps_all_at_the_node_and_the_publisher_is_told_why(
+    tmp_path: Path,
+) -> None:
+    async def work(node: Node) -> None:
+        async with linked(node) as publisher, lending(node) as subscriber:
+            subscriber.subscribe()
+            await subscriber.opened()
+            call = publisher.call("Publish")
+            refused = await publisher.answer(publisher.ask(call, TOPIC))
+            assert "takes no links" in refused.refused
+            assert not refused.again_ms
+            assert publisher.word(refused) == refused.value
+            assert not node.direct.links
+
+    on_node(tmp_path, work)
