@@ -74,7 +74,7 @@ def test_any_bytes_give_records_or_a_typed_error(data: bytes, likely: bool) -> N
     reader = _native.RecordReader(64)
     try:
         for kind, call, descriptors, body in receive(reader, data):
-            assert record.HELLO <= kind <= record.STOP and len(body) <= 64
+            assert record.HELLO <= kind <= record.ROUTE_LEFT and len(body) <= 64
             assert 0 <= call < 1 << 32 and descriptors <= record.DESCRIPTORS_MAX
     except sira.SiraError as error:
         assert error.code == "PROTOCOL_ERROR"
