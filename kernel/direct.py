@@ -285,7 +285,18 @@ class Past(Protocol):
         """Ask the rules of now about what was shown because of a stream; yields after each."""
 
 
-# ---- how much there may be -----------------------------------------------------------------------
+# ---- numbers, and how much there may be -----------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Numbers:
+    """What there is, and what was asked for since the start."""
+
+    links: int = 0
+    routes: int = 0
+    granted: int = 0
+    refused: int = 0
+    left: int = 0
 
 
 @dataclass(frozen=True, slots=True)

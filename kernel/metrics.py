@@ -33,6 +33,7 @@ from prometheus_client.registry import Collector
 
 from sira import _native
 from sira.kernel.bus import Bus
+from sira.kernel.direct import Numbers
 from sira.kernel.lent import Lent
 from sira.kernel.logs import Logs
 
@@ -171,7 +172,7 @@ class Counts:
     calls: CallCounts
     door: Callable[[], Door] = Door
     lent: Lent = field(default_factory=Lent)
-    direct: Callable[[], Mapping[str, float]] = dict
+    direct: Callable[[], Numbers] = Numbers
 
     async def values(self) -> dict[str, float]:
         """Return all numbers without labels, by name; others have the loop meanwhile."""
@@ -203,7 +204,7 @@ class Counts:
 
     def of_process(self) -> dict[str, float]:
         """Return those of the node as a whole."""
-        door = self.door()
+        door, direct = self.door(), self.direct()
         return {
             "cpu_s_total": time.process_time(),
             "calls_total": self.calls.calls,
@@ -227,7 +228,11 @@ class Counts:
             "lent_leases": self.lent.leases,
             "lent_stopped_total": self.lent.stopped,
             "lent_refused_total": self.lent.refused,
-            **self.direct(),
+            "links": direct.links,
+            "routes": direct.routes,
+            "routes_granted_total": direct.granted,
+            "routes_refused_total": direct.refused,
+            "routes_left_total": direct.left,
             "loop_held_ns_last": self.loop.held_ns_last,
             "loop_held_ns_max": self.loop.held_ns_max,
             "loop_held_over_5_ms_total": self.loop.held_over_5_ms,

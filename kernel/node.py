@@ -358,7 +358,7 @@ class Node:
         """Return the numbers of one world and of this process."""
         return Counts(
             bus, self.logs, self.loop_lag, self.door, self._door_counts, self.lent,
-            self.direct.values,
+            self.direct.numbers,
         )  # fmt: skip
 
     def _door_counts(self) -> DoorCounts:

@@ -13,12 +13,21 @@ import asyncio
 import resource
 from collections import deque
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from sira import _native
-from sira.kernel.direct import BUSY_MS, LATER_MS, Cell, Limits, Refusal, Tally, Target, refusal
+from sira.kernel.direct import (
+    BUSY_MS,
+    LATER_MS,
+    Cell,
+    Limits,
+    Numbers,
+    Refusal,
+    Tally,
+    Target,
+    refusal,
+)
 from sira.kernel.errors import Denied, NoMatch, SiraError
 from sira.kernel.lent import Lent
 from sira.kernel.local.end import ROUTES_MAX, Ask, End, Grant
@@ -35,15 +44,6 @@ _LINKS_A_STEP = 8
 _WAIT_S = 0.001  # targets that hold something are looked at again so often
 _TURN_NS = 1_000_000  # then others have the loop
 _BROKEN_S = 10.0  # so long a pair whose link broke is not linked again
-
-
-@dataclass(slots=True)
-class Totals:
-    """What was asked for, since the start."""
-
-    granted: int = 0
-    refused: int = 0
-    left: int = 0
 
 
 def link_limits_of(settings: Settings) -> Limits:
@@ -63,7 +63,7 @@ class Direct:
         """Begin with none."""
         self.limits, self.lent = limits, lent
         self.links: dict[int, Link] = {}
-        self.totals = Totals()
+        self.totals = Numbers()
         self._loop = loop
         self._last_link = 0
         self._asked: deque[Ask] = deque()
@@ -78,15 +78,10 @@ class Direct:
         ends = {link.writer: None for link in self.links.values()}
         return sum(len(end.grants) for end in ends)
 
-    def values(self) -> dict[str, float]:
-        """Return its numbers by name."""
-        return {
-            "links": len(self.links),
-            "routes": self.routes,
-            "routes_granted_total": self.totals.granted,
-            "routes_refused_total": self.totals.refused,
-            "routes_left_total": self.totals.left,
-        }
+    def numbers(self) -> Numbers:
+        """Return what there is now, and what was asked for."""
+        self.totals.links, self.totals.routes = len(self.links), self.routes
+        return self.totals
 
     # ---- asks ------------------------------------------------------------------------------------
 
