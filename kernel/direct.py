@@ -285,7 +285,7 @@ class Past(Protocol):
         """Ask the rules of now about what was shown because of a stream; yields after each."""
 
 
-# ---- numbers, and how much there may be -----------------------------------------------------------------------
+# ---- numbers, and how much there may be ---------------------------------------------------------
 
 
 @dataclass(slots=True)
