@@ -217,8 +217,7 @@ def test_memory_is_whole_again_after_many_messages_whatever_became_of_them() -> 
                     routed.outbox.push(TOPIC, "by the node", _native.Options(quiet=True))
         elif step < 0.8:
             for each in range(link.next_cell):
-                if (got := link.take(each)) is not None:
-                    kept.append(got)
+                kept.extend(filter(None, [link.take(each)]))
         elif kept:
             del kept[rng.randrange(len(kept))]
     kept.clear()
