@@ -1,4 +1,4 @@
-"""Sender: messages of a publisher that go past the node, and the receipts that it makes for them."""
+"""Sender: messages of a publisher that go past the node, and the receipts it makes for them."""
 
 from __future__ import annotations
 

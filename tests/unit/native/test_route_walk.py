@@ -1,7 +1,7 @@
 """A random walk over the life of routes: nothing is lost, nothing comes twice, and order holds.
 
 The node and its readers are a model: frames come up and records go down in order, each at a random
-moment. A reader is told of a cell between the messages that the node passes on to it, as a Subscribe
+moment. A reader is told of a cell between the messages that the node passes on, as a Subscribe
 stream does; what is in the cell belongs there. SIRA_TEST_SEED takes a failure's seed back.
 """
 
