@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from sira.kernel.subscriptions import Listener, QueueGroup, Subscription
 from sira.kernel.topics import NODE_PREFIX, first_token
 
 if TYPE_CHECKING:
     from sira import _native
     from sira.kernel.clients import Client
     from sira.kernel.streams import PublishStream, SubscribeStream
-    from sira.kernel.subscriptions import Subscription
 
 # The shape of a link. Memory that is never used is never made; cells are never used twice.
 SLOTS, HOLDS, CELLS = 512, 512, 1_024
@@ -59,15 +59,25 @@ class Target:
     stalled: bool = False
 
 
-def topic_refusal(topic: _native.HubTopic) -> Refusal | None:
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """What is asked of a topic."""
+
+    name: str
+    retained: bool = False
+    contracted: bool = False
+    owned: bool = False
+
+
+def topic_refusal(topic: Topic) -> Refusal | None:
     """Say what keeps all messages on a topic at the node; None: nothing."""
     if first_token(topic.name) == NODE_PREFIX:
         return Refusal("only the node publishes there")
-    if topic.retain:
+    if topic.retained:
         return Refusal("the node keeps the last message of this topic")
-    if topic.contract is not None:
+    if topic.contracted:
         return Refusal("the node compares each message with the topic's contract")
-    if topic.owner:
+    if topic.owned:
         return Refusal("the topic goes with its owner, which the node watches")
     return None
 
@@ -97,7 +107,7 @@ def target_refusal(target: Target) -> Refusal | None:
 
 
 def refusal(
-    topic: _native.HubTopic,
+    topic: Topic,
     targets: Iterable[Target],
     *,
     limited: bool,
@@ -121,6 +131,22 @@ def refusal(
     if count > TARGETS_MAX:
         return Refusal(f"{count} listen, and at most {TARGETS_MAX} are reached past the node")
     return None
+
+
+def target_of(listener: Listener) -> Target:
+    """Return what is asked of one that listens."""
+    subscription = one_of(listener)
+    group, past = subscription.group, subscription.stream.direct
+    return Target(
+        members=len(group.members) if group is not None else 1,
+        linked=past is not None and past.is_open and not subscription.stream.closing,
+        stalled=subscription.sub.stalled,
+    )
+
+
+def one_of(listener: Listener) -> Subscription:
+    """Return one who gets a message: the only one, or of a queue group the first."""
+    return next(iter(listener.members)) if isinstance(listener, QueueGroup) else listener
 
 
 # ---- what became of the messages -----------------------------------------------------------------
@@ -265,6 +291,10 @@ class Cell:
 
 class Past(Protocol):
     """One client's way past the node: the connection that its streams came by."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be told of anything."""
 
     def asked(self, stream: PublishStream, ask: int, topic: str) -> None:
         """Take an ask for a route. Raises ProtocolError: its number was used before."""

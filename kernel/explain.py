@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from sira import _native
-from sira.kernel import lanes
+from sira.kernel import direct, lanes
 from sira.kernel.authorize import ACTIONS, ALLOW, Allow
 from sira.kernel.bus import Bus
 from sira.kernel.errors import BadRequest
 from sira.kernel.identity import Principal
-from sira.kernel.subscriptions import Subscription
+from sira.kernel.subscriptions import Listener, Subscription
 from sira.kernel.topics import (
     NODE_PREFIX,
     REPLY_PREFIX,
@@ -105,6 +105,36 @@ def matches(
     )
 
 
+def past_the_node(
+    bus: Bus,
+    listeners: Sequence[Listener],
+    request: kernel_pb2.ExplainRequest,
+    caller: Credential,
+) -> str:
+    """Say whether publishers on this host, at `sira.sock`, hand the topic's messages over directly.
+
+    It is all or none of those that a message reaches: of them the first few are looked at.
+    """
+    name, who = request.topic, _whom(bus, request, caller)
+    decision = bus.access.decide(who, "publish", name)
+    declared = bus.topics.declarations.effective(name)
+    refused = direct.refusal(
+        direct.Topic(
+            name,
+            retained=declared.retain,
+            contracted=declared.contract is not None,
+            owned=declared.owner != 0,
+        ),
+        [direct.target_of(each) for each in listeners[: direct.TARGETS_MAX + 1]],
+        limited=bool(bus.admission.for_route(who.principal, name)),
+        obliged=isinstance(decision, Allow) and bool(decision.obligations),
+        draining=bus.draining,
+    )
+    if refused is not None:
+        return f"messages go by the node: {refused.why}"
+    return "publishers at the node's Unix socket hand messages over past it, while all keep up"
+
+
 def _publish(bus: Bus, response: kernel_pb2.ExplainResponse, topic: str) -> None:
     """Add the rules that hold for every publish, whatever the policy says."""
     head = first_token(topic)
@@ -134,12 +164,14 @@ def _match(bus: Bus, subscription: Subscription, topic: str) -> kernel_pb2.Expla
     if not isinstance(bus.access.decide(reader, "subscribe", topic), Allow):
         state = "denied"
     lane = subscription.stream.lane if subscription.stream.reader is None else lanes.SHM
+    kept = direct.target_refusal(direct.target_of(subscription)) if lane != lanes.GRPC else None
+    why = lanes.REASONS[lane] + (f"; nothing comes past the node: {kept.why}" if kept else "")
     return kernel_pb2.ExplainMatch(
         client=subscription.client.id,
         pattern=subscription.pattern,
         group=subscription.group_name,
         lane=lanes.NAMES[lane],
-        lane_reason=lanes.REASONS[lane],
+        lane_reason=why,
         pending=sub.pending,
         state=state,
     )

@@ -182,6 +182,8 @@ class KernelService:
         last = kernel_pb2.ExplainResponse(matches_left_out=max(0, count - len(first)))
         if not count:
             last.reasons.append("NO_MATCH: nobody listens")
+        elif request.action in ("", "publish"):
+            last.reasons.append(explain.past_the_node(bus, listeners, request, call.credential))
         await parts.add(last)
         return parts.whole()
 

@@ -25,8 +25,10 @@ from sira.kernel.direct import (
     Numbers,
     Refusal,
     Tally,
-    Target,
+    Topic,
+    one_of,
     refusal,
+    target_of,
 )
 from sira.kernel.errors import Denied, NoMatch, SiraError
 from sira.kernel.lent import Lent
@@ -34,7 +36,7 @@ from sira.kernel.local.end import ROUTES_MAX, Ask, End, Grant
 from sira.kernel.local.lending import can_lend
 from sira.kernel.local.links import Link, is_full
 from sira.kernel.settings import Settings
-from sira.kernel.subscriptions import Listener, QueueGroup, Subscription
+from sira.kernel.subscriptions import Subscription
 
 if TYPE_CHECKING:
     from sira.kernel.bus import Bus
@@ -136,8 +138,13 @@ class Direct:
         bus, stream, end = ask.bus, ask.stream, ask.end
         plan = bus.routes.plan(stream.client, stream.credential, ask.topic)
         refused = refusal(
-            plan.topic,
-            [_target_of(each) for each in plan.listeners],
+            Topic(
+                ask.topic,
+                retained=plan.topic.retain,
+                contracted=plan.topic.contract is not None,
+                owned=plan.topic.owner != 0,
+            ),
+            [target_of(each) for each in plan.listeners],
             limited=bool(plan.buckets),
             obliged=plan.obliged,
             draining=bus.draining,
@@ -149,7 +156,7 @@ class Direct:
         end.leave(end.by_topic.get(ask.topic))
         if len(end.grants) >= ROUTES_MAX:
             return Refusal(f"this connection has {ROUTES_MAX} routes", LATER_MS)
-        targets = [_one_of(each) for each in plan.listeners]
+        targets = [one_of(each) for each in plan.listeners]
         if stream.ingress.waits(ask.topic):
             return Refusal("messages of this publisher wait on the topic", BUSY_MS)
         if not all(each.sub.idle for each in targets):
@@ -285,22 +292,3 @@ class Direct:
                 handle.cancel()
         for link in list(self.links.values()):
             self.forget(link)
-
-
-def _one_of(listener: Listener) -> Subscription:
-    """Return who gets a message. Requires: it is alone in its queue group."""
-    return next(iter(listener.members)) if isinstance(listener, QueueGroup) else listener
-
-
-def target_of(subscription: Subscription) -> Target:
-    """Return what is asked of one that listens."""
-    group, past = subscription.group, subscription.stream.direct
-    return Target(
-        members=len(group.members) if group is not None else 1,
-        linked=isinstance(past, End) and past.is_open and not subscription.stream.closing,
-        stalled=subscription.sub.stalled,
-    )
-
-
-def _target_of(listener: Listener) -> Target:
-    return target_of(_one_of(listener))
