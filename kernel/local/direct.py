@@ -264,8 +264,12 @@ class Direct:
         self.forget(link)
 
     def settle(self, link: Link) -> None:
-        """Let a link go that is over, unless something in it is still to be taken."""
-        if link.is_over and not link.cells:
+        """Let nothing new go by a link that is over, and forget it when it is empty."""
+        if not link.is_over:
+            return
+        if link.writer.writes.get(link.reader) is link:
+            del link.writer.writes[link.reader]
+        if not link.cells:
             self.forget(link)
 
     def was_linked(self, number: int) -> bool:
