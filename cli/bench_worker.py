@@ -192,6 +192,7 @@ async def consume(bus: Bus, plan: dict[str, Any], line: Line) -> None:
     taken = broken = 0
     first_ns = last_ns = read_ns = 0
     expected: int | None = None
+    patience: asyncio.Timeout | None = None
     used_s = cpu_s()
 
     async with bus.subscribe(plan["topic"]) as messages:
@@ -202,12 +203,15 @@ async def consume(bus: Bus, plan: dict[str, Any], line: Line) -> None:
             while expected is None:
                 event = await line.hear()
                 expected = event.get("expected")
+            # Mostly all has come before the coordinator says how much it is: wait for no more.
+            if patience is not None and not patience.expired() and taken >= expected:
+                patience.reschedule(asyncio.get_running_loop().time())
 
         hearing = asyncio.ensure_future(total())
         iterator = aiter(messages)
         while expected is None or taken < expected:
             try:
-                async with asyncio.timeout(_QUIET_S):
+                async with asyncio.timeout(_QUIET_S) as patience:
                     message = await anext(iterator)
             except TimeoutError:
                 if expected is not None:

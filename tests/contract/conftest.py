@@ -2,8 +2,9 @@
 
 Ways to a real node: `node` is gRPC, `socket` its Unix socket, where large messages go by reference;
 `shm` the same with every message that has a byte, `copied` with none; `mixed`: each other bus is on
-gRPC, the others as with `shm`. Async tests run on uvloop under a watchdog. Each test has topics of
-its own, so that a real node can serve them all.
+gRPC, the others as with `shm`. A test runs on the ways that can tell something of it, see
+`ways_of`. Async tests run on uvloop under a watchdog. Each test has topics of its own, so that a
+real node can serve them all.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -22,14 +24,15 @@ import sira.testing
 from sira.client.sync import SyncBus
 
 WATCHDOG_S = 60.0
-# What one way to a node cannot tell from another is not run on each: a lane costs a minute.
-_WAYS = {
-    "test_publish_subscribe": ["local", "node", "socket", "shm", "copied", "mixed"],
-    "test_delivery": ["local", "node", "socket", "shm", "mixed"],
-    "test_requests": ["local", "node", "socket", "shm", "mixed"],
-    "test_books": ["local", "node", "socket", "shm", "mixed"],
-    "test_sync_twin": ["local", "node", "socket", "shm"],
-}
+# Whose messages also go by reference, whatever their size.
+_BY_REFERENCE = {
+    "test_publish_subscribe", "test_delivery", "test_requests", "test_sync_twin", "test_books",
+}  # fmt: skip
+# And also to or from a bus that is on another way; the twin only waits for what the others do.
+_MIXED = _BY_REFERENCE - {"test_sync_twin"}
+_A_BUS = re.compile(r"\bworld\.(bus|sync)\(")
+# Short queues, so that few messages fill them: what happens then is the same.
+_QUEUES: dict[str, object] = {"queue_messages_max": 1_024, "publish_held_messages_max": 1_024}
 _ENVIRONMENT = {
     "shm": {"SIRA_SHM_BYTES_MIN": "1"},
     "mixed": {"SIRA_SHM_BYTES_MIN": "1"},
@@ -70,7 +73,7 @@ class World:
     def __init__(self, kind: str, node: sira.testing.Node | None) -> None:
         self.kind = kind
         self.node = node
-        self._local = None if node is not None else sira.testing.LocalNode()
+        self._local = None if node is not None else sira.testing.LocalNode(**_QUEUES)
         self._buses = 0
 
     def bus(self, **settings: Any) -> sira.Bus:
@@ -111,13 +114,33 @@ class World:
 
 @pytest.fixture(scope="session")
 def real_node() -> Iterator[sira.testing.Node]:
-    with sira.testing.node() as node:
+    with sira.testing.node(**_QUEUES) as node:
         yield node
+
+
+def ways_of(module: str, source: str, *, large: bool) -> list[str]:
+    """Return the ways that can tell something of a test; the rest would be one of these again.
+
+    Args:
+        module: the test's.
+        source: of the test: one that has a single bus is no mixture.
+        large: it sends 64 KiB and more; what is smaller is copied on `socket` too.
+    """
+    ways = ["local", "node", "socket"]
+    if module in _BY_REFERENCE:
+        ways.append("shm")
+        if module in _MIXED and len(_A_BUS.findall(source)) > 1:
+            ways.append("mixed")
+        if large:
+            ways.append("copied")
+    return ways
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "world" in metafunc.fixturenames:
-        ways = _WAYS.get(metafunc.module.__name__.rpartition(".")[2], ["local", "node", "socket"])
+        large = any(mark.name == "large" for mark in metafunc.definition.iter_markers())
+        module = metafunc.module.__name__.rpartition(".")[2]
+        ways = ways_of(module, inspect.getsource(metafunc.function), large=large)
         metafunc.parametrize("world", ways, indirect=True)
 
 

@@ -14,7 +14,7 @@ import sira
 async def test_block_makes_the_publisher_wait_and_loses_nothing(
     world: Any, topic: str, accounted: Any
 ) -> None:
-    count = 30_000
+    count = 12_000  # more than all that is on the way may hold
     async with (
         world.bus() as bus,
         world.bus() as other,
@@ -38,40 +38,52 @@ async def test_block_makes_the_publisher_wait_and_loses_nothing(
 async def test_a_full_queue_refuses_in_time_and_nobody_got_the_message(
     world: Any, topic: str, accounted: Any
 ) -> None:
-    async with (
-        world.bus() as bus,
-        world.bus() as other,
-        other.subscribe(topic, window_messages=1) as slow,
-        bus.subscribe(topic) as quick,
-    ):
-        accepted, refused = 0, None
-        while refused is None:
-            try:
-                # The node answers after nine tenths of it: a tenth must be enough for its answer.
-                await bus.publish_many(topic, [b"x"] * 1_000, timeout_s=8.0)
-                accepted += 1_000
-            except sira.QueueFull as error:
-                refused = error
-                accepted += int(error.details["accepted"])
-        assert refused.retryable
-        for messages in (slow, quick):
-            for _ in range(accepted):
-                await messages.next(timeout_s=10)
-            with pytest.raises(sira.Timeout):
-                await messages.next(timeout_s=0.05)
-        row = await accounted(bus, topic)
-        assert row.delivered == 2 * accepted
-        assert row.refused["QUEUE_FULL"] > 0
+    async def filled(name: str, timeout_s: float) -> bool:
+        """Fill a queue; False: the answer did not come in time."""
+        async with (
+            world.bus() as bus,
+            world.bus() as other,
+            other.subscribe(name, window_messages=1) as slow,
+            bus.subscribe(name) as quick,
+        ):
+            accepted, refused = 0, None
+            while refused is None:
+                try:
+                    await bus.publish_many(name, [b"x"] * 500, timeout_s=timeout_s)
+                    accepted += 500
+                except sira.QueueFull as error:
+                    refused = error
+                    accepted += int(error.details["accepted"])
+                except sira.Timeout:
+                    return False
+            assert refused.retryable
+            for messages in (slow, quick):
+                for _ in range(accepted):
+                    await messages.next(timeout_s=10)
+                with pytest.raises(sira.Timeout):
+                    await messages.next(timeout_s=0.05)
+            row = await accounted(bus, name)
+            assert row.delivered == 2 * accepted
+            assert row.refused["QUEUE_FULL"] > 0
+            return True
+
+    # The node answers after nine tenths of it: a tenth must be enough for its answer, and of the
+    # first may not be on a slow machine.
+    assert await filled(f"{topic}.hasty", 1.0) or await filled(f"{topic}.patient", 8.0)
 
 
-async def test_drop_drops_the_new_and_counts_it(world: Any, topic: str, accounted: Any) -> None:
-    count = 20_000
+async def test_drop_drops_the_new_and_counts_it(
+    world: Any, topic: str, accounted: Any, until: Any
+) -> None:
+    count = 4_000
     async with (
         world.bus() as bus,
         world.bus() as other,
         other.subscribe(topic, overflow="drop", window_messages=1) as messages,
     ):
-        await bus.publish_many(topic, [n.to_bytes(4, "little") for n in range(count)])
+        await bus.publish(topic, bytes(4))
+        await until(lambda: messages.depth == 1)  # the window is full: nothing leaves the queue
+        await bus.publish_many(topic, [n.to_bytes(4, "little") for n in range(1, count)])
         got = [await messages.next(timeout_s=10)]
         while True:
             try:
@@ -227,6 +239,7 @@ async def test_a_message_nobody_matched_is_counted(world: Any, topic: str, accou
         assert (row.owed, row.dropped) == (1, {"NO_MATCH": 1})
 
 
+@pytest.mark.large
 async def test_a_cancelled_publish_leaves_no_trace_in_the_client(world: Any, topic: str) -> None:
     async with (
         world.bus() as bus,

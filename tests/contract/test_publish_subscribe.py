@@ -178,6 +178,7 @@ async def test_a_refused_message_of_a_publisher_is_never_silent(world: Any, topi
         assert (publisher.accepted, publisher.refused) == (1, 1)
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("shape", [(300_000,), (3, 1_500_000), (20_000_000,)])
 async def test_a_large_message_arrives_whole(
     world: Any, topic: str, shape: tuple[int, ...]
@@ -200,6 +201,7 @@ async def test_a_strided_array_is_gathered(world: Any, topic: str) -> None:
         np.testing.assert_array_equal((await messages.next(timeout_s=10))["x"], sent)
 
 
+@pytest.mark.large
 async def test_a_small_message_passes_a_large_one(world: Any, topic: str) -> None:
     large = np.zeros(128 << 20, np.uint8)
     async with (
@@ -219,6 +221,7 @@ async def test_a_small_message_passes_a_large_one(world: Any, topic: str) -> Non
         await sending
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(("count", "size"), [(256, 1 << 20), (40, 12 << 20)])
 async def test_large_messages_one_after_the_other_keep_moving(
     world: Any, topic: str, count: int, size: int

@@ -16,9 +16,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield found
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def unused() -> Iterator[str]:
-    """URL at which nobody answers: bound until the test is over, so that nobody else takes it."""
+    """URL at which nobody answers: bound until the tests are over, so that nobody else takes it."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield f"sira://127.0.0.1:{sock.getsockname()[1]}"

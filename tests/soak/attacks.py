@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import resource
 import socket
@@ -23,7 +24,7 @@ CONNECTIONS = 10_000
 READY_S = 60.0
 _SETTLED_S = 5.0
 _CONNECT_S = 0.25  # who is not let in tries again, with a new first packet
-Say = Callable[[], bool]  # counts one more act; False: stop
+Say = Callable[[], None]  # counts one more act
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +55,17 @@ Attack = Callable[[Target, Say], None]
 
 
 def _again(target: Target, say: Say, one: Callable[[Wire], Iterator[bytes]]) -> None:
-    """Send what `one` yields, on a new connection whenever the peer has hung up."""
+    """Send what `one` yields, on a new connection whenever the peer has hung up, for ever."""
     while True:
         try:
             with target.wire() as wire:
                 for data in one(wire):
-                    if not say():
-                        return
+                    say()
                     wire.send(data)
                     if wire.ended:
                         break
         except OSError:
-            if not say():
-                return
+            say()
 
 
 def rapid_reset(target: Target, say: Say) -> None:
@@ -186,35 +185,29 @@ def _many_with(target: Target, say: Say, data: bytes, count: int, *, tls: bool =
     count = min(count, most - 64)
     context = http2.trusting(target.ca) if tls and target.ca else None
     held: list[socket.socket] = []
-    try:
-        while True:
-            if len(held) >= count:
-                if not say():
-                    return
-                time.sleep(0.01)
-                held, gone = _living(held)
-                for each in gone:
-                    each.close()
-                continue
-            try:
-                # One source address has 28,000 ports: spread over loopback, so that none is short.
-                each = socket.create_connection(
-                    target.address,
-                    timeout=_CONNECT_S,
-                    source_address=(f"127.0.0.{2 + len(held) % 8}", 0),
-                )
-                if context is not None:
-                    each = context.wrap_socket(each, server_hostname="localhost")
-                each.sendall(data)
-                each.setblocking(False)
-                held.append(each)
-            except OSError:
-                time.sleep(0.001)
-            if not say():
-                return
-    finally:
-        for each in held:
-            each.close()
+    while True:
+        if len(held) >= count:
+            say()
+            time.sleep(0.01)
+            held, gone = _living(held)
+            for each in gone:
+                each.close()
+            continue
+        try:
+            # One source address has 28,000 ports: spread over loopback, so that none is short.
+            each = socket.create_connection(
+                target.address,
+                timeout=_CONNECT_S,
+                source_address=(f"127.0.0.{2 + len(held) % 8}", 0),
+            )
+            if context is not None:
+                each = context.wrap_socket(each, server_hostname="localhost")
+            each.sendall(data)
+            each.setblocking(False)
+            held.append(each)
+        except OSError:
+            time.sleep(0.001)
+        say()
 
 
 def _living(held: list[socket.socket]) -> tuple[list[socket.socket], list[socket.socket]]:
@@ -239,23 +232,20 @@ ATTACKS: dict[str, Attack] = {
 }  # fmt: skip
 
 
-def _run(name: str, target: Target, pipe: Connection) -> None:
-    acts = 0
+def _run(name: str, target: Target, pipe: Connection, acts: ctypes.c_ulonglong) -> None:
     told = False
     begun_s = time.monotonic()
     # Who is not let in never gets as many: that attack is under way, too.
     settled = {"one_byte_each": CONNECTIONS, "silent": 5_000, "half_handshakes": 500}.get(name, 20)
 
-    def say() -> bool:
-        nonlocal acts, told
-        acts += 1
-        if not told and (acts >= settled or time.monotonic() > begun_s + _SETTLED_S):
+    def say() -> None:
+        nonlocal told
+        acts.value += 1
+        if not told and (acts.value >= settled or time.monotonic() > begun_s + _SETTLED_S):
             told = True
             pipe.send("under way")
-        return not pipe.poll()
 
     ATTACKS[name](target, say)
-    pipe.send(acts)
 
 
 class Acts:
@@ -268,23 +258,29 @@ class Acts:
 def under(name: str, target: Target) -> Iterator[Acts]:
     """Be attacked while inside; the attack is under way when this begins.
 
+    At the end the attacker is killed: told to stop, it would first wait for a peer that reads
+    nothing from it any more.
+
     Raises:
         TimeoutError: the attacker does not get under way.
+        RuntimeError: it ended by itself.
     """
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_run, args=(name, target, theirs), daemon=True)
+    ours, theirs = context.Pipe(duplex=False)
+    count = context.RawValue(ctypes.c_ulonglong)
+    process = context.Process(target=_run, args=(name, target, theirs, count), daemon=True)
     process.start()
+    theirs.close()
     acts = Acts()
     try:
         if not ours.poll(READY_S):
             raise TimeoutError(f"{name} did not get under way in {READY_S:g} s")
         ours.recv()
         yield acts
-        ours.send("stop")
-        if ours.poll(READY_S):
-            acts.count = int(ours.recv())
+        if not process.is_alive():
+            raise RuntimeError(f"{name} ended by itself: {process.exitcode}")
     finally:
-        process.join(10)
         process.kill()
         process.join()
+        ours.close()
+        acts.count = count.value

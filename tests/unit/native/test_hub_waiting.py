@@ -1,34 +1,17 @@
-"""Streams whose messages wait for room within a limit: in order, for their time, and in turn."""
+"""Streams whose messages wait for room within a rate: in order, for their time, and in turn."""
 
 from __future__ import annotations
 
-import random
-import time
-from collections import defaultdict
-
 import pytest
 
-import sira.kernel.binding
 import sira.kernel.errors
 from sira import _native
-from sira.v1 import bus_pb2, message_pb2
+from sira.v1 import bus_pb2
 
-from .hub_harness import SECOND_NS, Bench, Publisher, chunks, head, item, message, rows
+from .hub_harness import SECOND_NS, Bench, Publisher, head, item, message
+from .waiting_harness import of_one_topic, pass_time, text
 
 KIB, MIB = 1 << 10, 1 << 20
-
-
-def text(made: message_pb2.Message) -> str:
-    return made.tensors[0].data.decode()
-
-
-def pass_time(bench: Bench, until_ns: int) -> None:
-    """Let time pass as the node's timer does: to each moment that something is due."""
-    while 0 < (due_ns := bench.hub.due_ns) <= until_ns:
-        bench.now_ns = max(bench.now_ns + 1, due_ns)
-        bench.hub.release(bench.now_ns)
-    bench.now_ns = max(bench.now_ns, until_ns)
-    bench.tick()
 
 
 def test_what_a_rate_has_no_room_for_waits_and_comes_in_order_at_that_rate() -> None:
@@ -78,17 +61,6 @@ def test_other_topics_of_the_stream_go_on_and_a_stream_that_did_not_ask_is_refus
     assert codes == ["", "", "", "", "", "RATE_LIMITED"], "who may not wait does not"
 
 
-def of_one_topic(bench: Bench, slow: str, *buckets: _native.Bucket) -> None:
-    """Let the limits hold for one topic only."""
-    resolve = bench.resolve
-
-    def limited(topic: str) -> _native.Route:
-        bench.buckets = buckets if topic == slow else ()
-        return resolve(topic)
-
-    bench.resolve = limited  # type: ignore[method-assign]
-
-
 def test_a_stream_is_read_on_while_less_than_it_may_hold_waits() -> None:
     bench = Bench()
     of_one_topic(bench, "a", _native.Bucket("slow", "a", messages_per_s=1))
@@ -113,31 +85,6 @@ def test_a_stream_is_read_on_while_less_than_it_may_hold_waits() -> None:
     pub.send(item(message("a", bytes(40 * KIB))), item(message("a", bytes(40 * KIB))))
     assert pub.stream.full and pub.stream.held_bytes > 64 * KIB, "bytes are held against it, too"
     pub.close()
-    bench.assert_balanced()
-
-
-def test_a_large_message_that_waits_lets_others_of_its_stream_through() -> None:
-    bench = Bench()
-    of_one_topic(bench, "a", _native.Bucket("slow", "a", messages_per_s=1))
-    sub = bench.subscriber()
-    sub.open(">", window_bytes=64 * MIB)
-    pub = bench.publisher(waits=True, window_bytes=8 * MIB)
-    first = pub.publish("a")
-    waiting, other = head("a", [6 * MIB]), head("b", [6 * MIB])
-    pub.send(bus_pb2.Item(head=waiting))
-    for each in chunks(waiting, MIB):
-        pub.stream.feed(each, bench.now_ns)
-    assert pub.stream.held_bytes == 6 * MIB and not pub.stream.full
-    pub.send(bus_pb2.Item(head=other))
-    for each in chunks(other, MIB):
-        pub.stream.feed(each, bench.now_ns)
-        got = [i.chunk for i in sub.items() if i.HasField("chunk")]
-        assert {chunk.message_id for chunk in got} == {other.id}
-    assert {r.id for r in pub.receipts()} == {first.id, other.id}, "a large one by itself"
-    pass_time(bench, 2 * SECOND_NS)
-    got = [i.chunk for i in sub.items() if i.HasField("chunk")]
-    assert sum(len(chunk.data) for chunk in got) == 6 * MIB
-    assert [r.id for r in pub.receipts()] == [waiting.id]
     bench.assert_balanced()
 
 
@@ -224,98 +171,6 @@ def test_a_limit_is_shared_in_turn() -> None:
     assert sum(shares) == 81 and min(shares) >= 19, shares
 
 
-def test_a_large_message_waits_with_its_head_and_is_charged_once() -> None:
-    bench = Bench()
-    held = _native.Bucket("rate", "p", bytes_per_s=MIB, held_bytes=64 * MIB)
-    bench.buckets = (held,)
-    sub = bench.subscriber()
-    sub.open("a")
-    pub = bench.publisher(waits=True)
-    pub.publish("a", bytes(MIB))
-    made = head("a", [3 * MIB])
-    pub.send(bus_pb2.Item(head=made))
-    assert bench.hub.stats["waiting"] == 1 and held.held_bytes == MIB
-    for chunk in chunks(made, MIB):
-        pub.stream.feed(chunk, bench.now_ns)
-    sub.items()
-    pass_time(bench, 3 * SECOND_NS)
-    assert held.held_bytes == 3 * MIB
-    assert sum(len(each.chunk.data) for each in sub.items()) == 3 * MIB
-    assert [r.HasField("error") for r in pub.receipts()] == [False, False]
-    bench.assert_balanced()
-
-
-def test_room_within_what_is_held_is_waited_for_too() -> None:
-    bench = Bench()
-    bench.buckets = (_native.Bucket("held", "p", held_bytes=2 * KIB),)
-    sub = bench.subscriber()
-    mine = sub.open("a", window_messages=1)
-    pub = bench.publisher(waits=True)
-    pub.send(*[item(message("a", bytes([n]) * KIB)) for n in range(6)])
-    bench.hub.release(bench.now_ns)
-    assert bench.hub.due_ns == 0, "no time is known at which there is room"
-    freed: list[int] = []
-    bench.hub.hurry = lambda: freed.append(bench.hub.due_ns)
-    got: list[bytes] = []
-    for n in range(6):
-        got += [made.tensors[0].data[:1] for made in sub.messages()]
-        assert freed == [1] * min(n + 1, 4), "asked again when a message has left, and not before"
-        sub.take(mine, 1)
-        bench.hub.release(bench.now_ns)
-        assert bench.hub.due_ns == 0 and len(freed) == min(n + 1, 4)
-    assert got == [bytes([n]) for n in range(6)]
-    pub.publish("a", bytes(3 * KIB))
-    assert pub.receipts()[-1].error.code == "QUOTA_EXCEEDED", "it would never have room"
-
-
-def test_bytes_given_back_that_are_too_few_wake_nobody_and_a_wait_in_vain_ends_in_time() -> None:
-    bench = Bench(block_ns=SECOND_NS)
-    held = _native.Bucket("held", "p", held_bytes=4 * KIB)
-    bench.buckets = (held,)
-    sub = bench.subscriber()
-    mine = sub.open("a", window_messages=1)
-    pub, other = bench.publisher(waits=True), bench.publisher(waits=True)
-    pub.send(*[item(message("a", bytes(KIB))) for _ in range(4)])
-    large = other.publish("a", bytes(3 * KIB))
-    bench.hub.release(bench.now_ns)
-    freed: list[int] = []
-    bench.hub.hurry = lambda: freed.append(held.held_bytes)
-    for _ in range(3):
-        assert freed == []
-        sub.messages()
-        sub.take(mine, 1)
-    assert freed == [KIB], "now 3 KiB have room"
-    bench.hub.release(bench.now_ns)
-    sub.messages()
-    sub.take(mine, 1)
-    assert [made.id for made in sub.messages()] == [large.id]
-    pub.send(*[item(message("a", bytes(2 * KIB))) for _ in range(3)])  # the third waits in vain
-    bench.tick()
-    bench.tick(1.1)
-    assert [r.error.code for r in pub.receipts()] == [""] * 6 + ["QUOTA_EXCEEDED"]
-    assert bench.hub.stats["waiting"] == 0
-
-
-def test_a_wait_for_bytes_and_for_a_rate_ends_when_there_is_room_for_both() -> None:
-    bench = Bench()
-    held = _native.Bucket("held", "p", held_bytes=KIB)
-    bench.buckets = (held, _native.Bucket("rate", "p", messages_per_s=1))
-    sub = bench.subscriber()
-    mine = sub.open("a", window_messages=1)
-    pub = bench.publisher(waits=True)
-    pub.publish("a", bytes(KIB))
-    pub.publish("a", bytes(KIB))
-    bench.hub.release(bench.now_ns)
-    assert bench.hub.due_ns == 0
-    sub.messages()  # it leaves, and its bytes are given back
-    assert bench.hub.due_ns == 1
-    bench.hub.release(bench.now_ns)
-    assert bench.hub.due_ns == 2 * SECOND_NS, "and now it is a matter of time"
-    sub.take(mine, 1)
-    pass_time(bench, 2 * SECOND_NS)
-    assert len(sub.messages()) == 1
-
-
 def test_a_right_that_goes_while_it_waits_is_told() -> None:
     bench = Bench()
     bench.buckets = (_native.Bucket("slow", "p", messages_per_s=1),)
@@ -371,211 +226,4 @@ def test_who_is_told_that_something_waits_may_close_streams(which: str) -> None:
     pubs[0].send(*[item(message("a")) for _ in range(5)])
     pass_time(bench, 9 * SECOND_NS)
     assert bench.hub.due_ns == 0
-    bench.assert_balanced()
-
-
-@pytest.mark.parametrize("seed", range(60))
-def test_whatever_happens_order_holds_and_nobody_is_lost_or_doubled(seed: int) -> None:
-    """Random publishers, topics, priorities, rates, waits and ends; the seed is in the name."""
-    rng = random.Random(seed)
-    bench = Bench(
-        queue_messages_max=rng.choice([4, 8192]),
-        block_ns=rng.choice([1, 5]) * SECOND_NS,
-        stall_ns=1_000 * SECOND_NS,  # nobody is dropped to: what is accepted is delivered
-    )
-    rate, burst_s = rng.choice([5.0, 40.0]), rng.choice([0.2, 2.0])
-    rates = [
-        _native.Bucket("p", "p", messages_per_s=rate, burst_s=burst_s),
-        _native.Bucket("b", "p", bytes_per_s=rng.choice([2_000.0, 50_000.0])),
-        _native.Bucket("h", "p", held_bytes=rng.choice([3_000, 1 << 20])),
-    ]
-    topics = ["a", "b", "c"]
-    of_topic = {topic: tuple(rng.sample(rates, rng.randint(0, 3))) for topic in topics}
-    resolve = bench.resolve
-    slow = seed % 3 == 0  # so that a walk over all that waits takes several slices
-
-    def limited(topic: str) -> _native.Route:
-        if slow and bench.hub.stats["parked"]:
-            time.sleep(0.0003)
-        bench.buckets = of_topic[topic]
-        return resolve(topic)
-
-    bench.resolve = limited  # type: ignore[method-assign]
-    sub = bench.subscriber()
-    mine = sub.open(">", window_messages=rng.choice([2, 1_000]))
-    pubs = [bench.publisher(waits=rng.random() < 0.8) for _ in range(3)]
-    sent: dict[bytes, tuple[int, str, int, int]] = {}
-    number: dict[tuple[int, str, int], int] = defaultdict(int)
-    outcome: dict[bytes, str] = {}
-    delivered: list[bytes] = []
-    taken_ns: list[int] = []
-    open_ = set(range(3))
-
-    def look() -> None:
-        for pub in pubs:
-            for receipt in pub.receipts():
-                assert receipt.id not in outcome, "one answer each"
-                outcome[receipt.id] = receipt.error.code
-        for made in sub.messages():
-            delivered.append(made.id)
-            taken_ns.append(bench.now_ns)
-
-    for _ in range(120):
-        what = rng.random()
-        if what < 0.55 and open_:
-            who = rng.choice(sorted(open_))
-            items = []
-            for _ in range(rng.randint(1, 6)):
-                topic, priority = rng.choice(topics), rng.choice([0, 0, 0, 7])
-                made = message(topic, bytes(rng.randint(0, 900)), priority=priority)
-                extra = rng.choice([{}, {}, {"wait_ms": rng.choice([0, 100, 3_000])}])
-                key = who, topic, priority
-                sent[made.id] = (*key, number[key])
-                number[key] += 1
-                items.append(item(made, **extra))
-            if not pubs[who].stream.full:
-                pubs[who].send(*items)
-            else:
-                for each in items:
-                    del sent[each.message.id]
-        elif what < 0.9:
-            pass_time(bench, bench.now_ns + rng.randint(0, SECOND_NS))
-        elif what < 0.95:
-            look()
-            if mine.in_flight:
-                sub.take(mine, rng.randint(1, mine.in_flight))
-        elif what < 0.97 and len(open_) > 1:
-            look()
-            who = rng.choice(sorted(open_))
-            open_.discard(who)
-            pubs[who].close()
-        else:
-            bench.hub.touch()
-        look()
-    for _ in range(200):
-        look()
-        if mine.in_flight:
-            sub.take(mine, mine.in_flight)
-        pass_time(bench, bench.now_ns + SECOND_NS // 4)
-    look()
-    stats = bench.hub.stats
-    assert (stats["waiting"], stats["parked"], bench.hub.due_ns) == (0, 0, 0)
-    assert len(delivered) == len(set(delivered)), "none twice"
-    accepted = {id_ for id_, code in outcome.items() if not code}
-    for id_, (who, *_) in sent.items():
-        assert id_ in outcome or who not in open_, "whoever is still there was answered"
-        assert (outcome.get(id_, "") == "") or id_ not in delivered, "refused: nobody got it"
-    assert accepted <= set(delivered)
-    last: dict[tuple[int, str, int], int] = {}
-    for id_ in delivered:
-        who, topic, priority, n = sent[id_]
-        assert n > last.get((who, topic, priority), -1), "in order"
-        last[who, topic, priority] = n
-    assert set(outcome.values()) <= {"", "RATE_LIMITED", "QUOTA_EXCEEDED", "QUEUE_FULL"}
-    for bucket in rates:
-        assert bucket.held_bytes == 0
-    bench.buckets = ()
-    bench.assert_balanced()
-
-
-def test_more_topics_than_a_stream_remembers_wait_and_go_on_in_parts_each_once() -> None:
-    topics = 40_000  # of one frame; a stream remembers 16,384 that nothing waits at
-    bench = Bench()
-    bench.buckets = (_native.Bucket("slow", "p", messages_per_s=20_000),)
-    sub = bench.subscriber()
-    sub.open("a.*", overflow=2)
-    pub = bench.publisher(waits=True)
-    pub.send(*[item(message("a.first")) for _ in range(20_000)])
-    pub.send(*[item(message(f"a.{n}")) for n in range(topics)])
-    assert bench.hub.stats["waiting"] == topics and pub.stream.full
-    bench.hub.touch()  # each is asked for anew: some us of Python each, and a release has 1 ms
-    bench.resolves = 0
-    bench.now_ns += SECOND_NS
-    bench.hub.release(bench.now_ns)
-    assert 0 < bench.resolves < topics // 4, "others have the loop before all is looked at"
-    assert bench.hub.due_ns == 1, "there is more to do at once"
-    for _ in range(200):  # as a timer would, every 10 ms
-        while 0 < bench.hub.due_ns <= bench.now_ns:
-            bench.hub.release(bench.now_ns)
-        bench.now_ns += SECOND_NS // 100
-    assert bench.hub.stats["waiting"] == 0
-    assert [r.error.code for r in pub.receipts()] == [""] * (20_000 + topics)
-    assert not pub.stream.full
-    published = {row["topic"]: row["published"] for row in rows(bench.hub)}
-    assert [published[f"a.{n}"] for n in range(topics)] == [1] * topics
-
-
-def test_what_waits_in_vain_at_very_many_topics_is_refused_in_parts_and_each_once() -> None:
-    topics = 5_000
-    bench = Bench()
-    bench.buckets = (_native.Bucket("slow", "p", messages_per_s=1),)
-    pub = bench.publisher(waits=True)
-    pub.publish("a.first")
-    # Room comes within the time of each alone, but not of all.
-    pub.send(*[item(message(f"a.{n}"), wait_ms=1_500) for n in range(topics)])
-    assert bench.hub.stats["waiting"] == topics
-    bench.tick(1.6)
-    assert 0 < bench.hub.stats["waiting"] < topics, "others have the loop in between"
-    while bench.hub.stats["waiting"]:
-        bench.tick(0.05)
-    codes = [r.error.code for r in pub.receipts()]
-    assert len(codes) == topics + 1 and set(codes) == {"", "RATE_LIMITED"}
-    assert not pub.stream.full
-    bench.assert_balanced()
-
-
-def test_very_many_topics_that_wait_for_a_subscriber_are_asked_anew_in_parts_and_in_order() -> None:
-    topics = 3_000
-    bench = Bench(queue_messages_max=1, block_ns=10_000 * SECOND_NS, stall_ns=10_000 * SECOND_NS)
-    sub = bench.subscriber()
-    mine = sub.open("a.*", window_messages=1)
-    pub = bench.publisher(window_messages=4 * topics)
-    pub.send(*[item(message("a.first")) for _ in range(2)])  # one is sent, one has the queue
-    sub.messages()
-    pub.send(*[item(message(f"a.{n}", b"1")) for n in range(topics)])
-    assert bench.hub.stats["parked"] >= topics
-    hurried: list[int] = []
-    bench.hub.hurry = lambda: hurried.append(bench.hub.due_ns)
-    bench.hub.touch()  # each is asked for anew: some us of Python each
-    bench.resolves = 0
-    sub.take(mine, 1)
-    assert [made.topic for made in sub.messages()] == ["a.first"]
-    assert 0 < bench.resolves < topics // 2, "others have the loop before all is looked at"
-    assert hurried == [1] and bench.hub.due_ns == 1, "there is more to do at once"
-    pub.send(*[item(message(f"a.{n}", b"2")) for n in range(0, topics, 10)])  # behind the others
-    got: dict[str, list[str]] = defaultdict(list)
-    while bench.hub.stats["parked"] or mine.in_flight or mine.pending:
-        for made in sub.messages():
-            got[made.topic].append(text(made))
-        if mine.in_flight:
-            sub.take(mine, mine.in_flight)
-        while bench.hub.due_ns == 1:
-            bench.hub.release(bench.now_ns)
-    assert got == {f"a.{n}": ["1", "2"] if n % 10 == 0 else ["1"] for n in range(topics)}
-    assert {r.error.code for r in pub.receipts()} == {""}
-    bench.assert_balanced()
-
-
-def test_very_many_messages_of_one_topic_that_may_not_be_any_more_are_refused_in_parts() -> None:
-    count = 3_000
-    bench = Bench(queue_messages_max=1, block_ns=10_000 * SECOND_NS, stall_ns=10_000 * SECOND_NS)
-    sub = bench.subscriber()
-    mine = sub.open("a", window_messages=1)
-    pub = bench.publisher(window_messages=4 * count)
-    pub.send(*[item(message("a")) for _ in range(2)])  # one is sent, one has the queue
-    sub.messages()
-    sent = [message("a") for _ in range(count)]
-    pub.send(*[item(made) for made in sent])
-    bench.refuse = lambda topic: sira.kernel.errors.Denied("no more")
-    bench.hub.touch()
-    bench.resolves = 0
-    sub.take(mine, 1)
-    sub.messages()
-    assert 0 < bench.resolves < count // 2, "others have the loop before all is told"
-    while bench.hub.due_ns == 1:
-        bench.hub.release(bench.now_ns)
-    answers = pub.receipts()[2:]
-    assert [r.id for r in answers] == [made.id for made in sent]
-    assert {r.error.code for r in answers} == {"DENIED"} and not pub.stream.full
-    sub.take(mine, 1)
     bench.assert_balanced()
