@@ -95,10 +95,11 @@ KINDS: dict[str, Kind] = dict(
         _kind("sira.connection.closed", "a connection passed a limit, and the node closed it",
               peer=("string", "address"), setting=("string", "name of the limit"),
               limit=("number", "where it stands")),
-        _kind("sira.address.held", "connections from an address that prove nothing are too many: "
-              "none is let in until they are half as many",
+        _kind("sira.address.held", "connections from an address that prove or ask nothing are too "
+              "many: none is let in for a while",
               address=("string", "IPv4, or a /64 of IPv6"), setting=("string", "name of the limit"),
-              limit=("number", "where it stands"), count=("integer", "its connections")),
+              limit=("number", "where it stands"),
+              count=("integer", "its connections, or those of late that asked nothing")),
         _kind("sira.topic.created", "a topic or a class was declared",
               topic=_TOPIC, kind=("string", "volatile or latest"),
               owned=("boolean", "dies with its client"), principal=_PRINCIPAL),

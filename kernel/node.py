@@ -127,6 +127,8 @@ class Node:
         self.strangers = Strangers(
             each_max=settings.strangers_per_address_max,
             all_max=settings.strangers_max,
+            empty_per_s_max=settings.empty_per_address_s_max,
+            hold_s=settings.reset_hold_s,
             held=self._address_held,
             looked=self.connections.looked,
         )
@@ -256,7 +258,7 @@ class Node:
 
     def _address_held(self, address: str, setting: str, count: int) -> None:
         """Say that nothing new is let in from an address: the operators' business."""
-        world, limit = self.worlds.get(SYSTEM), int(getattr(self.settings, setting))
+        world, limit = self.worlds.get(SYSTEM), float(getattr(self.settings, setting))
         if world is not None:
             world.bus.events.emit(
                 "sira.address.held", address=address, setting=setting, limit=limit, count=count
@@ -264,7 +266,7 @@ class Node:
             return
         self.logs.warning(
             "edge", "address.held",
-            f"{count} connections from {address} have proved nothing: none is let in",
+            f"{count} connections from {address}, past {setting} = {limit:g}: none is let in",
             address=address, setting=setting, count=count,
         )  # fmt: skip
 

@@ -5,7 +5,7 @@ gRPC gives no handle to a connection, so it is found by its peer among the open 
 process. It is held still first: a filter drops what arrives, so that its peer waits for an answer
 of TCP; then it is shut down, and gRPC sees an end as if the peer had left. Closing at once would
 help the attacker: what it has sent still waits its turn, and a new connection brings as much again.
-`Resets` decides and is pure; `Connections` holds the clock, the sockets and the loop.
+`Allowances` decide and are pure; `Connections` holds the clock, the sockets and the loop.
 """
 
 from __future__ import annotations
@@ -15,72 +15,17 @@ import contextlib
 import socket
 import struct
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
+from sira.kernel.edge.allowances import Allowances
 from sira.kernel.edge.open_sockets import Peer, copy_at, listed, named, parse, peer_of, set_filter
 from sira.kernel.edge.strays import Strays
 
-_SAVED_S = 2.0  # an allowance grows for so long: an application may cancel all it does at once
-_PEERS_MAX = 4_096  # connections whose allowance is known not to be full
 _SLICE = 100  # open files looked at in one turn of the loop: about half a millisecond
 _REST = 4.0  # between two walks, in times of the last one: they take a fifth of a core at most
 _REST_S = 0.01
 _HELD_MAX = 256  # connections held still at once, a descriptor each; more are closed at once
 _TAKE_NOTHING = struct.pack("HBBI", 0x06, 0, 0, 0)  # BPF_RET 0
-
-
-@dataclass(slots=True)
-class _Allowance:
-    calls: float
-    at_s: float
-
-
-class Resets:
-    """What each connection has taken back: a token bucket each, forgotten when it is full again."""
-
-    def __init__(self, *, per_s_max: float) -> None:
-        """Allow `per_s_max` calls a second, and what was not used of the last two; 0: all."""
-        self._per_s_max = per_s_max
-        self._most = per_s_max * _SAVED_S
-        self._allowances: OrderedDict[str, _Allowance] = OrderedDict()  # longest unused first
-
-    def __len__(self) -> int:
-        """Return how many connections are remembered."""
-        return len(self._allowances)
-
-    def note(self, peer: str, now_s: float) -> bool:
-        """Count a call that `peer` took back; return whether that is one too many.
-
-        Args:
-            peer: names one connection.
-            now_s: monotonic clock, seconds; not before that of the last call.
-        """
-        if not self._per_s_max:
-            return False
-        known = self._allowances.get(peer)
-        if known is None:
-            self._forget_old(now_s)
-            known = self._allowances[peer] = _Allowance(self._most, now_s)
-        known.calls = min(self._most, known.calls + (now_s - known.at_s) * self._per_s_max)
-        known.at_s = now_s
-        self._allowances.move_to_end(peer)
-        if known.calls < 1:
-            return True
-        known.calls -= 1
-        return False
-
-    def forget(self, peer: str) -> None:
-        """Begin anew: the connection is no more, and another may get its port."""
-        self._allowances.pop(peer, None)
-
-    def _forget_old(self, now_s: float) -> None:
-        while self._allowances:
-            oldest = next(iter(self._allowances.values()))
-            if len(self._allowances) < _PEERS_MAX and now_s - oldest.at_s < _SAVED_S:
-                return
-            self._allowances.popitem(last=False)
 
 
 def _hold_still(connection: socket.socket) -> bool:
@@ -118,9 +63,11 @@ class Connections:
             closed: told each connection that is ended so: gRPC's name of its peer, the setting that
                 it passed, and the tenant that it had spoken for; None: for none.
         """
-        self._resets = Resets(per_s_max=resets_per_s_max)
+        self._resets = Allowances(per_s_max=resets_per_s_max)
         self.strays = Strays(
-            per_s_max=stray_bytes_per_s_max if listed() else 0.0, call_bytes_max=call_bytes_max
+            per_s_max=stray_bytes_per_s_max,
+            call_bytes_max=call_bytes_max,
+            is_looked_at=bool(listed()),
         )
         self._hold_s, self._closed = hold_s, closed
         self._ports: frozenset[int] = frozenset()

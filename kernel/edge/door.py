@@ -147,7 +147,8 @@ class Door(grpc.GenericRpcHandler):
                 Raises Unauthenticated where what was shown proves nothing.
             logs, telemetry: where refusals and spans go.
             connections: told of calls that their callers took back.
-            strangers: told on which connection somebody has shown who he is.
+            strangers: told on which connection somebody has shown who he is, and which have made
+                calls without a request.
             links: end calls whose callers' rights have ended.
             unary_bytes_max: longest request of a unary call.
             metadata_bytes_max: headers of a call. gRPC keeps to it by itself, but not for who has
@@ -330,7 +331,8 @@ class Door(grpc.GenericRpcHandler):
             await rpc.abort(context, Internal(f"{type(error).__name__} inside {method.name}"))
         finally:
             self.calls_now -= 1
-            self._connections.strays.end(traffic)
+            if self._connections.strays.end(traffic):
+                self._strangers.came_empty(peer)
         return None
 
     async def _run(self, call: Call) -> bytes | None:

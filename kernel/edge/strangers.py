@@ -4,6 +4,8 @@ gRPC takes every connection that comes, keeps 20 to 40 KiB for each and lets the
 when `handshake_s` is over, all at once if they came at once. So who holds too many of them is not
 let in: a filter at the listening sockets drops the first packet of each new one, which TCP of the
 other side sends again, ever more seldom. That costs no descriptor, and what stands already stays.
+The same holds for who opens connection after connection on which calls begin and no request ever
+comes: gRPC itself ends those of some floods, and no limit of one connection sees the next one.
 `to_hold` and `refusing` decide and are pure; `Strangers` holds the clock and the sockets.
 """
 
@@ -21,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from sira.kernel.edge.allowances import Allowances
 from sira.kernel.edge.open_sockets import (
     FOLDER,
     Peer,
@@ -172,6 +175,8 @@ class Strangers:
         *,
         each_max: int,
         all_max: int,
+        empty_per_s_max: float,
+        hold_s: float,
         held: Callable[[str, str, int], None],
         looked: Callable[[Mapping[Peer, int | None]], None],
     ) -> None:
@@ -180,8 +185,11 @@ class Strangers:
         Args:
             each_max: of one address; 0: any number.
             all_max: of all; 0: any number. Half of what the process may open bounds both.
+            empty_per_s_max: connections of one address, in a second, that made calls and never sent
+                a request; 0: any number.
+            hold_s: nothing new is let in for so long from who is past that.
             held: told each address that nothing new is let in from, the setting that it has passed,
-                and how many it has.
+                and how many it has, or has had lately.
             looked: told, at each walk, all connections that stand, and while the process is busy
                 what has come on each since it began, bytes.
         """
@@ -190,6 +198,10 @@ class Strangers:
         self._all_max = min(all_max or most, most)
         self._each_max = min(each_max or most, self._all_max)
         self._is_bounded = bool(each_max or all_max)
+        self._empty = Allowances(per_s_max=empty_per_s_max)
+        self._hold_s = hold_s
+        self._barred: dict[str, float] = {}  # for empty ones, until then; earliest first
+        self._crowded: frozenset[str] = frozenset()  # held for how many they have
         self._told, self._looked = held, looked
         self._ports: frozenset[int] = frozenset()
         self._files: dict[int, _File] = {}
@@ -205,6 +217,19 @@ class Strangers:
         """Note that somebody has shown, on the connection of `peer`, who he is."""
         if peer not in self._proved:
             self._proved[peer] = parse(peer), self._walks
+
+    def came_empty(self, peer: str) -> None:
+        """Note that a call of the connection `peer` is over, and no request ever came on that."""
+        parsed = parse(peer)
+        if parsed is None or not self._hold_s:
+            return
+        address, now_s = network(parsed[0]), time.monotonic()
+        if not self._empty.note(address, now_s) or address in self._barred:
+            return
+        while len(self._barred) >= ADDRESSES_MAX:
+            del self._barred[next(iter(self._barred))]
+        self._barred[address] = now_s + self._hold_s
+        self._put_in_force(self._crowded, {})
 
     async def run(self, *ports: int) -> None:
         """Look after connections to these ports of ours, for ever."""
@@ -268,18 +293,29 @@ class Strangers:
         await asyncio.to_thread(_give_back)
 
     def _hold(self, counts: Mapping[str, int]) -> None:
-        if not self._is_bounded:
-            return
-        held = to_hold(counts, self.held, each_max=self._each_max, all_max=self._all_max)
-        if held == self.held or not self._let_in_none_from(held):
+        now_s, crowded = time.monotonic(), self._crowded
+        for address in [each for each, until_s in self._barred.items() if until_s <= now_s]:
+            del self._barred[address]
+        if self._is_bounded:
+            crowded = to_hold(counts, crowded, each_max=self._each_max, all_max=self._all_max)
+        self._put_in_force(crowded, counts)
+
+    def _put_in_force(self, crowded: frozenset[str], counts: Mapping[str, int]) -> None:
+        """Hold these and who is barred, if that can be done; tell who was not held before."""
+        held = crowded | self._barred.keys()
+        if held != self.held and not self._let_in_none_from(held):
             return
         for address in sorted(held - self.held):
             self.held_count += 1
-            of_one = counts[address] > self._each_max
-            setting = "strangers_per_address_max" if of_one else "strangers_max"
+            if address in self._barred:
+                setting, count = "empty_per_address_s_max", self._empty.count(address)
+            else:
+                count = counts[address]
+                of_one = count > self._each_max
+                setting = "strangers_per_address_max" if of_one else "strangers_max"
             # Not from here: what it raises would end the counting.
-            asyncio.get_running_loop().call_soon(self._told, address, setting, counts[address])
-        self.held = held
+            asyncio.get_running_loop().call_soon(self._told, address, setting, count)
+        self._crowded, self.held = crowded, held
 
     def _let_in_none_from(self, addresses: frozenset[str]) -> bool:
         """Set the filters; return whether they are in force."""

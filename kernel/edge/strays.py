@@ -22,6 +22,8 @@ class Traffic:
 
     Attributes:
         calls_now: under way.
+        requests: messages of callers that have come whole.
+        is_empty: a call is over, and there was none by then.
         explained_bytes: that calls took, or would have taken, had they gone on.
         since_s: it stands since then, or longer.
         name: gRPC's, of the peer; "": no call has come.
@@ -32,6 +34,8 @@ class Traffic:
     name: str = ""
     walk: int = 0
     calls_now: int = 0
+    requests: int = 0
+    is_empty: bool = False
     explained_bytes: int = 0
     _received_bytes: int = 0
     _received_explained: int = 0  # explained_bytes when that was counted
@@ -41,6 +45,7 @@ class Traffic:
 
     def take(self, message_bytes: int) -> None:
         """Count a message that a call has read."""
+        self.requests += 1
         self.explained_bytes += _TIMES * message_bytes + _FRAME_BYTES
 
     def is_flood(
@@ -74,18 +79,20 @@ class Traffic:
 class Strays:
     """The traffic of each connection of a node, as long as it stands."""
 
-    def __init__(self, *, per_s_max: float, call_bytes_max: int) -> None:
+    def __init__(self, *, per_s_max: float, call_bytes_max: int, is_looked_at: bool = True) -> None:
         """Count nothing yet.
 
         Args:
-            per_s_max: bytes a second that may come on a connection beside those of calls; 0: any,
-                and nothing is remembered: nobody looks.
+            per_s_max: bytes a second that may come on a connection beside those of calls; 0: any.
             call_bytes_max: what one call may have under way and unread.
+            is_looked_at: `look` will be called; else nothing is remembered, or it would be for
+                ever.
         """
         self._per_s_max, self._call_bytes_max = per_s_max, call_bytes_max
+        self._is_looked_at = is_looked_at
         self._by_peer: dict[Peer, Traffic] = {}
         self._by_name: dict[str, Traffic] = {}
-        self._elsewhere = Traffic(0.0)  # all that nobody looks at
+        self._elsewhere = Traffic(0.0, is_empty=True)  # all that nobody looks at; never told
         self._walks = 0
 
     def __len__(self) -> int:
@@ -102,7 +109,7 @@ class Strays:
         traffic = self._by_name.get(name)
         if traffic is None:
             traffic = self._elsewhere
-            is_tcp = self._per_s_max and name.startswith("ipv")
+            is_tcp = self._is_looked_at and name.startswith("ipv")
             if is_tcp and (peer := parse(name)) is not None:
                 traffic = self._of(peer, now_s)
                 traffic.name = name
@@ -110,10 +117,18 @@ class Strays:
         traffic.calls_now += 1
         return traffic
 
-    def end(self, traffic: Traffic) -> None:
-        """Count a call that is over: what it has left unread was honest, too."""
+    def end(self, traffic: Traffic) -> bool:
+        """Count a call that is over: what it has left unread was honest, too.
+
+        Returns:
+            Whether no request had ever come on its connection; once for each connection.
+        """
         traffic.calls_now -= 1
         traffic.explained_bytes += self._call_bytes_max
+        if traffic.requests or traffic.is_empty:
+            return False
+        traffic.is_empty = True
+        return True
 
     def look(self, received: Mapping[Peer, int | None], now_s: float) -> list[Peer]:
         """Return the connections that send too much beside calls; forget those that are gone.
@@ -122,13 +137,15 @@ class Strays:
             received: of each connection that stands, bytes since it began; None: not counted now.
             now_s: monotonic clock, seconds.
         """
-        if not self._per_s_max:
+        if not self._is_looked_at:
             return []
         self._walks += 1
         floods = []
         for peer, received_bytes in received.items():
             traffic = self._of(peer, now_s)
-            if received_bytes is not None and traffic.is_flood(
+            if not self._per_s_max or received_bytes is None:
+                continue
+            if traffic.is_flood(
                 received_bytes,
                 now_s,
                 per_s_max=self._per_s_max,

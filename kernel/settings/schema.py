@@ -286,8 +286,16 @@ class Settings:
         "frames keeps others waiting",
     )  # fmt: skip
     reset_hold_s: float = _s(
-        10.0, "s", "a connection past such a limit is held still, then closed; 0: closed at once",
+        10.0, "s", "a connection past such a limit is held still, then closed; 0: closed at once, "
+        "and empty_per_address_s_max holds nobody",
         "too short: it comes back as fast as it can; too long: descriptors, 256 at most",
+    )  # fmt: skip
+    empty_per_address_s_max: float = _s(
+        10.0, "connections/s", "from one address (of IPv6: one /64) that make calls and never send "
+        "a request, after twice as many at once; past it none is let in for reset_hold_s; "
+        "0: unlimited",
+        "too small: many callers with short deadlines behind one proxy wait; too large: a flood of "
+        "such connections keeps others waiting",
     )  # fmt: skip
     strangers_per_address_max: int = _s(
         256, "connections", "from one address (of IPv6: one /64) on which nobody has shown who he "

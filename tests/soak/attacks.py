@@ -24,6 +24,7 @@ CONNECTIONS = 10_000
 READY_S = 60.0
 _SETTLED_S = 5.0
 _CONNECT_S = 0.25  # who is not let in tries again, with a new first packet
+SOURCE = "127.0.0.10"  # not that of the callers beside it
 Say = Callable[[], None]  # counts one more act
 
 
@@ -34,16 +35,19 @@ class Target:
     Attributes:
         path: a method that takes calls.
         metadata: of each call.
+        source: an address of this machine that the attacker comes from.
     """
 
     address: Address
     path: str
     ca: Path | None = None
     metadata: tuple[http2.Field, ...] = ()
+    source: str = SOURCE
 
-    def wire(self, *, reads: bool = True) -> Wire:
+    def wire(self, *, reads: bool = True, connect_s: float = 10) -> Wire:
         """Connect."""
-        return Wire(self.address, http2.trusting(self.ca) if self.ca else None, reads=reads)
+        tls = http2.trusting(self.ca) if self.ca else None
+        return Wire(self.address, tls, reads=reads, source=self.source, connect_s=connect_s)
 
     @property
     def block(self) -> bytes:
@@ -58,7 +62,7 @@ def _again(target: Target, say: Say, one: Callable[[Wire], Iterator[bytes]]) -> 
     """Send what `one` yields, on a new connection whenever the peer has hung up, for ever."""
     while True:
         try:
-            with target.wire() as wire:
+            with target.wire(connect_s=_CONNECT_S) as wire:
                 for data in one(wire):
                     say()
                     wire.send(data)

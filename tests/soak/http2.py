@@ -126,13 +126,30 @@ class Wire:
         address: ours, as the peer sees it.
     """
 
-    def __init__(self, address: Address, tls: ssl.SSLContext | None, *, reads: bool = True) -> None:
+    def __init__(
+        self,
+        address: Address,
+        tls: ssl.SSLContext | None,
+        *,
+        reads: bool = True,
+        source: str = "",
+        connect_s: float = 10,
+    ) -> None:
         """Connect and send the preface and empty settings.
+
+        Args:
+            address: where to.
+            tls: how; None: plain.
+            reads: what comes back; else it stays where it is.
+            source: an address of this machine to come from; "": any.
+            connect_s: to wait for TCP.
 
         Raises:
             OSError: nobody takes the connection.
         """
-        self._socket = socket.create_connection(address, timeout=10)
+        came_from = (source, 0) if source else None
+        self._socket = socket.create_connection(address, connect_s, came_from)
+        self._socket.settimeout(10)
         self.address: Address = self._socket.getsockname()
         self._tls = _Tls(self._socket, tls) if tls else None
         self.answered, self.ended = 0, False

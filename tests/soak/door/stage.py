@@ -205,6 +205,8 @@ def opened(folder: Path, *, tls: bool) -> Iterator[Stage]:
         # So that what attackers used and left is gone at the end, and what is not is a leak.
         "topic_idle_s": 5, "retry_window_s": 5, "http_idle_s": 5, "handshake_s": 5,
         "publish_block_s": 0.5, "stall_s": 1,
+        # Attackers, and those who watch that others are served, come from one address.
+        "empty_per_address_s_max": 0,
     }  # fmt: skip
     if tls:
         settings |= {"tls_cert": folder / "node.pem", "tls_key": folder / "node.key"}

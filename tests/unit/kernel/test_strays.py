@@ -11,8 +11,8 @@ ADA: Peer = ("10.0.0.1", 4_000)
 BOB: Peer = ("2001:db8::7", 4_000)
 
 
-def strays(per_s_max: float = PER_S) -> Strays:
-    return Strays(per_s_max=per_s_max, call_bytes_max=CALL)
+def strays(*, is_looked_at: bool = True) -> Strays:
+    return Strays(per_s_max=PER_S, call_bytes_max=CALL, is_looked_at=is_looked_at)
 
 
 def test_who_sends_more_than_it_may_beside_calls_is_named_at_the_second_look() -> None:
@@ -106,13 +106,43 @@ def test_connections_that_are_gone_are_forgotten_and_others_are_not() -> None:
 
 
 def test_what_nobody_looks_at_is_not_remembered() -> None:
-    without_limit = strays(per_s_max=0)
-    without_limit.begin(named(ADA), 0.0)
-    assert without_limit.look({ADA: 1 << 40}, 1.0) == []
-    assert len(without_limit) == 0
+    unseen = strays(is_looked_at=False)
+    unseen.begin(named(ADA), 0.0)
+    assert unseen.look({ADA: 1 << 40}, 1.0) == []
+    assert len(unseen) == 0
     of = strays()
     assert isinstance(of.begin("unix:/run/gateway.sock", 0.0), Traffic)
     assert len(of) == 0
+
+
+def test_without_a_limit_nobody_is_named_and_connections_are_known_all_the_same() -> None:
+    of = Strays(per_s_max=0, call_bytes_max=CALL)
+    traffic = of.begin(named(ADA), 0.0)
+    for look in range(3):
+        assert of.look({ADA: look << 40}, float(look)) == []
+    assert of.begin(named(ADA), 3.0) is traffic
+
+
+def test_a_connection_whose_calls_end_without_a_request_is_empty_once() -> None:
+    of = strays()
+    calls = [of.begin(named(ADA), 0.0) for _ in range(3)]
+    assert [of.end(traffic) for traffic in calls] == [True, False, False]
+    assert of.end(of.begin(named(BOB), 0.0)), "each for itself"
+
+
+def test_a_connection_that_has_sent_a_request_is_never_empty() -> None:
+    of = strays()
+    traffic, other = of.begin(named(ADA), 0.0), of.begin(named(ADA), 0.0)
+    traffic.take(0)
+    assert not of.end(other)
+    assert not of.end(traffic)
+    assert not of.end(of.begin(named(ADA), 1.0))
+
+
+def test_what_comes_by_no_tcp_is_never_empty() -> None:
+    of = strays()
+    for _ in range(2):
+        assert not of.end(of.begin("unix:/run/gateway.sock", 0.0))
 
 
 def test_a_name_we_give_is_one_that_we_read() -> None:
