@@ -15,7 +15,7 @@ from sira import _native
 from sira.kernel.authorize import Deny
 from sira.kernel.direct import LATER_MS, SLOTS, Cell, Refusal
 from sira.kernel.errors import ProtocolError
-from sira.kernel.lent import Segment, may_read
+from sira.kernel.lent import Party, Segment, may_read
 from sira.kernel.local import record
 from sira.kernel.local.links import is_full
 from sira.kernel.topics import REPLY_PREFIX, first_token
@@ -151,6 +151,11 @@ class End:
             link.end(ended, reason)
 
     # ---- for the node ----------------------------------------------------------------------------
+
+    @property
+    def party(self) -> Party:
+        """Whose it is, for people."""
+        return self._lending.party
 
     @property
     def is_open(self) -> bool:

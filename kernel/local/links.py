@@ -43,12 +43,13 @@ class Link:
         Raises:
             OSError: there is no descriptor left, or no memory. Nobody has the link then.
         """
-        self.number, self.bus = number, bus
+        self.number, self.bus, self.since_ns = number, bus, bus.now_ns()
         self.writer, self.reader, self._lent = writer, reader, lent
         generation = int.from_bytes(os.urandom(_GENERATION_BYTES), "little")
         self._memory: _native.ShmLink | None = _native.ShmLink(
             generation, slots=SLOTS, holds=HOLDS, cells=CELLS
         )
+        self.bytes = self._memory.bytes
         self.cells: dict[int, Cell] = {}  # that count
         self.used = 0  # cells that were given out
         self.writer_over = self.reader_over = False
