@@ -171,10 +171,10 @@ def _cells(link: Link) -> Iterator[kernel_pb2.MemoryCell]:
         if not cell.reason:
             yield kernel_pb2.MemoryCell(
                 topic=cell.topic.name,
-                publisher=cell.client.id,
+                publisher=cell.publisher.client.id,
                 subscriber=cell.subscription.client.id,
                 pattern=cell.subscription.pattern,
                 pending=cell.seen.pending,
                 delivered=cell.seen.taken,
-                open=not cell.left,
+                open=not cell.leaves_ns,
             )

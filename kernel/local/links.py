@@ -117,9 +117,9 @@ class Link:
             if found is not None:
                 posted, taken, _, withdrawn = found
                 cell.look(posted, taken, withdrawn)
-            if self.writer_over:
-                cell.left = True
-            cell.looks_after += bool(cell.reason)
+            if cell.grow_old():
+                cell.end("REVOKED")
+                self._tell_end(cell)
             if cell.is_over:
                 self._forget(cell)
 
@@ -193,6 +193,8 @@ class Link:
         if not self.writer_over:
             self._tell_over(self.reader)
         self.writer_over = True
+        for cell in self.cells.values():
+            cell.leave(at_once=False)
         self.look()
 
     def end_reader(self, reason: str) -> None:
