@@ -174,6 +174,47 @@ LEDGER_ROW = record(
     balanced=BOOLEAN,
 )
 LEDGER_RESULT = record(rows=COUNT, balanced=BOOLEAN, unexplained=COUNT, moved=COUNT)
+_MEM_PARTY = record(client=STRING, peer=STRING, tenant=STRING, gone=BOOLEAN)
+_MEM_HOLDER = record(
+    party=_MEM_PARTY,
+    leases=COUNT,
+    bytes=COUNT,
+    held_ns=COUNT,
+    link=COUNT,
+    reads=BOOLEAN,
+)
+_MEM_SEGMENT = record(
+    kind=one_of("segment"),
+    number=COUNT,
+    topic=STRING,
+    bytes=COUNT,
+    age_ns=COUNT,
+    state=one_of("open", "stopped", "ended"),
+    owner=_MEM_PARTY,
+    leases=COUNT,
+    holders=listed(_MEM_HOLDER),
+)
+_MEM_CELL = record(
+    topic=STRING,
+    publisher=STRING,
+    subscriber=STRING,
+    pattern=STRING,
+    pending=COUNT,
+    delivered=COUNT,
+    open=BOOLEAN,
+)
+_MEM_LINK = record(
+    kind=one_of("link"),
+    number=COUNT,
+    bytes=COUNT,
+    age_ns=COUNT,
+    state=one_of("open", "ended"),
+    writer=_MEM_PARTY,
+    reader=_MEM_PARTY,
+    cells=listed(_MEM_CELL),
+)
+MEM: Schema = {"anyOf": [_MEM_SEGMENT, _MEM_LINK]}
+MEM_RESULT = record(segments=COUNT, links=COUNT, bytes=COUNT, held=COUNT, left_out=COUNT)
 _EXPLAIN_MATCH = record(
     client=STRING,
     pattern=STRING,

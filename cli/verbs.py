@@ -296,6 +296,16 @@ VERBS: tuple[Verb, ...] = (
         exits={EXIT_UNACCOUNTED: "the action is denied, or nobody listens after --wait"},
     ),
     Verb(
+        name="mem",
+        summary="show the memory that clients share: whose it is, how old, and who holds it",
+        run="mem:mem",
+        arguments=(
+            Argument(name="pattern", default="", help="only of topics that match (all memory)"),
+        ),
+        result=s.MEM_RESULT,
+        item=s.MEM,
+    ),
+    Verb(
         name="events",
         summary="follow what the node says about itself",
         run="events:events",

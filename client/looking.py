@@ -78,6 +78,20 @@ class Looking(Later, ABC):
             timeout_s=timeout_s,
         )
 
+    async def memory(
+        self, pattern: str = "", *, timeout_s: float | None = CALL_S
+    ) -> kernel_pb2.MemoryResponse:
+        """Return the memory that clients share on the node, of the topics of `pattern` ("": all).
+
+        Whose it is, its size and age, who looks at it; and what two clients share past the node.
+        """
+        return await self.connection.unary(
+            "/sira.v1.Kernel/Memory",
+            kernel_pb2.MemoryRequest(pattern=pattern),
+            kernel_pb2.MemoryResponse,
+            timeout_s=timeout_s,
+        )
+
     async def introspect(
         self, service: str = "", *, timeout_s: float | None = CALL_S
     ) -> kernel_pb2.IntrospectResponse:

@@ -337,6 +337,12 @@ class SyncBus(Later):
         """Return the node's counts; see `Bus.stats`."""
         return self._runner.run(self._bus.stats(prometheus=prometheus, timeout_s=timeout_s))
 
+    def memory(
+        self, pattern: str = "", *, timeout_s: float | None = CALL_S
+    ) -> kernel_pb2.MemoryResponse:
+        """Return the memory that clients share on the node; see `Bus.memory`."""
+        return self._runner.run(self._bus.memory(pattern, timeout_s=timeout_s))
+
     def introspect(
         self, service: str = "", *, timeout_s: float | None = CALL_S
     ) -> kernel_pb2.IntrospectResponse:

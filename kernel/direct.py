@@ -17,7 +17,6 @@ from sira.kernel.topics import NODE_PREFIX, first_token
 
 if TYPE_CHECKING:
     from sira import _native
-    from sira.kernel.clients import Client
     from sira.kernel.streams import PublishStream, SubscribeStream
 
 # The shape of a link. Memory that is never used is never made; cells are never used twice.
@@ -28,6 +27,7 @@ TARGETS_MAX = 16
 WHEN_MOVED, BUSY_MS, LATER_MS = 0, 50, 1_000
 # Counts that no pair of clients gets to: then the memory was written by somebody else's rules.
 _COUNT_LAST = 1 << 48
+_LEAVE_NS = 500_000_000  # a publisher has compared the word before, and is about to post
 # Why a publisher took a message back, as the ledger says it; by the number that the link has for it
 # (native/shm_link.h). "": not dropped.
 REASONS = ("", "CANCELLED", "REVOKED", "", "PEER_LOST", "MOVED", "DROPPED")
@@ -228,24 +228,48 @@ class Cell:
 
     Attributes:
         number: in its link.
+        publisher: the stream whose rights it has.
         first: it counts what was published.
-        left: nothing more is posted, if its publisher is honest.
         reason: why nobody takes anything more; "": somebody does.
+        left: nothing more is posted, if its publisher is honest.
+        leaves_ns: when `left` is to be believed; 0: it is not to be left.
     """
 
     number: int
     link: Any
     topic: _native.HubTopic
-    client: Client
+    publisher: PublishStream
     subscription: Subscription
     tally: Tally
     first: bool
     ledger: _native.Hub
     now_ns: Callable[[], int]
     seen: Counted = NOTHING
-    left: bool = False
     reason: str = ""
-    looks_after: int = 0  # since it ended
+    left: bool = False
+    leaves_ns: int = 0
+    _posted_last: int = -1  # when it was left for a while; -1: not yet
+    _looks_after: int = 0  # since it ended
+
+    def leave(self, *, at_once: bool) -> None:
+        """Take note that nothing more is posted.
+
+        Args:
+            at_once: its publisher says so. Else that was told to, and may be about to post one.
+        """
+        self.left = self.left or at_once
+        self.leaves_ns = self.leaves_ns or self.now_ns() + _LEAVE_NS
+
+    def grow_old(self) -> bool:
+        """Let time pass, after a look; whether its publisher posts although it may not."""
+        if self.reason:
+            self._looks_after += 1
+        elif self.leaves_ns and self.now_ns() >= self.leaves_ns:
+            self.left = True
+            if self._posted_last < 0:
+                self._posted_last = self.seen.posted
+            return self.seen.posted > self._posted_last
+        return False
 
     def look(self, posted: int, taken: int, withdrawn: Iterable[int]) -> None:
         """Take in what its memory says, and tell the ledger what is new."""
@@ -254,7 +278,7 @@ class Cell:
         if now is before or now == before:
             return
         if self.first:
-            self.client.published_before += now.posted - before.posted
+            self.publisher.client.published_before += now.posted - before.posted
         if self.reason:  # all that is there was dropped, and so is what comes
             owed = now.posted - before.posted
             counts = account_ended(owed, 0, self.reason, first=self.first)
@@ -282,7 +306,7 @@ class Cell:
     def is_over(self) -> bool:
         """Whether there is nothing more to count."""
         if self.reason:
-            return self.left or self.looks_after > 1
+            return self.left or self._looks_after > 1
         return self.left and not self.seen.pending
 
 
@@ -308,11 +332,11 @@ class Past(Protocol):
     def reader_over(self, stream: SubscribeStream) -> None:
         """Take note that whatever was shown because of a stream may still be read."""
 
-    def recheck_routes(self, stream: PublishStream) -> Iterator[None]:
-        """Ask the rules of now about all routes of a stream; yields after each question."""
+    def recheck_posts(self, stream: PublishStream) -> Iterator[None]:
+        """Ask the rules of now about all that a stream may post; yields after each question."""
 
-    def recheck_shown(self, stream: SubscribeStream) -> Iterator[None]:
-        """Ask the rules of now about what was shown because of a stream; yields after each."""
+    def recheck_reads(self, stream: SubscribeStream) -> Iterator[None]:
+        """Ask the rules of now about all that a stream gets; yields after each question."""
 
 
 # ---- numbers, and how much there may be ---------------------------------------------------------

@@ -84,8 +84,41 @@ def judge(bytes_: int, *, mine: Held, every: Held, limits: Limits) -> Verdict:
     return Verdict.TAKEN
 
 
+@dataclass(slots=True, eq=False)
+class Party:
+    """One connection, as people know it.
+
+    Attributes:
+        peer: as gRPC names it. client, tenant: of the stream that came by it last; "": none did.
+        gone: it is over; what it lent may still be looked at.
+    """
+
+    peer: str = ""
+    client: str = ""
+    tenant: str = ""
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What one connection has of a segment.
+
+    Attributes:
+        leases, bytes: lent to it, and not given back.
+        since_ns: when it had given all back last, and was lent something; CLOCK_MONOTONIC.
+        reads: a stream of it may be lent more.
+    """
+
+    leases: int
+    bytes: int
+    since_ns: int
+    reads: bool
+
+
 class Owner(Protocol):
     """The connection that a segment came by."""
+
+    party: Party
 
     def stop(self, segment: Segment) -> None:
         """Tell it to write nothing new into a segment."""
@@ -96,6 +129,11 @@ class Owner(Protocol):
 
 class Borrower(Protocol):
     """The connection of subscribers: what it was shown, and what it has not given back."""
+
+    party: Party
+
+    def holds(self) -> Iterator[tuple[int, Hold]]:
+        """Yield what it has, by the number of the segment."""
 
     def show(self, segment: Segment) -> bool:
         """Pass a segment on; False: not now."""
@@ -121,16 +159,17 @@ class Segment:
     """One segment. `number` is the node's name for it, `own` that of its owner."""
 
     __slots__ = (
-        "audience", "bytes", "fd", "gone", "number", "own", "owner", "readers", "spans", "stopped",
-        "tenant",
+        "audience", "bytes", "fd", "gone", "number", "own", "owner", "readers", "since_ns", "spans",
+        "stopped", "tenant",
     )  # fmt: skip
 
     def __init__(
-        self, number: int, *, owner: Owner, own: int, bytes_: int, audience: str, fd: int
-    ) -> None:
+        self, number: int, *, owner: Owner, own: int, bytes_: int, audience: str, fd: int,
+        since_ns: int,
+    ) -> None:  # fmt: skip
         """Take note of it. `fd` belongs to its mapping."""
         self.number, self.own, self.owner = number, own, owner
-        self.bytes, self.audience, self.fd = bytes_, audience, fd
+        self.bytes, self.audience, self.fd, self.since_ns = bytes_, audience, fd, since_ns
         self.tenant = ""  # of the stream that first named it; a chunk of another one is refused
         self.spans = 0  # leases of its owner that are out
         self.stopped = False  # shown to nobody anew
@@ -145,22 +184,28 @@ class Lent:
         """Begin with nothing. `limits` None: nothing is ever lent."""
         self.limits = limits or Limits()
         self.segments: dict[int, Segment] = {}  # by number, those that are named
+        self.looked_at: dict[Segment, None] = {}  # those that are named no more
         self.held = Held()  # mapped, also what is named no more and still looked at
         self.lenders: dict[Owner, None] = {}  # until the last of their leases is back
+        self.borrowers: dict[Borrower, None] = {}
         self.leases = 0  # out, of publishers
         self.stopped = self.refused = 0  # since the start
         self._last = 0
 
     def take(
-        self, owner: Owner, *, own: int, bytes_: int, audience: str, fd: int, mine: Held
-    ) -> Segment | None:
+        self, owner: Owner, *, own: int, bytes_: int, audience: str, fd: int, mine: Held,
+        now_ns: int,
+    ) -> Segment | None:  # fmt: skip
         """Take a segment into the books; None: it is too much. See `judge`."""
         verdict = judge(bytes_, mine=mine, every=self.held, limits=self.limits)
         if verdict is Verdict.REFUSED or self._last == _NUMBER_LAST:
             self.refused += 1
             return None
         self._last += 1
-        segment = Segment(self._last, owner=owner, own=own, bytes_=bytes_, audience=audience, fd=fd)
+        segment = Segment(
+            self._last, owner=owner, own=own, bytes_=bytes_, audience=audience, fd=fd,
+            since_ns=now_ns,
+        )  # fmt: skip
         self.segments[segment.number] = segment
         self.held.add(bytes_)
         mine.add(bytes_)
@@ -185,6 +230,7 @@ class Lent:
         assert not segment.gone, segment.number
         segment.gone = True
         del self.segments[segment.number]
+        self.looked_at[segment] = None
         for reader in list(segment.readers):
             reader.forget(segment)
         self._settle(segment, mine)
@@ -203,6 +249,7 @@ class Lent:
 
     def _settle(self, segment: Segment, mine: Held) -> None:
         if not segment.spans:
+            del self.looked_at[segment]
             self.held.less(segment.bytes)
             mine.less(segment.bytes)
 

@@ -11,7 +11,7 @@ from functools import partial
 import grpc
 
 from sira import __version__, _native
-from sira.kernel import telemetry
+from sira.kernel import memory, telemetry
 from sira.kernel.access import Access
 from sira.kernel.admission.limits import Limit
 from sira.kernel.bus import Bus
@@ -344,7 +344,11 @@ class Node:
         catalog = self.catalog
         services = (
             KernelService(
-                catalog, self.settings, self._counts, lambda: [w.bus for w in self.worlds]
+                catalog,
+                self.settings,
+                self._counts,
+                lambda: [w.bus for w in self.worlds],
+                partial(memory.parts, self.lent, self.direct),
             ),
             self.attaching,
             BusService(self.links),

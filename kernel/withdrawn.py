@@ -38,10 +38,10 @@ def _looks(bus: Bus) -> Iterator[None]:
             if stream.reader is not None:
                 yield from stream.reader.recheck()
             if stream.direct is not None:
-                yield from stream.direct.recheck_shown(stream)
+                yield from stream.direct.recheck_reads(stream)
         for publisher in list(client.publishes):
             if publisher.direct is not None:
-                yield from publisher.direct.recheck_routes(publisher)
+                yield from publisher.direct.recheck_posts(publisher)
     members = []
     for subscription in list(bus.subscriptions):
         who, pattern = subscription.stream.credential, subscription.pattern

@@ -82,6 +82,12 @@ class Call:
         """What the caller has proved; None: nothing, and the method is public."""
         return None if self.credential.kind == NOBODY else self.credential
 
+    def introduce(self, client: str) -> None:
+        """Let the caller's connection know which client uses it, where it shares memory."""
+        taken = getattr(self.context, "introduce", None)
+        if taken is not None:
+            taken(self.world.tenant, client)
+
     def lender(self) -> Lender | None:
         """Return what finds the bytes that chunks name, not carry; None: none may."""
         offered = getattr(self.context, "lender", None)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 
 from sira import _native
-from sira.kernel import explain, introspect, ledger
+from sira.kernel import explain, introspect, ledger, memory
 from sira.kernel.bus import Bus
 from sira.kernel.edge.door import Call
 from sira.kernel.edge.parts import Parts, taking_turns
@@ -34,6 +34,9 @@ class KernelService:
         settings: Settings,
         counts: Callable[[Bus], Counts],
         buses: Callable[[], Iterable[Bus]] = tuple,
+        memory_parts: Callable[[memory.Asked, int], Iterator[kernel_pb2.MemoryResponse]] = (
+            memory.none
+        ),
     ) -> None:
         """Read `catalog` and `settings`.
 
@@ -41,9 +44,10 @@ class KernelService:
             catalog, settings: of the node.
             counts: gives the numbers of one world.
             buses: gives those of all tenants, for operators.
+            memory_parts: tells what memory clients share, as `memory.parts` does.
         """
         self._catalog, self._settings, self._counts = catalog, settings, counts
-        self._buses = buses
+        self._buses, self._memory_parts = buses, memory_parts
         self._started_ns = _native.now_ns()
 
     def methods(self) -> list[Method]:
@@ -66,6 +70,9 @@ class KernelService:
             method(of["Explain"], self.explain, effects="read",
                    summary="why a message goes where it goes",
                    request=pb.ExplainRequest, response=pb.ExplainResponse),
+            method(of["Memory"], self.memory, effects="read",
+                   summary="memory that clients share: whose, how old, who looks at it",
+                   request=pb.MemoryRequest, response=pb.MemoryResponse),
         ]  # fmt: skip
 
     async def negotiate(
@@ -185,6 +192,23 @@ class KernelService:
         elif request.action in ("", "publish"):
             last.reasons.append(explain.past_the_node(bus, listeners, request, call.credential))
         await parts.add(last)
+        return parts.whole()
+
+    async def memory(self, call: Call, request: kernel_pb2.MemoryRequest) -> bytes:
+        """Return the memory that clients of the caller's tenant share; operators see all of it.
+
+        Raises:
+            BadTopic: the pattern is not well formed.
+        """
+        if request.pattern:
+            _native.check_pattern(request.pattern)
+        call.world.bus.may(call.credential, "inspect", "sira.memory")
+        tenant = call.principal.tenant
+        asked = memory.Asked("" if tenant == SYSTEM else tenant, request.pattern)
+        await taking_turns(call.world.bus.settle())
+        parts = Parts()
+        for part in self._memory_parts(asked, _native.now_ns()):
+            await parts.add(part)
         return parts.whole()
 
 

@@ -34,6 +34,7 @@ class Publishing:
         link = StreamLink(who, call.method.name, self._links.round)
         stream = bus.open_publish(client, who, wake=link.wake, hello=call.hello, now_ns=now_ns)
         stream.ingress.lane = call.lane
+        call.introduce(client.id)
         stream.ingress.lender = call.lender()
         stream.go_direct(call.direct())
         stream.on_lost = link.end

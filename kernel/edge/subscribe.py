@@ -31,6 +31,7 @@ class Subscribing:
         link = StreamLink(who, call.method.name, self._links.round)
         stream = bus.open_subscribe(client, who, wake=link.wake, link=call.hello.link)
         stream.lane = call.lane
+        call.introduce(client.id)
         stream.borrow(call.reader())
         stream.direct = call.direct()
         link.on_end = lambda error: stream.end_all(error, _native.now_ns())

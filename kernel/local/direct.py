@@ -177,7 +177,7 @@ class Direct:
         for link, each in zip(links, targets, strict=True):
             tally = each.direct = each.direct or Tally()
             cell = Cell(
-                link.used, link, plan.topic, stream.client, each, tally,
+                link.used, link, plan.topic, stream, each, tally,
                 first=not grant.cells, ledger=bus.hub, now_ns=bus.now_ns,
             )  # fmt: skip
             link.used += 1

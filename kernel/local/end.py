@@ -15,7 +15,7 @@ from sira import _native
 from sira.kernel.authorize import Deny
 from sira.kernel.direct import LATER_MS, SLOTS, Cell, Refusal
 from sira.kernel.errors import ProtocolError
-from sira.kernel.lent import Segment, may_read
+from sira.kernel.lent import Party, Segment, may_read
 from sira.kernel.local import record
 from sira.kernel.local.links import is_full
 from sira.kernel.topics import REPLY_PREFIX, first_token
@@ -98,9 +98,9 @@ class End:
         """Let routes of a stream go: nobody may post by them any more."""
         for number in [n for n, ask in self.asks.items() if ask.stream is stream]:
             del self.asks[number]
-        for grant in self.grants.values():
-            if grant.stream is stream:
-                grant.bus.hub.touch(grant.topic)
+        for grant in [each for each in self.grants.values() if each.stream is stream]:
+            grant.bus.hub.touch(grant.topic)  # its client may live, and must not post any more
+            self.leave(grant, at_once=False)
 
     def subscription_over(self, subscription: Subscription, reason: str) -> None:
         """Take note that a subscription takes nothing more."""
@@ -113,31 +113,36 @@ class End:
             if link.reader is self:
                 link.stop(link.shown_to(stream))
 
-    def recheck_routes(self, stream: PublishStream) -> Iterator[None]:
-        """Ask the rules of now about all routes of a stream; yields after each question.
+    def recheck_posts(self, stream: PublishStream) -> Iterator[None]:
+        """Ask the rules of now about all that a stream may post; yields after each question.
 
-        Their publishers ask anew, as the words have moved; but one that does not look must not be
-        heard any more.
+        Its client asks anew, as the words have moved; but one that does not look must not be heard
+        any more.
         """
         access, who = stream.bus.access, stream.credential
-        for grant in [each for each in self.grants.values() if each.stream is stream]:
-            name, cells = grant.topic, [cell for _, cell in grant.cells]
+        posts = [
+            cell
+            for link in self.links.values()
+            for cell in link.cells.values()
+            if cell.publisher is stream
+        ]
+        for cell in posts:
+            name = cell.topic.name
             private = first_token(name) == REPLY_PREFIX
             if not private and isinstance(access.decide(who, "publish", name), Deny):
-                self._end_cells(cells, "REVOKED")
-            else:
-                readers = ((cell, cell.subscription.stream.credential) for cell in cells)
-                self._end_cells(
-                    [cell for cell, reader in readers if not may_read(access, reader, name)],
-                    "REVOKED",
-                )
+                self._end_cells([cell], "REVOKED")
             yield
 
-    def recheck_shown(self, stream: SubscribeStream) -> Iterator[None]:
-        """Ask the rules of now about what was shown because of a stream; yields after each."""
+    def recheck_reads(self, stream: SubscribeStream) -> Iterator[None]:
+        """Ask the rules of now about all that a stream gets; yields after each question."""
         access, who = stream.bus.access, stream.credential
-        for link in list(self.links.values()):
-            for segment in link.shown_to(stream) if link.reader is self else ():
+        for link in [each for each in self.links.values() if each.reader is self]:
+            for cell in list(link.cells.values()):
+                if cell.subscription.stream is stream:
+                    if not may_read(access, who, cell.topic.name):
+                        self._end_cells([cell], "REVOKED")
+                    yield
+            for segment in link.shown_to(stream):
                 if not may_read(access, who, segment.audience):
                     link.stop([segment])
                 yield
@@ -151,6 +156,11 @@ class End:
             link.end(ended, reason)
 
     # ---- for the node ----------------------------------------------------------------------------
+
+    @property
+    def party(self) -> Party:
+        """Whose it is, for people."""
+        return self._lending.party
 
     @property
     def is_open(self) -> bool:
@@ -228,12 +238,12 @@ class End:
         else:
             raise ProtocolError(f"a record of kind {kind}, which nothing here takes")
 
-    def leave(self, grant: Grant | None) -> None:
-        """Take note that nothing more is posted by a route."""
+    def leave(self, grant: Grant | None, *, at_once: bool = True) -> None:
+        """Take note that nothing more is posted by a route. See `Cell.leave`."""
         if grant is None:
             return
         for _, cell in grant.cells:
-            cell.left = True
+            cell.leave(at_once=at_once)
         del self.grants[grant.number]
         if self.by_topic.get(grant.topic) is grant:
             del self.by_topic[grant.topic]
@@ -260,8 +270,8 @@ class End:
         """Take note that the connection is lost, and its streams are through."""
         self.asks.clear()
         for grant in list(self.grants.values()):
-            grant.bus.hub.touch(grant.topic)  # its client may live, and must not post any more
-            self.leave(grant)
+            grant.bus.hub.touch(grant.topic)
+            self.leave(grant, at_once=False)
         for link in list(self.links.values()):
             if link.reader is self:
                 link.end_reader("PEER_LOST")

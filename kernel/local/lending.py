@@ -11,12 +11,12 @@ import asyncio
 import contextlib
 import os
 import resource
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from sira import _native
 from sira.kernel.errors import Denied, ProtocolError, QuotaExceeded, SiraError
-from sira.kernel.lent import Held, Lent, Limits, Segment
+from sira.kernel.lent import Held, Hold, Lent, Limits, Party, Segment
 from sira.kernel.local import record
 from sira.kernel.local.channel import Channel
 from sira.kernel.settings import Settings
@@ -47,9 +47,12 @@ def limits_of(settings: Settings) -> Limits:
 class Lending:
     """The segments of one connection. Lives on after it until nobody looks at them any more."""
 
-    def __init__(self, lent: Lent, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, lent: Lent, channel: Channel, loop: asyncio.AbstractEventLoop, party: Party
+    ) -> None:
         """Begin with none; nothing is opened before the first."""
         lent.lenders[self] = None
+        self.party = party
         self._lent, self._channel, self._loop = lent, channel, loop
         self._segments: dict[int, Segment] = {}  # by the client's own number
         self._refused: set[int] = set()
@@ -77,8 +80,9 @@ class Lending:
             segment = None
             if fd is not None:
                 segment = self._lent.take(
-                    self, own=own, bytes_=bytes_, audience=audience, fd=fd, mine=self._held
-                )
+                    self, own=own, bytes_=bytes_, audience=audience, fd=fd, mine=self._held,
+                    now_ns=_native.now_ns(),
+                )  # fmt: skip
             if segment is None:
                 self._refuse(own)
                 return
@@ -149,7 +153,7 @@ class Lending:
 
     def end(self) -> None:
         """Take note that the connection is over."""
-        self._over = True
+        self._over = self.party.gone = True
         for own in list(self._segments):
             self._forget(own)
         self._close_when_done()
@@ -230,21 +234,35 @@ class Lending:
 
 @dataclass(slots=True)
 class _Shown:
-    """A segment that the client has: for how many of its streams, and how many leases are out."""
+    """A segment that the client has: for how many of its streams, and how much is out.
+
+    Attributes:
+        since_ns: when the first of its leases went out while no other was; CLOCK_MONOTONIC.
+    """
 
     readers: int = 0
     leases: int = 0
+    bytes: int = 0
+    since_ns: int = 0
 
 
 class Borrowing:
     """What one connection was shown, and what it has not given back."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, lent: Lent, channel: Channel, party: Party) -> None:
         """Begin with nothing."""
-        self._channel = channel
+        lent.borrowers[self] = None
+        self.party = party
+        self._lent, self._channel = lent, channel
         self._shown: dict[int, _Shown] = {}
         self._leases: dict[int, _native.ShmSpan] = {}
         self._last_lease = 0
+
+    def holds(self) -> Iterator[tuple[int, Hold]]:
+        """Yield what it has, by the number of the segment."""
+        for number, shown in self._shown.items():
+            reads = shown.readers > 0
+            yield number, Hold(shown.leases, shown.bytes, shown.since_ns, reads)
 
     def show(self, segment: Segment) -> bool:
         """Pass a segment on, unless the client has it; False: not now."""
@@ -273,7 +291,11 @@ class Borrowing:
             return 0
         self._last_lease += 1
         self._leases[self._last_lease] = span
-        self._shown[span.segment].leases += 1
+        shown = self._shown[span.segment]
+        if not shown.leases:
+            shown.since_ns = _native.now_ns()
+        shown.leases += 1
+        shown.bytes += len(span)
         return self._last_lease
 
     def returned(self, leases: Iterable[int]) -> None:
@@ -292,11 +314,14 @@ class Borrowing:
     def end(self) -> None:
         """Take note that the connection is over: nothing is out any more."""
         self._leases.clear()
+        del self._lent.borrowers[self]
 
     def _end_lease(self, lease: int) -> None:
-        number = self._leases.pop(lease).segment
-        self._shown[number].leases -= 1
-        self._retire(number)
+        span = self._leases.pop(lease)
+        shown = self._shown[span.segment]
+        shown.leases -= 1
+        shown.bytes -= len(span)
+        self._retire(span.segment)
 
     def _retire(self, number: int) -> None:
         """Say that a segment is named no more: when no chunk under way can do it, either."""

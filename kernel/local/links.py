@@ -43,12 +43,13 @@ class Link:
         Raises:
             OSError: there is no descriptor left, or no memory. Nobody has the link then.
         """
-        self.number, self.bus = number, bus
+        self.number, self.bus, self.since_ns = number, bus, bus.now_ns()
         self.writer, self.reader, self._lent = writer, reader, lent
         generation = int.from_bytes(os.urandom(_GENERATION_BYTES), "little")
         self._memory: _native.ShmLink | None = _native.ShmLink(
             generation, slots=SLOTS, holds=HOLDS, cells=CELLS
         )
+        self.bytes = self._memory.bytes
         self.cells: dict[int, Cell] = {}  # that count
         self.used = 0  # cells that were given out
         self.writer_over = self.reader_over = False
@@ -116,9 +117,9 @@ class Link:
             if found is not None:
                 posted, taken, _, withdrawn = found
                 cell.look(posted, taken, withdrawn)
-            if self.writer_over:
-                cell.left = True
-            cell.looks_after += bool(cell.reason)
+            if cell.grow_old():
+                cell.end("REVOKED")
+                self._tell_end(cell)
             if cell.is_over:
                 self._forget(cell)
 
@@ -192,6 +193,8 @@ class Link:
         if not self.writer_over:
             self._tell_over(self.reader)
         self.writer_over = True
+        for cell in self.cells.values():
+            cell.leave(at_once=False)
         self.look()
 
     def end_reader(self, reason: str) -> None:

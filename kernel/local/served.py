@@ -79,6 +79,10 @@ class ServedCall:
         """Return how long the caller waits, in s; None: for ever."""
         return None if self._end_s is None else max(0.0, self._end_s - self._loop.time())
 
+    def introduce(self, tenant: str, client: str) -> None:
+        """Take note of who uses the connection, for people who ask."""
+        self._session.introduce(tenant, client)
+
     def lender(self, tenant: str) -> Lender | None:
         """Return what finds the bytes that the caller's chunks name; None: it names none."""
         return self._session.lender(tenant)

@@ -13,7 +13,7 @@ from sira.kernel.access import Access
 from sira.kernel.edge.door import Door
 from sira.kernel.errors import ProtocolError, QuotaExceeded, SiraError, Timeout
 from sira.kernel.guard import AUTHORIZATION_KEY
-from sira.kernel.lent import Lender, Lent, Reader
+from sira.kernel.lent import Lender, Lent, Party, Reader
 from sira.kernel.local import record
 from sira.kernel.local.channel import Channel, Record
 from sira.kernel.local.direct import Direct
@@ -65,6 +65,7 @@ class Session:
         self.loop = asyncio.get_running_loop()
         self._door, self._settings, self._over = door, settings, over
         self._lent = lent
+        self._party = Party(str(peer))
         self.lending: Lending | None = None  # both, once both hellos say that they lend
         self.borrowing: Borrowing | None = None
         self._past = direct
@@ -113,6 +114,10 @@ class Session:
         assert self._hello is not None, "a call is after it"
         if len(body) > self._hello.record_bytes_max:
             raise too_long(len(body), self._hello.record_bytes_max)
+
+    def introduce(self, tenant: str, client: str) -> None:
+        """Take note of who uses the connection, for people who ask."""
+        self._party.tenant, self._party.client = tenant, client
 
     def lender(self, tenant: str) -> Lender | None:
         """Return what finds the bytes that chunks of a stream name; None: they may name none."""
@@ -188,8 +193,8 @@ class Session:
         if hello.authorization:
             self._shown = ((AUTHORIZATION_KEY, hello.authorization),)
         if hello.lends and self._lends:
-            self.lending = Lending(self._lent, self.channel, self.loop)
-            self.borrowing = Borrowing(self.channel)
+            self.lending = Lending(self._lent, self.channel, self.loop, self._party)
+            self.borrowing = Borrowing(self._lent, self.channel, self._party)
             if hello.links and self._links:
                 self.direct = End(self._past, self.channel, self.lending)
 

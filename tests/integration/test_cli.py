@@ -34,6 +34,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "topics delete": ["lab.declared"],
     "ledger": [],
     "explain": ["lab.any"],
+    "mem": [],
     "doctor": [],
     "config show": [],
     "version": [],

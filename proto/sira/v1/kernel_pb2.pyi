@@ -393,6 +393,108 @@ class ExplainMatch(_message.Message):
     state: str
     def __init__(self, client: _Optional[str] = ..., pattern: _Optional[str] = ..., group: _Optional[str] = ..., lane: _Optional[str] = ..., lane_reason: _Optional[str] = ..., pending: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
 
+class MemoryRequest(_message.Message):
+    __slots__ = ("pattern",)
+    PATTERN_FIELD_NUMBER: _ClassVar[int]
+    pattern: str
+    def __init__(self, pattern: _Optional[str] = ...) -> None: ...
+
+class MemoryParty(_message.Message):
+    __slots__ = ("client", "peer", "tenant", "gone")
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    GONE_FIELD_NUMBER: _ClassVar[int]
+    client: str
+    peer: str
+    tenant: str
+    gone: bool
+    def __init__(self, client: _Optional[str] = ..., peer: _Optional[str] = ..., tenant: _Optional[str] = ..., gone: _Optional[bool] = ...) -> None: ...
+
+class MemoryHolder(_message.Message):
+    __slots__ = ("party", "leases", "bytes", "held_ns", "link", "reads")
+    PARTY_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    HELD_NS_FIELD_NUMBER: _ClassVar[int]
+    LINK_FIELD_NUMBER: _ClassVar[int]
+    READS_FIELD_NUMBER: _ClassVar[int]
+    party: MemoryParty
+    leases: int
+    bytes: int
+    held_ns: int
+    link: int
+    reads: bool
+    def __init__(self, party: _Optional[_Union[MemoryParty, _Mapping]] = ..., leases: _Optional[int] = ..., bytes: _Optional[int] = ..., held_ns: _Optional[int] = ..., link: _Optional[int] = ..., reads: _Optional[bool] = ...) -> None: ...
+
+class MemorySegment(_message.Message):
+    __slots__ = ("segment", "topic", "bytes", "age_ns", "state", "owner", "leases", "holders")
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    AGE_NS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    HOLDERS_FIELD_NUMBER: _ClassVar[int]
+    segment: int
+    topic: str
+    bytes: int
+    age_ns: int
+    state: str
+    owner: MemoryParty
+    leases: int
+    holders: _containers.RepeatedCompositeFieldContainer[MemoryHolder]
+    def __init__(self, segment: _Optional[int] = ..., topic: _Optional[str] = ..., bytes: _Optional[int] = ..., age_ns: _Optional[int] = ..., state: _Optional[str] = ..., owner: _Optional[_Union[MemoryParty, _Mapping]] = ..., leases: _Optional[int] = ..., holders: _Optional[_Iterable[_Union[MemoryHolder, _Mapping]]] = ...) -> None: ...
+
+class MemoryCell(_message.Message):
+    __slots__ = ("topic", "publisher", "subscriber", "pattern", "pending", "delivered", "open")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHER_FIELD_NUMBER: _ClassVar[int]
+    SUBSCRIBER_FIELD_NUMBER: _ClassVar[int]
+    PATTERN_FIELD_NUMBER: _ClassVar[int]
+    PENDING_FIELD_NUMBER: _ClassVar[int]
+    DELIVERED_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    publisher: str
+    subscriber: str
+    pattern: str
+    pending: int
+    delivered: int
+    open: bool
+    def __init__(self, topic: _Optional[str] = ..., publisher: _Optional[str] = ..., subscriber: _Optional[str] = ..., pattern: _Optional[str] = ..., pending: _Optional[int] = ..., delivered: _Optional[int] = ..., open: _Optional[bool] = ...) -> None: ...
+
+class MemoryLink(_message.Message):
+    __slots__ = ("link", "bytes", "age_ns", "state", "writer", "reader", "cells")
+    LINK_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    AGE_NS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    WRITER_FIELD_NUMBER: _ClassVar[int]
+    READER_FIELD_NUMBER: _ClassVar[int]
+    CELLS_FIELD_NUMBER: _ClassVar[int]
+    link: int
+    bytes: int
+    age_ns: int
+    state: str
+    writer: MemoryParty
+    reader: MemoryParty
+    cells: _containers.RepeatedCompositeFieldContainer[MemoryCell]
+    def __init__(self, link: _Optional[int] = ..., bytes: _Optional[int] = ..., age_ns: _Optional[int] = ..., state: _Optional[str] = ..., writer: _Optional[_Union[MemoryParty, _Mapping]] = ..., reader: _Optional[_Union[MemoryParty, _Mapping]] = ..., cells: _Optional[_Iterable[_Union[MemoryCell, _Mapping]]] = ...) -> None: ...
+
+class MemoryResponse(_message.Message):
+    __slots__ = ("segments", "links", "left_out", "bytes")
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    segments: _containers.RepeatedCompositeFieldContainer[MemorySegment]
+    links: _containers.RepeatedCompositeFieldContainer[MemoryLink]
+    left_out: int
+    bytes: int
+    def __init__(self, segments: _Optional[_Iterable[_Union[MemorySegment, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[MemoryLink, _Mapping]]] = ..., left_out: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+
 class AttachRequest(_message.Message):
     __slots__ = ("offer", "reply", "leave")
     OFFER_FIELD_NUMBER: _ClassVar[int]

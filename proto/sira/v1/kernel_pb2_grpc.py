@@ -59,6 +59,11 @@ class KernelStub:
                 request_serializer=sira_dot_v1_dot_kernel__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=sira_dot_v1_dot_kernel__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.Memory = channel.unary_unary(
+                '/sira.v1.Kernel/Memory',
+                request_serializer=sira_dot_v1_dot_kernel__pb2.MemoryRequest.SerializeToString,
+                response_deserializer=sira_dot_v1_dot_kernel__pb2.MemoryResponse.FromString,
+                _registered_method=True)
         self.Attach = channel.stream_stream(
                 '/sira.v1.Kernel/Attach',
                 request_serializer=sira_dot_v1_dot_kernel__pb2.AttachRequest.SerializeToString,
@@ -99,6 +104,12 @@ class KernelServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Memory(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Attach(self, request_iterator, context):
         """Brings methods into the node's table for as long as the stream lasts. First an offer, answered
         by `accepted`; from then on calls go down, replies come up.
@@ -134,6 +145,11 @@ def add_KernelServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=sira_dot_v1_dot_kernel__pb2.ExplainRequest.FromString,
                     response_serializer=sira_dot_v1_dot_kernel__pb2.ExplainResponse.SerializeToString,
+            ),
+            'Memory': grpc.unary_unary_rpc_method_handler(
+                    servicer.Memory,
+                    request_deserializer=sira_dot_v1_dot_kernel__pb2.MemoryRequest.FromString,
+                    response_serializer=sira_dot_v1_dot_kernel__pb2.MemoryResponse.SerializeToString,
             ),
             'Attach': grpc.stream_stream_rpc_method_handler(
                     servicer.Attach,
@@ -276,6 +292,33 @@ class Kernel:
             '/sira.v1.Kernel/Explain',
             sira_dot_v1_dot_kernel__pb2.ExplainRequest.SerializeToString,
             sira_dot_v1_dot_kernel__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Memory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sira.v1.Kernel/Memory',
+            sira_dot_v1_dot_kernel__pb2.MemoryRequest.SerializeToString,
+            sira_dot_v1_dot_kernel__pb2.MemoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

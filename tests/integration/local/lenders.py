@@ -67,6 +67,7 @@ class Peer:
         self.error: SiraError | None = None
         self.reads = True  # it opens its windows again
         self._calls = 0
+        self._unary: dict[int, bytes] = {}  # answers
 
     # ---- what it says ----------------------------------------------------------------------------
 
@@ -114,6 +115,17 @@ class Peer:
     def give_back(self, *leases: int) -> None:
         self.channel.send(record.RETURNED, 0, record.leases(leases))
 
+    async def unary(self, method: str, request: bytes) -> bytes | str:
+        """Make a unary call; return its answer, or the code of its refusal."""
+        self._calls += 1
+        call = self._calls
+        self.channel.send(record.CALL, call, record.call(method, [], None))
+        self._unary[call] = b""
+        self.channel.send(record.MESSAGE, call, request)
+        self.channel.send(record.HALF_CLOSE, call, b"")
+        await until(lambda: self.over or call in self.statuses)
+        return self.statuses[call] or self._unary[call]
+
     # ---- what it hears ---------------------------------------------------------------------------
 
     async def opened(self, count: int = 1) -> None:
@@ -159,7 +171,9 @@ class Peer:
 
     def taken(self, records: list[Record]) -> None:
         for kind, call, descriptors, body in records:
-            if kind == record.MESSAGE:
+            if kind == record.MESSAGE and call in self._unary:
+                self._unary[call] = body
+            elif kind == record.MESSAGE:
                 self.items.extend(bus_pb2.Frame.FromString(body).items)
                 if self.reads:
                     self.channel.send(record.WINDOW, call, record.grant(max(1, len(body))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -144,7 +145,7 @@ def test_what_is_posted_for_one_that_has_ended_is_dropped_for_the_reason_that_it
     row = hub.row("t")
     assert row is not None
     assert (row["owed"], row["delivered"], row["dropped"]) == (4, 1, {"UNSUBSCRIBED": 3})
-    assert cell.client.published_before == 4
+    assert cell.publisher.client.published_before == 4
 
 
 def hub_of() -> _native.Hub:
@@ -152,9 +153,10 @@ def hub_of() -> _native.Hub:
 
 
 class Publisher:
-    """Of a client: what cells count."""
+    """Of a stream: where cells count."""
 
-    published_before = 0
+    def __init__(self) -> None:
+        self.client = SimpleNamespace(published_before=0)
 
 
 class Subscriber:
@@ -174,3 +176,26 @@ def check(row: dict[str, Any] | None) -> None:
     if row is not None:
         accounted = row["delivered"] + row["pending"] + row["expired"] + row["superseded"]
         assert row["owed"] == accounted + sum(row["dropped"].values()), row
+
+
+def test_who_is_to_leave_may_post_what_was_under_way_and_nothing_after_a_while() -> None:
+    hub, now = hub_of(), 1
+    cell = cell_of(hub, hub.declare("t"))
+    cell.now_ns = lambda: now
+    cell.leave(at_once=False)
+    cell.look(1, 1, (0,) * 7)
+    assert not cell.grow_old() and not cell.is_over
+    now += 1_000_000_000
+    assert not cell.grow_old() and cell.is_over
+    cell.look(2, 1, (0,) * 7)
+    assert cell.grow_old()
+
+
+def test_who_has_left_is_over_as_soon_as_all_is_taken() -> None:
+    hub = hub_of()
+    cell = cell_of(hub, hub.declare("t"))
+    cell.look(2, 1, (0,) * 7)
+    cell.leave(at_once=True)
+    assert not cell.grow_old() and not cell.is_over
+    cell.look(2, 2, (0,) * 7)
+    assert cell.is_over
