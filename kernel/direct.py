@@ -8,6 +8,7 @@ itself, and who is told of it, is in kernel/local/.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -30,7 +31,7 @@ _COUNT_LAST = 1 << 48
 _LEAVE_NS = 500_000_000  # a publisher has compared the word before, and is about to post
 # Why a publisher took a message back, as the ledger says it; by the number that the link has for it
 # (native/shm_link.h). "": not dropped.
-REASONS = ("", "CANCELLED", "REVOKED", "", "PEER_LOST", "MOVED", "DROPPED")
+REASONS = ("", "ABORTED", "REVOKED", "", "PEER_LOST", "ABORTED", "ABORTED")
 _EXPIRED, _SUPERSEDED = 0, 3
 
 
@@ -82,14 +83,19 @@ def topic_refusal(topic: Topic) -> Refusal | None:
     return None
 
 
+def obliges(obligations: Iterable[tuple[str, str]]) -> bool:
+    """Whether what rules ask for needs the node."""
+    return any(each != ("path", "direct") for each in obligations)
+
+
 def limits_refusal(*, limited: bool, obliged: bool) -> Refusal | None:
     """Say what keeps the messages of one publisher at the node; None: nothing.
 
     Args:
-        limited: a limit counts them. obliged: a rule asks for a copy or a rate.
+        limited: a limit counts them. obliged: see `obliges`.
     """
     if obliged:
-        return Refusal("a rule asks for a copy of each message, or for a rate")
+        return Refusal("a rule asks for the node: a copy of each message, a rate, or `path`")
     if limited:
         return Refusal("a limit counts these messages at the node")
     return None
@@ -199,8 +205,13 @@ def account(before: Counted, now: Counted, *, first: bool) -> dict[str, Any]:
         "expired": less[_EXPIRED],
         "superseded": less[_SUPERSEDED],
     }
-    dropped = {why: n for why, n in zip(REASONS, less, strict=True) if why and n}
-    return {name: n for name, n in found.items() if n} | ({"dropped": dropped} if dropped else {})
+    dropped = Counter[str]()
+    for why, count in zip(REASONS, less, strict=True):
+        dropped[why] += count if why else 0
+    dropped = +dropped  # those above 0
+    return {name: n for name, n in found.items() if n} | (
+        {"dropped": dict(dropped)} if dropped else {}
+    )
 
 
 def account_ended(owed: int, pending: int, reason: str, *, first: bool) -> dict[str, Any]:

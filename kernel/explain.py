@@ -127,7 +127,7 @@ def past_the_node(
         ),
         [direct.target_of(each) for each in listeners[: direct.TARGETS_MAX + 1]],
         limited=bool(bus.admission.for_route(who.principal, name)),
-        obliged=isinstance(decision, Allow) and bool(decision.obligations),
+        obliged=isinstance(decision, Allow) and direct.obliges(decision.obligations),
         draining=bus.draining,
     )
     if refused is not None:

@@ -11,6 +11,7 @@ from sira import _native
 from sira.kernel import listening
 from sira.kernel.authorize import Allow
 from sira.kernel.clients import Client
+from sira.kernel.direct import obliges
 from sira.kernel.errors import ContractMismatch, Denied, NodeDraining, NoMatch, SiraError
 from sira.kernel.subscriptions import Listener, QueueGroup, Subscription, queue
 from sira.kernel.topics import (
@@ -36,7 +37,7 @@ class Plan:
 
     Attributes:
         taps: patterns whose listeners get a copy of each message.
-        obliged: rules ask for something (a tap, a rate).
+        obliged: rules ask for something that the node does.
     """
 
     topic: _native.HubTopic
@@ -106,7 +107,7 @@ class Routes:
                 buckets = (*buckets, bus.admission.obliged(client.principal, float(value)))
             elif kind == "tap":
                 taps.append(value)
-        return Plan(topic, listeners, tuple(buckets), tuple(taps), obliged=bool(obligations))
+        return Plan(topic, listeners, tuple(buckets), tuple(taps), obliged=obliges(obligations))
 
     def _taps(
         self, name: str, tap: str, targets: list[_native.Sub | _native.Group]

@@ -259,7 +259,7 @@ class Direct:
 
     def give_up(self, link: Link) -> None:
         """End a link that nothing goes by, while both live: the pair may have another one."""
-        link.end_reader("DROPPED")
+        link.end_reader("PEER_LOST")
         link.end_writer()
         self.forget(link)
 

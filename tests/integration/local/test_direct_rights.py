@@ -87,7 +87,7 @@ def test_a_publisher_that_may_not_publish_any_more_is_not_heard_even_if_it_goes_
     on_node(tmp_path, work)
 
 
-@pytest.mark.parametrize("obligation", [("rate", "5"), ("tap", "audit.cam")])
+@pytest.mark.parametrize("obligation", [("rate", "5"), ("tap", "audit.cam"), ("path", "node")])
 def test_a_rule_that_asks_for_something_brings_all_back_to_the_node(
     tmp_path: Path, obligation: tuple[str, str]
 ) -> None:
@@ -100,6 +100,15 @@ def test_a_rule_that_asks_for_something_brings_all_back_to_the_node(
             assert publisher.word(route) != route.value
             refused = await publisher.answer(publisher.ask(call, TOPIC))
             assert "a rule asks" in refused.refused
+
+    on_node(tmp_path, work)
+
+
+def test_a_rule_that_asks_for_the_direct_path_keeps_nothing_at_the_node(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        async with linked(node) as publisher, linked(node) as reader:
+            node.access.change(policy=Rules(obliged=(("path", "direct"),)))
+            await publisher.granted(await pair(publisher, reader), TOPIC)
 
     on_node(tmp_path, work)
 

@@ -199,3 +199,11 @@ def test_who_has_left_is_over_as_soon_as_all_is_taken() -> None:
     assert not cell.grow_old() and not cell.is_over
     cell.look(2, 2, (0,) * 7)
     assert cell.is_over
+
+
+def test_what_a_publisher_takes_back_is_dropped_for_a_reason_that_people_know() -> None:
+    before, now = NOTHING, Counted(9, 1, (1, 1, 1, 1, 1, 1, 1))
+    assert direct.account(before, now, first=False) == {
+        "owed": 9, "delivered": 1, "pending": 1, "expired": 1, "superseded": 1,
+        "dropped": {"ABORTED": 3, "REVOKED": 1, "PEER_LOST": 1},
+    }  # fmt: skip
