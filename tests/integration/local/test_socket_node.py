@@ -309,7 +309,7 @@ def test_calls_under_way_end_with_their_node(tmp_path: Path) -> None:
             assert (await raw.next() or (0,))[0] == record.MESSAGE
         while await raw.next() is not None:
             pass
-        with pytest.raises(sira.Unreachable, match="is not there|no node at"):
+        with pytest.raises(sira.Unreachable, match=r"is not there|no node at"):
             await sira.connect(url_of(node), timeout_s=1)
 
     run(work)
