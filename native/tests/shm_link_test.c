@@ -224,6 +224,53 @@ static void a_late_message_is_passed_over_and_counted(void)
     end();
 }
 
+static void one_message_is_taken_of_one_priority_and_no_later_one_in_its_place(void)
+{
+    begin(8, 8, 2);
+    struct sira_link_ticket second;
+    struct sira_taken taken;
+    const struct sira_post late = {.owner = memory, .chunk = 7, .bytes = 8, .deadline_ns = 1000};
+    struct sira_link_ticket unused;
+    CHECK_EQUAL(sira_link_post(&writer, &late, &unused), SIRA_LINK_OK);
+    CHECK_EQUAL(post_to(0, 0, 2, &second), SIRA_LINK_OK);
+    CHECK_EQUAL(post_to(0, 0, 3, NULL), SIRA_LINK_OK);
+    CHECK_EQUAL(post_to(0, 5, 4, NULL), SIRA_LINK_OK);
+    CHECK_EQUAL(sira_link_look(&reader, false), SIRA_LINK_OK);
+    CHECK_EQUAL(reader.fresh[0], 1);
+    CHECK_EQUAL(reader.cells[0].counts[0], 3);
+    CHECK_EQUAL(reader.cells[0].counts[5], 1);
+    CHECK_EQUAL(sira_link_withdraw(&writer, second, SIRA_LINK_CANCELLED), SIRA_LINK_OK);
+    CHECK_EQUAL(sira_link_take_oldest(&reader, 0, 3, 1000, &taken), SIRA_LINK_EMPTY);
+    CHECK_EQUAL(sira_link_take_oldest(&reader, 0, 0, 1000, &taken), SIRA_LINK_GONE); /* expired */
+    CHECK_EQUAL(sira_link_take_oldest(&reader, 0, 0, 1000, &taken), SIRA_LINK_GONE); /* withdrawn */
+    CHECK_EQUAL(reader.cells[0].counts[0], 1);
+    CHECK_EQUAL(sira_link_take_oldest(&reader, 0, 0, 1000, &taken), SIRA_LINK_OK);
+    CHECK_EQUAL(taken.priority, 0);
+    CHECK_EQUAL(sira_link_take_oldest(&reader, 0, 0, 1000, &taken), SIRA_LINK_EMPTY);
+    CHECK_EQUAL(take(0), 4);
+    CHECK_EQUAL(reader.cells[0].counts[5], 0);
+    end();
+}
+
+static void what_is_passed_over_comes_back_untaken(void)
+{
+    begin(8, 8, 2);
+    CHECK_EQUAL(post_chunk(0, 3, 600), SIRA_LINK_OK);
+    CHECK_EQUAL(post_to(0, 5, 1, NULL), SIRA_LINK_OK);
+    CHECK_EQUAL(post_to(1, 0, 2, NULL), SIRA_LINK_OK);
+    CHECK_EQUAL(sira_link_look(&reader, false), SIRA_LINK_OK);
+    CHECK_EQUAL(sira_link_pass_over(&reader, 0), SIRA_LINK_OK);
+    CHECK_EQUAL(reader.queued, 1);
+    CHECK_EQUAL(take(0), 0);
+    CHECK_EQUAL(take(1), 2);
+    CHECK_EQUAL(sira_link_collect(&writer, false), SIRA_LINK_OK);
+    CHECK_EQUAL(writer.free_count, 8);
+    CHECK_EQUAL(released[3], 1);
+    CHECK_EQUAL(counts_of(0).taken, 0);
+    CHECK_EQUAL(counts_of(0).withdrawn[SIRA_LINK_EXPIRED], 2);
+    end();
+}
+
 static void latest_keeps_one_and_counts_the_rest(void)
 {
     begin(2, 1, 1);
@@ -292,6 +339,8 @@ int main(void)
     chunks_come_back_when_their_views_are_gone();
     what_is_withdrawn_is_never_taken_and_is_counted_by_reason();
     a_late_message_is_passed_over_and_counted();
+    one_message_is_taken_of_one_priority_and_no_later_one_in_its_place();
+    what_is_passed_over_comes_back_untaken();
     latest_keeps_one_and_counts_the_rest();
     what_the_dead_left_is_given_to_another_of_the_group();
     bells_are_asked_for_only_by_who_sleeps();

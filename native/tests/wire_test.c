@@ -273,6 +273,35 @@ static void test_a_message_that_a_client_may_send_has_room_for_the_stamp(void)
     free(b);
 }
 
+static enum sira_status stamped(const struct buf *b, size_t stamp_len)
+{
+    return sira_env_parse_stamped(b->bytes, b->len - stamp_len, stamp_len, 0, 100, &env, &error_at);
+}
+
+static void test_what_follows_a_clients_bytes_is_the_nodes(void)
+{
+    struct buf *b = buf_new();
+    start_client(b);
+    put_text(b, 12, "gpu-1");
+    const size_t own = b->len;
+    CHECK_EQUAL(stamped(b, 0), SIRA_OK);
+    CHECK_EQUAL(env.raw.len, own);
+    put_text(b, 28, "alice");
+    put_text(b, 29, "lab");
+    CHECK_EQUAL(stamped(b, b->len - own), SIRA_OK);
+    CHECK(is(env.principal, "alice") && is(env.tenant, "lab") && is(env.source, "gpu-1"));
+    CHECK_EQUAL(env.raw.len, b->len);
+    const size_t first = b->len; /* now the client has written them */
+    put_text(b, 28, "root");
+    CHECK_EQUAL(stamped(b, b->len - first), SIRA_FORGED);
+    CHECK_EQUAL(stamped(b, b->len - own + 1), SIRA_TRUNCATED); /* the border goes through a field */
+    b->len = own;
+    put_bytes(b, 28, "\xff", 1);
+    CHECK_EQUAL(stamped(b, b->len - own), SIRA_BAD_TEXT);
+    CHECK_EQUAL(error_at, own);
+    free(b);
+}
+
 static void test_every_status_has_a_code_and_words(void)
 {
     for (int i = 0; i < SIRA_STATUS_COUNT; i++) CHECK(strlen(sira_status_code(i)) > 1 && strlen(sira_status_text(i)) > 4);
@@ -289,6 +318,7 @@ int main(void)
     test_limits_of_one_message();
     test_a_client_cannot_set_what_the_node_sets();
     test_a_message_that_a_client_may_send_has_room_for_the_stamp();
+    test_what_follows_a_clients_bytes_is_the_nodes();
     test_every_status_has_a_code_and_words();
     for (uint32_t i = 0; i < pieces.count; i++) free(pieces.piece[i]);
     return 0;
