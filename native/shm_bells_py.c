@@ -5,13 +5,17 @@
 #include <limits.h>
 #include <unistd.h>
 
-/* One descriptor for many members. A writer or another descriptor is only listened to. A reader that rang, or was looked at, is *awake*: waiting looks at its words. One
+/* One descriptor for many members, and one on which a thread waits for that and for kick(). A ring goes to one of those who
+ * wait only, and an event loop may wait beside the thread: what is meant for the thread must not be the loop's to take.
+ *
+ * The members: A writer or another descriptor is only listened to. A reader that rang, or was looked at, is *awake*: waiting looks at its words. One
  * that slept through a whole wait is *armed*: its writer rings, and waiting need not look at it. */
 typedef struct {
     PyObject_HEAD
     PyObject *members; /* owned: {token: ShmReader, ShmWriter or descriptor} */
     struct sira_spin spin;
-    int bells;
+    int bells;            /* epoll: the members' */
+    int outer, kick;      /* epoll of `bells` and of an eventfd */
     uint64_t next_token;
     uint32_t fork_depth;
 } ShmBells;
@@ -25,11 +29,16 @@ static PyObject *bells_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     ShmBells *self = (ShmBells *)type->tp_alloc(type, 0);
     if (!self) return NULL;
     self->fork_depth = sira_fork_depth;
+    self->outer = self->kick = -1;
     self->bells = sira_bells_make();
-    self->members = PyDict_New();
+    if (self->bells >= 0) self->outer = sira_bells_make();
+    if (self->outer >= 0) self->kick = sira_bell_make();
+    const bool is_made = self->kick >= 0 && sira_bells_nest(self->outer, self->bells, 0) == 0
+                         && sira_bells_add(self->outer, self->kick, 0) == 0;
+    if (!is_made) PyErr_SetFromErrno(PyExc_OSError);
+    self->members = is_made ? PyDict_New() : NULL;
     sira_spin_init(&self->spin, spin_us_max > 1e12 ? SIRA_SPIN_FOREVER : (uint64_t)(spin_us_max * 1e3));
-    if (self->bells >= 0 && self->members) return (PyObject *)self;
-    if (self->bells < 0) PyErr_SetFromErrno(PyExc_OSError);
+    if (self->members) return (PyObject *)self;
     Py_DECREF(self);
     return NULL;
 }
@@ -37,6 +46,8 @@ static PyObject *bells_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 static void bells_dealloc(PyObject *object)
 {
     ShmBells *self = (ShmBells *)object;
+    if (self->outer >= 0) close(self->outer);
+    if (self->kick >= 0) close(self->kick);
     if (self->bells >= 0) close(self->bells);
     Py_XDECREF(self->members);
     Py_TYPE(object)->tp_free(object);
@@ -176,8 +187,10 @@ static PyObject *bells_wait(PyObject *object, PyObject *arg)
         woken = sira_bells_wait(&self->spin, self->bells, &sleeper, 0, tokens, TOKENS, &count);
     } else {
         Py_BEGIN_ALLOW_THREADS
-        woken = sira_bells_wait(&self->spin, self->bells, &sleeper, timeout_ns, tokens, TOKENS, &count);
+        woken = sira_bells_wait(&self->spin, self->outer, &sleeper, timeout_ns, tokens, TOKENS, &count);
         Py_END_ALLOW_THREADS
+        const int found = woken == SIRA_WAIT_RANG ? sira_bells_collect(self->bells, tokens, TOKENS) : 0;
+        count = found > 0 ? (uint32_t)found : 0;
     }
     const int error = errno;
     if (woken == SIRA_WAIT_SIGNAL && PyErr_CheckSignals() < 0) goto done;
@@ -220,6 +233,12 @@ static PyObject *bells_sleep(PyObject *object, PyObject *Py_UNUSED(args))
     return PyBool_FromLong(is_quiet);
 }
 
+static PyObject *bells_kick(PyObject *object, PyObject *Py_UNUSED(args))
+{
+    (void)sira_bell_ring(((ShmBells *)object)->kick);
+    Py_RETURN_NONE;
+}
+
 static PyObject *bells_fileno(PyObject *object, PyObject *Py_UNUSED(args))
 {
     return PyLong_FromLong(((ShmBells *)object)->bells);
@@ -231,6 +250,7 @@ static PyMethodDef bells_methods[] = {
     {"remove", bells_remove, METH_O, "remove(token)."},
     {"sleep", bells_sleep, METH_NOARGS,
      "sleep() -> bool: have every writer ring from now on. False: something is there already, call wait(0)."},
+    {"kick", bells_kick, METH_NOARGS, "kick(): end the wait that goes on in another thread, or the next one."},
     {"wait", bells_wait, METH_O,
      "wait(timeout_s) -> tokens of those that rang or have something; negative: no limit. Spins, then sleeps, without the GIL."},
     {NULL, NULL, 0, NULL},

@@ -100,9 +100,6 @@ class Bells:
         """
         self._loop, self._rang, self._loop_waits = loop, rang, loop_waits
         self._bells = _native.ShmBells(spin_us_max=spin_us_max())
-        self._kick = _native.shm_bell()
-        self._kick_lock = threading.Lock()
-        self._bells.add(self._kick)
         self._lead = threading.Lock()  # held by who leads
         self._followers: dict[Waiter, None] = {}
         self._led = self._led_before = 0
@@ -181,9 +178,6 @@ class Bells:
         self.kick()
         for each in list(self._followers):
             each.nudge()
-        with self._kick_lock:
-            os.close(self._kick)
-            self._kick = -1
 
     # ---- in threads that wait --------------------------------------------------------------------
 
@@ -235,6 +229,4 @@ class Bells:
 
     def kick(self) -> None:
         """Have the leader look again. From any thread."""
-        with self._kick_lock:
-            if self._kick >= 0:
-                os.eventfd_write(self._kick, 1)
+        self._bells.kick()

@@ -458,3 +458,43 @@ def test_the_counts_of_a_killed_publisher_are_whole() -> None:
     assert counts[0][:3] == (len(taken), len(taken), 0)
     os.close(started)
     os.close(told)
+
+
+def test_a_kick_ends_the_wait_of_a_thread_whoever_else_collects_meanwhile() -> None:
+    pair, bells = Pair(), _native.ShmBells(spin_us_max=0)
+    bells.add(pair.reader)
+    turns, begins = threading.Semaphore(0), threading.Semaphore(0)
+
+    def leads() -> None:
+        for _ in range(200):
+            begins.release()
+            assert bells.wait(-1) == []
+            turns.release()
+
+    thread = threading.Thread(target=leads)
+    thread.start()
+    for _ in range(200):
+        assert begins.acquire(timeout=WATCHDOG_S)
+        bells.kick()
+        for _ in range(20):
+            assert bells.wait(0) == []  # what an event loop does beside it
+        assert turns.acquire(timeout=WATCHDOG_S)
+    thread.join(WATCHDOG_S)
+
+
+def test_a_ring_that_another_collects_leaves_the_thread_asleep_until_it_is_kicked() -> None:
+    pair, bells = Pair(), _native.ShmBells(spin_us_max=0)
+    token = bells.add(pair.reader)
+    for _ in range(50):
+        assert bells.sleep()
+        pair.send("x")
+        found: list[list[int]] = []
+        thread = threading.Thread(target=lambda: found.append(bells.wait(-1)))
+        thread.start()
+        ours = bells.wait(0)
+        bells.kick()
+        thread.join(WATCHDOG_S)
+        assert token in [*ours, *found[0]]
+        assert pair.reader.look() == [0]
+        pair.take()
+        bells.wait(0)
