@@ -158,9 +158,12 @@ class Connection(Streams):
         """
         outgoing = self.outgoing
         if outgoing.outbox.links:
-            receipt = outgoing.outbox.direct(topic, body, options, loan)
-            if receipt is None and outgoing.outbox.asking(topic):
-                await self.direct.answered(topic)
+            past = self.direct
+            receipt = None
+            if topic not in past.lines:
+                receipt = outgoing.outbox.direct(topic, body, options, loan)
+            if receipt is None and past.waits(topic):
+                await past.answered(topic)
                 receipt = outgoing.outbox.direct(topic, body, options, loan)
             if receipt is not None:
                 return receipt

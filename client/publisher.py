@@ -84,7 +84,7 @@ class Publisher(_native.Sender):
         deadline = Deadline(self._timeout_s, self._connection.loop)
         options = self._options if handling.get() is None else self._caused()
         if self._outbox.links:
-            if self._outbox.asking(self.topic):
+            if self._connection.direct.waits(self.topic):
                 await self._connection.direct.answered(self.topic)
             for _ in range(_ROOM_LOOKS):
                 if self.direct(body, options):

@@ -222,7 +222,7 @@ class Publishing(Looking):
         try:
             for body in bodies:
                 if outbox.links:
-                    if outbox.asking(topic):
+                    if connection.direct.waits(topic):
                         await connection.direct.answered(topic)
                     receipt = outbox.direct(topic, body, options)
                     if receipt is not None:

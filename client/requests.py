@@ -163,7 +163,7 @@ class Requests:
         try:
             while True:
                 if outbox.links:
-                    if outbox.asking(topic):
+                    if connection.direct.waits(topic):
                         await connection.direct.answered(topic)
                     if self._post(topic, body, message_id, deadline, pending, fields, loan):
                         break

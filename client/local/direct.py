@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from sira import _native
@@ -57,6 +58,7 @@ class Direct:
         self._loop, self._outbox, self._inbox = loop, outbox, inbox
         self._way: LinkWay | None = None
         self._ends: dict[int, _End] = {}  # by token
+        self.lines: dict[str, deque[asyncio.Future[None]]] = {}  # who waits, by topic
         self._answer: asyncio.Future[None] | None = None  # somebody waits for the next answer
         self._timer: asyncio.TimerHandle | None = None
         self.bells: Bells | None = None  # made with the first link that is read
@@ -147,19 +149,36 @@ class Direct:
             self._answer.set_result(None)
         self._answer = None
 
+    def waits(self, topic: str) -> bool:
+        """Whether a message on `topic` is to wait for `answered`, behind those that do."""
+        return topic in self.lines or self._outbox.asking(topic)
+
     async def answered(self, topic: str) -> None:
         """Return when the node is not being asked for a route of `topic`, or takes too long.
 
-        What is sent by the node meanwhile makes its answer void.
+        What is sent by the node meanwhile makes its answer void. Calls that wait for one topic go
+        on one by one, in order; whoever comes meanwhile comes behind them. Each sends at once.
         """
-        until_s = self._loop.time() + _ASK_S
-        while self._outbox.asking(topic):
-            left_s = until_s - self._loop.time()
-            if left_s <= 0:
-                return
-            if self._answer is None:
-                self._answer = self._loop.create_future()
-            await asyncio.wait([self._answer], timeout=left_s)
+        line = self.lines.setdefault(topic, deque())
+        turn: asyncio.Future[None] = self._loop.create_future()
+        line.append(turn)
+        try:
+            if line[0] is not turn:
+                await turn
+            until_s = self._loop.time() + _ASK_S
+            while self._outbox.asking(topic):
+                left_s = until_s - self._loop.time()
+                if left_s <= 0:
+                    return
+                if self._answer is None:
+                    self._answer = self._loop.create_future()
+                await asyncio.wait([self._answer], timeout=left_s)
+        finally:
+            line.remove(turn)
+            if line:
+                self._loop.call_soon(_go_on, line[0])
+            else:
+                del self.lines[topic]
 
     # ---- links -----------------------------------------------------------------------------------
 
@@ -263,3 +282,8 @@ def _nothing() -> None:
 def _nobody() -> bool:
     """Nobody waits."""
     return False
+
+
+def _go_on(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_result(None)
