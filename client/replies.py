@@ -97,14 +97,16 @@ class ReplyBox(_native.Mailbox):
         message_type: type[_native.Message],
         *,
         hand_out: Callable[[], None],
+        opened_again: Callable[[], None],
     ) -> None:
         """Prepare.
 
         Args:
             hand_out: called where a reply has come by a link, in any thread, while armed.
+            opened_again: called when a node brings replies, before anything is sent to it.
         """
         self._connection = connection
-        self._hand_out = hand_out
+        self._hand_out, self._opened_again = hand_out, opened_again
         self.topic = f"_reply.{secrets.token_hex(16)}"
         self.live: asyncio.Future[None] | None = None
         self.configure(
@@ -128,6 +130,7 @@ class ReplyBox(_native.Mailbox):
     def opened(self, opened: bus_pb2.Opened) -> None:
         """Take note that replies will come."""
         if self.live is not None and not self.live.done():
+            self._opened_again()
             self.live.set_result(None)
 
     def ended(self, error: SiraError | None) -> None:

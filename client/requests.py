@@ -48,7 +48,9 @@ class Requests:
         self._message_type = message_type
         self._thread = threading.get_ident()
         self._pending: dict[bytes, Pending | PendingThread] = {}  # by the id of the request
-        self._replies = ReplyBox(connection, message_type, hand_out=self._hand_out)
+        self._replies = ReplyBox(
+            connection, message_type, hand_out=self._hand_out, opened_again=self._opened_again
+        )
         connection.incoming.after_frame = self._hand_out
         connection.direct.hand_out = self._hand_out
         connection.direct.loop_waits = lambda: bool(self._pending)
@@ -87,6 +89,16 @@ class Requests:
                         help="say idempotent=True when doing it twice does no harm",
                     )
                 )
+
+    def _opened_again(self) -> None:
+        """Have asked again what was asked past the node that went, and may be asked twice.
+
+        Its reply may have come by the next node before this client was there to get it. What may
+        not be asked twice waits on: whoever was asked may still be at work.
+        """
+        for pending in list(self._pending.values()):
+            if pending.past_node and pending.idempotent:
+                pending.fail(Unreachable("the node was lost before the reply came"))
 
     async def ready(self, deadline: Deadline) -> str:
         """Open the subscription that replies come through; return its topic."""
@@ -240,7 +252,7 @@ class Requests:
     ) -> SyncMessage | None:
         """Ask past the node, and wait for the reply in this thread; None: ask by the loop.
 
-        Raises: as `request`.
+        Raises: as `request`, but for what is harmless to ask again: that is for the loop.
         """
         connection, box = self._connection, self._replies
         outbox, bells = connection.outgoing.outbox, connection.direct.bells
@@ -260,6 +272,8 @@ class Requests:
                     reply: SyncMessage = pending.answer
                     return reply
                 if pending.error is not None:
+                    if idempotent and isinstance(pending.error, Unreachable):
+                        return None
                     raise pending.error
                 left_s = until_s - time.monotonic()
                 if left_s <= 0:

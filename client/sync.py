@@ -7,6 +7,7 @@ in the calling thread.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from typing import Self, Unpack, cast
 
@@ -265,6 +266,7 @@ class SyncBus(Later):
         """Publish a request and return its reply; see `Bus.request`."""
         connection = self._bus.connection
         if connection.outgoing.outbox.links and self._bus._requests is not None:
+            begun_s = time.monotonic()
             found = self._bus._requests.ask_here(
                 topic,
                 body,
@@ -274,6 +276,8 @@ class SyncBus(Later):
             )
             if found is not None:
                 return found
+            if timeout_s is not None:
+                timeout_s = max(0.0, timeout_s - (time.monotonic() - begun_s))
         reply = self._runner.run(
             self._bus.request(
                 topic,

@@ -13,6 +13,7 @@ import pytest
 
 import sira
 import sira.testing
+from sira.client.sync import SyncBus
 
 
 class Local:
@@ -187,6 +188,86 @@ async def test_a_request_under_way_is_unknown_unless_it_may_be_repeated(own: Any
             await message.reply(b"answered")
         outcome = (await asyncio.gather(again, return_exceptions=True))[0]
         assert isinstance(outcome, sira.NoMatch) or outcome.bytes == b"answered"
+
+
+async def _past_the_node(bus: sira.Bus, messages: sira.Subscription, topic: str) -> None:
+    """Publish until messages on a topic go past the node; they are taken."""
+    while True:
+        receipt = await bus.publish(topic, b"warm", timeout_s=30)
+        assert (await messages.next(timeout_s=30)).bytes == b"warm"
+        if receipt.lanes == ["shm"]:
+            return
+
+
+async def _answered(bus: sira.Bus, messages: sira.Subscription, topic: str) -> None:
+    """Ask, and answer: then replies find this bus."""
+    asking = asyncio.create_task(bus.request(topic, b"ping", timeout_s=30, idempotent=True))
+    while (message := await messages.next(timeout_s=30)).bytes != b"ping":
+        pass
+    await message.reply(b"pong")
+    assert (await asking).bytes == b"pong"
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+async def test_what_was_asked_past_a_node_that_died_is_asked_again_by_the_next_where_it_may(
+    until: Any, idempotent: bool
+) -> None:
+    own = BySocket()
+
+    async def matched() -> bool:
+        return (await bus.publish("a", b"anybody?", timeout_s=30)).matched == 1
+
+    try:
+        async with own.bus() as bus, own.bus() as other, other.subscribe("a") as messages:
+            await _answered(bus, messages, "a")
+            await _past_the_node(bus, messages, "a")
+            own.kill()
+            await until(lambda: not bus.connection.is_up)
+            request = bus.request("a", b"do it", timeout_s=40, idempotent=idempotent)
+            asking = asyncio.create_task(request)
+            first = await messages.next(timeout_s=20)
+            assert first.bytes == b"do it", "it went past the node that is dead"
+            own.start()
+            if idempotent:
+                again = await messages.next(timeout_s=30)
+                assert again.bytes == b"do it"
+                await again.reply(b"done")
+            else:
+                await until(lambda: bus.connection.is_up)
+                await until(matched)
+                await _answered(bus, messages, "a")
+                await first.reply(b"done")  # who was asked may take its time
+            assert (await asking).bytes == b"done"
+    finally:
+        own.close()
+
+
+async def test_a_thread_that_asked_past_a_node_that_died_asks_the_next(until: Any) -> None:
+    own = BySocket()
+
+    def work(bus: SyncBus) -> Any:
+        while bus.publish("a", b"warm", timeout_s=30).lanes != ["shm"]:
+            pass
+        return bus.request("a", b"do it", timeout_s=40, idempotent=True)
+
+    try:
+        with sira.connect_sync(own.url) as bus:
+            async with own.bus() as other, other.subscribe("a") as messages:
+                ping = asyncio.create_task(asyncio.to_thread(bus.request, "a", b"ping"))
+                await (await messages.next(timeout_s=30)).reply(b"pong")
+                await ping
+                asking = asyncio.create_task(asyncio.to_thread(work, bus))
+                while (await messages.next(timeout_s=30)).bytes != b"do it":
+                    pass
+                own.kill()
+                await until(lambda: messages.reconnects == 1)
+                own.start()
+                again = await messages.next(timeout_s=30)
+                assert again.bytes == b"do it"
+                await again.reply(b"done")
+                assert (await asking).bytes == b"done"
+    finally:
+        own.close()
 
 
 async def _next_or_done(messages: sira.Subscription, task: asyncio.Task[Any]) -> Any:
