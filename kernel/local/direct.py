@@ -13,7 +13,7 @@ import asyncio
 import resource
 from collections import deque
 from collections.abc import Generator, Iterator
-from itertools import islice
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from sira import _native
@@ -163,7 +163,7 @@ class Direct:
             return Refusal("a subscriber has not got all that was sent before", BUSY_MS)
         links = []
         for each in targets:
-            found = self._link(bus, end, each)
+            found = self._link(ask, each)
             if isinstance(found, Refusal):
                 return found
             links.append(found)
@@ -189,22 +189,19 @@ class Direct:
         end.grant(grant, [segment.own for segment in segments])
         return None
 
-    def _link(self, bus: Bus, writer: End, target: Subscription) -> Link | Refusal:
+    def _link(self, ask: Ask, target: Subscription) -> Link | Refusal:
         """Return the link of a pair with a fresh cell, made if there is none."""
-        reader = target.stream.direct
+        bus, writer, topic, reader = ask.bus, ask.end, ask.topic, target.stream.direct
         assert isinstance(reader, End), "it was found to be linked"
+        cells = target.direct.cells if target.direct is not None else ()
+        for cell in [each for each in cells if each.topic.name == topic]:
+            if cell.link.writer is writer:
+                cell.link.look()
+                if cell.seen.pending and not cell.reason:
+                    return Refusal("what went past the node before is not taken", BUSY_MS)
         link = writer.writes.get(reader)
-        if link is not None:
-            older = [cell for cell in link.cells.values() if cell.subscription is target]
-            if older:
-                link.look()
-            if any(cell.seen.pending and not cell.reason for cell in older):
-                return Refusal("what went past the node before is not taken", BUSY_MS)
-            if not link.is_used_up:
-                return link
-            if link.cells:
-                return Refusal("the link is used up, and not empty", LATER_MS)
-            self.give_up(link)
+        if link is not None and not link.is_used_up:
+            return link
         if writer.broke_s(reader) > self._loop.time() - _BROKEN_S:
             return Refusal("the link of this pair broke a moment ago", LATER_MS)
         refused = self.limits.refusal(len(writer.links), len(reader.links), len(self.links))
@@ -225,12 +222,11 @@ class Direct:
         return link
 
     def _make_room(self, *ends: End) -> None:
-        """Give up the oldest link that is not used, of whoever has too many."""
-        for links in (*(end.links for end in ends), self.links):
-            for link in islice(links.values(), _LINKS_A_STEP):
-                if not link.cells:
-                    self.give_up(link)
-                    return
+        """Give up the oldest link that is not used, of those that have too many."""
+        for link in list(chain(*(end.links.values() for end in ends), self.links.values())):
+            if not link.cells:
+                self.give_up(link)
+                return
 
     # ---- counts ----------------------------------------------------------------------------------
 
@@ -241,6 +237,8 @@ class Direct:
             if link.number in self.links:
                 link.look()
                 self.settle(link)
+                if link.is_used_up and not link.cells and not link.is_over:
+                    self.give_up(link)
             if index % _LINKS_A_STEP == 0:
                 yield
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sira import _native
-from sira.kernel.direct import CELLS, HOLDS, SLOTS, Cell
+from sira.kernel.direct import CELLS, HOLDS, SLOTS, TARGETS_MAX, Cell
 from sira.kernel.lent import Segment
 from sira.kernel.local import record
 from sira.kernel.local.channel import Channel
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from sira.kernel.streams import SubscribeStream
 
 CELL_OPEN, CELL_END = 18, 19  # field numbers of the oneof in Item
-_SHAPE = (SLOTS, HOLDS, CELLS)
 # For a client that does not read; past it its route waits.
 _WAITING_DESCRIPTORS_MAX = 16
 _GENERATION_BYTES = 8
@@ -58,21 +57,21 @@ class Link:
         self._pass_on(self._memory.fileno(), generation)
 
     def _pass_on(self, memory: int, generation: int) -> None:
-        bells = list[int]()
+        bells, shape = list[int](), (SLOTS, HOLDS, CELLS)
         try:
             bells += (_native.shm_bell(), _native.shm_bell())
             for_writer, for_reader = bells
             self.reader.channel.send_descriptors(
                 record.LINK,
                 0,
-                record.link(self.number, generation, _SHAPE, writes=False),
+                record.link(self.number, generation, shape, writes=False),
                 (memory, for_writer, for_reader),
             )
             try:
                 self.writer.channel.send_descriptors(
                     record.LINK,
                     0,
-                    record.link(self.number, generation, _SHAPE, writes=True),
+                    record.link(self.number, generation, shape, writes=True),
                     (memory, for_reader, for_writer),
                 )
             except OSError:
@@ -84,8 +83,8 @@ class Link:
 
     @property
     def is_used_up(self) -> bool:
-        """Whether it has no fresh cell left."""
-        return self.used == CELLS
+        """Whether it has no fresh cells left for one route more."""
+        return self.used > CELLS - TARGETS_MAX
 
     @property
     def is_over(self) -> bool:

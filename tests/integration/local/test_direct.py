@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from sira.kernel.node import Node
 
 from .lenders import lending
@@ -152,5 +154,76 @@ def test_a_subscriber_without_links_keeps_all_at_the_node_and_the_publisher_is_t
             assert not refused.again_ms
             assert publisher.word(refused) == refused.value
             assert not node.direct.links
+
+    on_node(tmp_path, work)
+
+
+def test_two_subscriptions_of_one_client_have_a_cell_each_in_one_link(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        async with linked(node) as publisher, linked(node) as subscriber:
+            subscriber.subscribe("cam.>")
+            subscriber.subscribe(TOPIC)
+            await subscriber.opened(2)
+            call = publisher.call("Publish")
+            route = await publisher.granted(call, TOPIC)
+            assert [(each.link, each.cell) for each in route.targets] == [(1, 0), (1, 1)]
+            publisher.post(route, TOPIC)
+            assert [len(subscriber.taken_from(1, cell)) for cell in (0, 1)] == [1, 1]
+            row = await ledger_row(node, TOPIC)
+            assert row is not None and (row.published, row.delivered) == (1, 2)
+
+    on_node(tmp_path, work)
+
+
+def test_a_client_hears_itself_past_the_node(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        async with linked(node) as alone:
+            call = await pair(alone, alone)
+            route = await alone.granted(call, TOPIC)
+            alone.post(route, TOPIC)
+            assert len(alone.taken_from(1, 0)) == 1
+            assert await ledger_row(node, TOPIC)
+
+    on_node(tmp_path, work)
+
+
+def test_a_link_that_is_used_up_is_followed_by_another_and_ends_when_nothing_goes_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(node: Node) -> None:
+        async with linked(node) as publisher, linked(node) as subscriber:
+            call = await pair(publisher, subscriber, pattern=">")
+            kept = await publisher.granted(call, "kept")
+            last = await publisher.granted(call, TOPIC)
+            while last.targets[0].link == kept.targets[0].link:
+                publisher.post(last, TOPIC)
+                subscriber.taken_from(last.targets[0].link, last.targets[0].cell)
+                last = await publisher.granted(call, TOPIC)
+            await ledger_row(node, TOPIC)
+            assert len(node.direct.links) == 2
+            assert min(publisher.post(kept, "kept")) > 0
+            subscriber.taken_from(kept.targets[0].link, kept.targets[0].cell)
+            publisher.left(kept.ask)
+            await until(lambda: subscriber.links_over == publisher.links_over == [1])
+            assert min(publisher.post(last, TOPIC)) > 0
+            row = await ledger_row(node, TOPIC)
+            assert row is not None and (row.pending, row.delivered) == (1, 4)
+
+    monkeypatch.setattr("sira.kernel.local.links.CELLS", 20)
+    on_node(tmp_path, work)
+
+
+def test_what_waits_of_a_topic_past_the_node_keeps_only_that_topic_waiting(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        async with linked(node) as publisher, linked(node) as subscriber:
+            call = await pair(publisher, subscriber)
+            route = await publisher.granted(call, TOPIC)
+            publisher.post(route, TOPIC)
+            refused = await publisher.answer(publisher.ask(call, TOPIC))
+            assert "not taken" in refused.refused and refused.again_ms
+            await publisher.granted(call, "cam.back")
+            (target,) = route.targets
+            assert len(subscriber.taken_from(target.link, target.cell)) == 1
+            await publisher.granted(call, TOPIC)
 
     on_node(tmp_path, work)
