@@ -49,7 +49,7 @@ class Slot:
 
 
 def encoded(**fields: object) -> bytes:
-    made = {"id": _native.new_id(), "topic": TOPIC, **fields}
+    made = {"id": bytes(range(16)), "topic": TOPIC, **fields}
     return bytes(message_pb2.Message(**made).SerializeToString())  # type: ignore[arg-type]
 
 
@@ -62,38 +62,40 @@ def test_an_honest_message_that_is_written_over_with_another_is_that_one() -> No
     assert (got.source, got.principal, link.reader.broken) == ("pub", "alice", None)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        encoded(principal="root"),
-        encoded(tenant="other"),
-        encoded(attempt=7),
-        encoded(offset=9),
-        encoded(id=b""),
-        encoded(id=b"short"),
-        encoded(topic="lab.other"),
-        encoded(topic=""),
-        encoded(topic="lab.*"),
-        encoded(priority=3),
-        encoded(priority=9),
-        encoded(reply_to="no topic.*"),
-        encoded() + encoded(topic="lab.y"),
-        encoded()[:-1],
-        b"",
-        b"\xff" * 40,
-        encoded(tensors=[tensor_pb2.Tensor(dtype=tensor_pb2.DTYPE_U8, shape=[4], data_bytes=4)]),
-    ],
-)
-@pytest.mark.parametrize("stamp", [STAMP, b""])
+REFUSED = {
+    "principal": encoded(principal="root"),
+    "tenant": encoded(tenant="other"),
+    "attempt": encoded(attempt=7),
+    "offset": encoded(offset=9),
+    "no id": encoded(id=b""),
+    "short id": encoded(id=b"short"),
+    "other topic": encoded(topic="lab.other"),
+    "no topic": encoded(topic=""),
+    "pattern": encoded(topic="lab.*"),
+    "priority": encoded(priority=3),
+    "no priority": encoded(priority=9),
+    "reply_to": encoded(reply_to="no topic.*"),
+    "two topics": encoded() + encoded(topic="lab.y"),
+    "cut": encoded()[:-1],
+    "empty": b"",
+    "bits": b"\xff" * 40,
+    "announced": encoded(
+        tensors=[tensor_pb2.Tensor(dtype=tensor_pb2.DTYPE_U8, shape=[4], data_bytes=4)]
+    ),
+}
+
+
+@pytest.mark.parametrize("stamp", [STAMP, b""], ids=["stamped", "bare"])
+@pytest.mark.parametrize("what", REFUSED)
 def test_a_message_that_a_node_would_refuse_ends_its_link_and_is_given_to_nobody(
-    data: bytes, stamp: bytes
+    what: str, stamp: bytes
 ) -> None:
     link, other, box = Link(), Link(), Box()
     box.bind(link.reader, 0, TOPIC, stamp)
     box.bind(other.reader, 0, TOPIC, STAMP)
     link.send("a")
     other.send("good")
-    Slot(link).set_inline(data)
+    Slot(link).set_inline(REFUSED[what])
     assert box.texts() == ["good"]
     assert link.reader.broken
     assert other.reader.broken is None
