@@ -99,29 +99,30 @@ class Bells:
             OSError: no descriptors are to be had. BadRequest: the environment is wrong.
         """
         self._loop, self._rang, self._loop_waits = loop, rang, loop_waits
-        self._bells = _native.ShmBells(spin_us_max=spin_us_max())
+        self._bells: _native.ShmBells | None = _native.ShmBells(spin_us_max=spin_us_max())
         self._lead = threading.Lock()  # held by who leads
         self._followers: dict[Waiter, None] = {}
         self._led = self._led_before = 0
         self._watched = self._asked = False
         self._timer: asyncio.TimerHandle | None = None
-        self._closed = False
         self._watch()
 
     def add(self, reader: _native.ShmReader) -> int:
         """Listen to a link; return its token."""
+        assert self._bells is not None, "not closed"
         token = self._bells.add(reader)
         self._listen()
         return token
 
     def remove(self, token: int) -> None:
         """Listen no more."""
-        self._bells.remove(token)
+        if self._bells is not None:
+            self._bells.remove(token)
 
     # ---- on the loop -----------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        if self._watched or self._closed:
+        if self._watched or self._bells is None:
             return
         self._watched = True
         self._loop.add_reader(self._bells.fileno(), self._listen)
@@ -135,26 +136,33 @@ class Bells:
     def _listen(self) -> None:
         """Take what rang, until all is quiet and every writer will ring again."""
         for _ in range(_ROUNDS_MAX):
-            if self._closed:
+            if self._bells is None:
+                return
+            if self._lead.locked():  # what rang is the leader's to take, who is awake by it, too
+                self._step_back()
                 return
             tokens = self._bells.wait(0.0)
             if tokens:
                 self._rang(tokens)
-            if self._bells.sleep():
+            if self._bells is None or self._bells.sleep():
                 return
         self._loop.call_soon(self._listen)
 
     def _step_back(self) -> None:
         """A thread leads: the loop does not watch as long as threads do."""
         self._asked = False
-        if not self._watched or self._closed or self._led == self._led_before:
+        if not self._watched or (self._loop_waits() and not self._lead.locked()):
             return
         self._unwatch()
         self._led_before = self._led
-        self._timer = self._loop.call_later(_LOOK_S, self._look)
+        if self._timer is None:
+            self._timer = self._loop.call_later(_LOOK_S, self._look)
 
     def _look(self) -> None:
+        """Watch again where no thread has for a while."""
         self._timer = None
+        if self._watched or self._bells is None:
+            return
         if self._led == self._led_before and not self._lead.locked():
             self._watch()
             return
@@ -163,19 +171,21 @@ class Bells:
 
     def _unwatch(self) -> None:
         if self._watched:
+            assert self._bells is not None, "not closed"
             self._watched = False
             self._loop.remove_reader(self._bells.fileno())
 
     def close(self) -> None:
         """Give the descriptors back; whoever waits looks again. A second call does nothing."""
-        if self._closed:
+        bells = self._bells
+        if bells is None:
             return
         self._unwatch()
-        self._closed = True
+        self._bells = None  # a leader holds it until it wakes
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self.kick()
+        bells.kick()
         for each in list(self._followers):
             each.nudge()
 
@@ -186,7 +196,8 @@ class Bells:
 
         May end sooner. To be called again or followed by `leave`. In the waiter's own thread.
         """
-        if self._closed:
+        bells = self._bells
+        if bells is None:
             waiter.sleep(min(timeout_s, _CLOSED_S))
             return
         if waiter.leads is None and not self._begin_to_lead(waiter):
@@ -200,8 +211,8 @@ class Bells:
                 del self._followers[waiter]
         if waiter.woken:
             return
-        tokens = self._bells.wait(-1.0 if timeout_s == math.inf else timeout_s)
-        if tokens and not self._closed:
+        tokens = bells.wait(-1.0 if timeout_s == math.inf else timeout_s)
+        if tokens:
             self._rang(tokens)
 
     def _begin_to_lead(self, waiter: Waiter) -> bool:
@@ -216,17 +227,29 @@ class Bells:
 
     def leave(self, waiter: Waiter) -> None:
         """Wait no more: another thread may lead."""
-        if waiter.leads is None:
+        if waiter.leads is not None:
+            waiter.leads = None
+            self._lead.release()
+        if self._lead.locked():
             return
-        waiter.leads = None
-        self._lead.release()
+        # Also where it was a follower: it may be the one that was told to lead.
         if self._followers:
             for each in list(self._followers):
                 each.nudge()
                 break
-        elif not self._watched and not self._closed and self._loop_waits():
+            return
+        bells = self._bells
+        if bells is None:
+            return
+        if self._watched:
+            # The loop hears what rings only where writers ring: who led may have been rung last.
+            if not bells.sleep():
+                self._loop.call_soon_threadsafe(self._listen)
+        elif self._loop_waits():
             self._loop.call_soon_threadsafe(self._watch)
 
     def kick(self) -> None:
         """Have the leader look again. From any thread."""
-        self._bells.kick()
+        bells = self._bells
+        if bells is not None:
+            bells.kick()
