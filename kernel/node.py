@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import grpc
@@ -15,7 +15,7 @@ from sira.kernel import memory, telemetry
 from sira.kernel.access import Access
 from sira.kernel.admission.limits import Limit
 from sira.kernel.bus import Bus
-from sira.kernel.edge import load
+from sira.kernel.edge import draining, load
 from sira.kernel.edge.attach import Attaching
 from sira.kernel.edge.bus_service import BusService
 from sira.kernel.edge.connections import Connections
@@ -42,15 +42,9 @@ from sira.kernel.methods import Catalog
 from sira.kernel.metrics import Counts, Loop
 from sira.kernel.metrics import Door as DoorCounts
 from sira.kernel.settings import Settings
-from sira.kernel.slices import at_once
-from sira.kernel.subscriptions import Subscription
 
 _LAG_EVERY_S = 0.5
 _EPOCH_BYTES = 16
-_DRAIN_LOOK_S = 0.01
-# What is with the clients and not confirmed is waited for as long as confirmations come; after so
-# long without one the rest is left to the ledger.
-_CONFIRM_S = 1.0
 _LAST_WORDS_S = 0.1
 # At the end of a connection gRPC asks the peer whether it has read all there was; one that is well
 # answers at once. Closed under one that starves the connection is reset, and what it had not read
@@ -185,15 +179,15 @@ class Node:
             world.bus.drain()
         self.logs.info("node", "draining", f"waiting at most {grace_s:g} s", drain_s=grace_s)
         if grace_s > 0:
-            await self._flush(grace_s)
-        left = self._waiting()
+            await draining.flush(self.worlds, lambda: self.attaching.calls_now, grace_s)
+        left = draining.waiting(self.worlds)
         error = NodeDraining("the node has gone down in order", retry_after_ms=1_000)
         for world in self.worlds:
             world.requests.close()
         farewell_s = min(grace_s, _FAREWELL_S) if len(self.links) else 0
         self.links.end_all(error)
         # Time for the writers' last words; a client that does not read gets none.
-        await self.links.all_ended(max(min(grace_s, _CONFIRM_S), _LAST_WORDS_S))
+        await self.links.all_ended(max(min(grace_s, draining.CONFIRM_S), _LAST_WORDS_S))
         await self.connections.stop()
         await self.local.close()
         await server.stop(farewell_s)
@@ -376,35 +370,6 @@ class Node:
             token_keys=self.guard.token_keys,
         )
 
-    async def _flush(self, grace_s: float) -> None:
-        """Wait until all that was accepted is sent and confirmed, or the time is up."""
-        end_ns = _native.now_ns() + round(grace_s * 1e9)
-        confirmed_ns, in_flight_before = _native.now_ns(), -1
-        while (now_ns := _native.now_ns()) < end_ns:
-            for world in self.worlds:
-                at_once(world.bus.settle())
-            pending = sum(each.sub.pending for each in self._subscriptions())
-            in_flight = self._waiting() - pending
-            if in_flight != in_flight_before:
-                confirmed_ns, in_flight_before = now_ns, in_flight
-            busy = (
-                pending or self.attaching.calls_now or any(_is_busy(world) for world in self.worlds)
-            )
-            if not busy and (not in_flight or now_ns - confirmed_ns > _CONFIRM_S * 1e9):
-                return
-            for world in self.worlds:
-                world.ticker.hurry()
-            await asyncio.sleep(_DRAIN_LOOK_S)
-
-    def _waiting(self) -> int:
-        """Return deliveries that are owed: waiting, or sent and not confirmed."""
-        return sum(each.pending + each.sub.in_flight for each in self._subscriptions())
-
-    def _subscriptions(self) -> Iterator[Subscription]:
-        """Yield those of all tenants."""
-        for world in self.worlds:
-            yield from world.bus.subscriptions
-
     async def _measure_lag(self) -> None:
         """Notice when something holds the loop."""
         while True:
@@ -412,10 +377,3 @@ class Node:
             await asyncio.sleep(_LAG_EVERY_S)
             lag_ns = _native.now_ns() - before_ns - round(_LAG_EVERY_S * 1e9)
             self.loop_lag.note(max(0, lag_ns))
-
-
-def _is_busy(world: World) -> bool:
-    """Whether something of a tenant is still under way on the node."""
-    stats = world.bus.hub.stats
-    under_way = stats["transfers"] - stats["transfers_kept"]
-    return bool(stats["parked"] or under_way or len(world.requests))

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+import sira
 from sira.kernel.node import Node
 
 from .lenders import lending
 from .linked import Linked, ledger_row, linked, on_node
-from .raw import until
+from .raw import until, url_of
 
 TOPIC = "cam.front"
 
@@ -154,6 +155,29 @@ def test_a_subscriber_without_links_keeps_all_at_the_node_and_the_publisher_is_t
             assert not refused.again_ms
             assert publisher.word(refused) == refused.value
             assert not node.direct.links
+
+    on_node(tmp_path, work)
+
+
+def test_explain_says_whether_messages_go_past_the_node_and_why_not(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        async with (
+            linked(node) as linked_one, lending(node) as plain, sira.connect(url_of(node)) as bus,
+        ):  # fmt: skip
+            linked_one.subscribe(TOPIC)
+            await linked_one.opened()
+            found = await bus.explain(TOPIC)
+            assert any("hand messages over past it" in each for each in found.reasons)
+            assert "; nothing" not in found.matches[0].lane_reason
+            plain.subscribe("cam.>")
+            await plain.opened()
+            found = await bus.explain(TOPIC)
+            why = "takes no links"
+            assert any("go by the node" in each and why in each for each in found.reasons)
+            reasons = {each.pattern: each.lane_reason for each in found.matches}
+            assert why in reasons["cam.>"] and why not in reasons[TOPIC]
+            found = await bus.explain(TOPIC, action="subscribe")
+            assert not any("past" in each or "by the node" in each for each in found.reasons)
 
     on_node(tmp_path, work)
 

@@ -10,6 +10,7 @@ import pytest
 
 import sira
 from sira.kernel import introspect
+from sira.kernel.edge import draining
 from sira.kernel.errors import NodeDraining
 from sira.kernel.node import Node
 
@@ -114,7 +115,7 @@ def test_a_node_that_goes_down_in_order_hears_every_credit_and_tells_every_recei
                 left: list[int] = []
                 end_all = node.links.end_all
                 node.links.end_all = lambda error: (  # type: ignore[method-assign]
-                    left.append(node._waiting()), end_all(error))[1]  # fmt: skip
+                    left.append(draining.waiting(node.worlds)), end_all(error))[1]  # fmt: skip
                 await node.stop(10)
                 (refused,) = await asyncio.gather(talking, return_exceptions=True)
                 assert isinstance(refused, NodeDraining)
