@@ -25,7 +25,8 @@ SLOTS, HOLDS, CELLS = 512, 512, 1_024
 TARGETS_MAX = 16
 # When to ask again, in ms. 0: when the word of the topic has moved, which all that changes a route
 # does; the rest passes without moving it.
-WHEN_MOVED, BUSY_MS, LATER_MS = 0, 50, 1_000
+WHEN_MOVED, BUSY_MS, LATER_MS, LIMIT_MS = 0, 50, 1_000, 10_000
+_BUSY_MS_MAX = 5_000
 # Counts that no pair of clients gets to: then the memory was written by somebody else's rules.
 _COUNT_LAST = 1 << 48
 _LEAVE_NS = 500_000_000  # a publisher has compared the word before, and is about to post
@@ -40,6 +41,14 @@ class Refusal(NamedTuple):
 
     why: str
     again_ms: int = WHEN_MOVED
+
+
+def busy_again_ms(times: int) -> int:
+    """Return when to ask again where a target held something, so many times one after the other.
+
+    Of a subscriber that others keep busy by the node nobody should ask all the time.
+    """
+    return min(BUSY_MS << min(times, 16), _BUSY_MS_MAX)
 
 
 # ---- who may have a route ------------------------------------------------------------------------
@@ -378,11 +387,11 @@ class Limits:
             writer, reader: links of the two connections. every: of the node.
         """
         if every >= self.links_max:
-            return Refusal(f"links_max = {self.links_max} is reached", LATER_MS)
+            return Refusal(f"links_max = {self.links_max} is reached", LIMIT_MS)
         if max(writer, reader) >= self.per_connection_max:
             whose = "publisher" if writer >= reader else "subscriber"
             return Refusal(
                 f"links_per_connection_max = {self.per_connection_max} is reached by the {whose}",
-                LATER_MS,
+                LIMIT_MS,
             )
         return None

@@ -26,6 +26,7 @@ from sira.kernel.direct import (
     Refusal,
     Tally,
     Topic,
+    busy_again_ms,
     one_of,
     refusal,
     target_of,
@@ -108,9 +109,13 @@ class Direct:
             self._again = self._loop.call_later(_WAIT_S, self._look_again)
 
     def _look_again(self) -> None:
+        """Answer those that wait at their 1st, 2nd, 4th, 8th look, and when their time is up."""
         self._again = None
-        self._asked.extend(self._waiting)
-        self._waiting.clear()
+        waiting, self._waiting, now_ns = self._waiting, [], _native.now_ns()
+        for ask in waiting:
+            ask.looks += 1
+            is_due = ask.looks.bit_count() == 1 or now_ns >= ask.until_ns
+            (self._asked if is_due else self._waiting).append(ask)
         if self._turn is None:
             self._answer_some()
 
@@ -120,11 +125,18 @@ class Direct:
         except SiraError as error:
             moves = isinstance(error, (Denied, NoMatch))
             refused = Refusal(str(error), 0 if moves else LATER_MS)
+        busy = ask.end.busy
         if refused is None:
+            busy.pop(ask.topic, None)
             return
-        if refused.again_ms == BUSY_MS and now_ns < ask.until_ns:
-            self._waiting.append(ask)
-            return
+        if refused.again_ms == BUSY_MS:
+            if now_ns < ask.until_ns:
+                self._waiting.append(ask)
+                return
+            if len(busy) >= ROUTES_MAX:
+                busy.clear()
+            times = busy[ask.topic] = busy.get(ask.topic, -1) + 1
+            refused = refused._replace(again_ms=busy_again_ms(times))
         del ask.end.asks[ask.number]
         self.totals.refused += 1
         ask.end.refuse(ask, refused)

@@ -46,6 +46,7 @@ class Ask:
     number: int
     topic: str
     until_ns: int
+    looks: int = 0  # at targets that held something
 
 
 @dataclass(slots=True, eq=False)
@@ -71,6 +72,7 @@ class End:
         self.asks: dict[int, Ask] = {}
         self.grants: dict[int, Grant] = {}
         self.by_topic: dict[str, Grant] = {}
+        self.busy: dict[str, int] = {}  # refusals of a topic's asks, one after the other
         self._last_ask = 0
         self._bus: Bus | None = None  # whose words it was passed
         self._broke_s: dict[End, float] = {}

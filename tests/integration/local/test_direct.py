@@ -244,7 +244,9 @@ def test_what_waits_of_a_topic_past_the_node_keeps_only_that_topic_waiting(tmp_p
             route = await publisher.granted(call, TOPIC)
             publisher.post(route, TOPIC)
             refused = await publisher.answer(publisher.ask(call, TOPIC))
-            assert "not taken" in refused.refused and refused.again_ms
+            assert "not taken" in refused.refused and refused.again_ms == 50
+            refused = await publisher.answer(publisher.ask(call, TOPIC))
+            assert refused.again_ms == 100
             await publisher.granted(call, "cam.back")
             (target,) = route.targets
             assert len(subscriber.taken_from(target.link, target.cell)) == 1

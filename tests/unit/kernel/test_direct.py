@@ -207,3 +207,9 @@ def test_what_a_publisher_takes_back_is_dropped_for_a_reason_that_people_know() 
         "owed": 9, "delivered": 1, "pending": 1, "expired": 1, "superseded": 1,
         "dropped": {"ABORTED": 3, "REVOKED": 1, "PEER_LOST": 1},
     }  # fmt: skip
+
+
+def test_who_is_kept_busy_by_others_is_asked_about_ever_less_often() -> None:
+    again = [direct.busy_again_ms(times) for times in range(100)]
+    assert again[0] == direct.BUSY_MS and again == sorted(again)
+    assert again[-1] == again[-2] == 5_000
