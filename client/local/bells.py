@@ -112,6 +112,7 @@ class Bells:
         assert self._bells is not None, "not closed"
         token = self._bells.add(reader)
         self._listen()
+        self.kick()  # a wait that goes on has not told its writer to ring
         return token
 
     def remove(self, token: int) -> None:
