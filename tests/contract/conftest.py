@@ -1,8 +1,9 @@
 """One suite, run against a node in this process and against a real one, by each way to it.
 
 Ways to a real node: `node` is gRPC, `socket` its Unix socket, where large messages go by reference;
-`shm` the same with every message that has a byte, `copied` with none; `mixed`: each other bus is on
-gRPC, the others as with `shm`. A test runs on the ways that can tell something of it, see
+`shm` the same with every message that has a byte, `copied` with none; `direct`: past the node where
+that can be, as it is by default in tests that do not run on all of these; `mixed`: each other bus
+is on gRPC, the others as with `shm`. A test runs on the ways that can tell something of it, see
 `ways_of`. Async tests run on uvloop under a watchdog. Each test has topics of its own, so that a
 real node can serve them all.
 """
@@ -35,6 +36,7 @@ _A_BUS = re.compile(r"\bworld\.(bus|sync)\(")
 _QUEUES: dict[str, object] = {"queue_messages_max": 1_024, "publish_held_messages_max": 1_024}
 _ENVIRONMENT = {
     "shm": {"SIRA_SHM_BYTES_MIN": "1"},
+    "direct": {"SIRA_SHM_BYTES_MIN": "1", "SIRA_DIRECT": "on"},
     "mixed": {"SIRA_SHM_BYTES_MIN": "1"},
     "copied": {"SIRA_SHM": "off"},
 }
@@ -86,9 +88,13 @@ class World:
     def lanes(self) -> list[str]:
         """Give the lanes of a message that has a byte, sent by the first bus."""
         return [
-            {"shm": "shm", "mixed": "shm", "socket": "socket", "copied": "socket"}.get(
-                self.kind, "grpc"
-            )
+            {
+                "shm": "shm",
+                "direct": "shm",
+                "mixed": "shm",
+                "socket": "socket",
+                "copied": "socket",
+            }.get(self.kind, "grpc")
         ]
 
     @property
@@ -128,7 +134,7 @@ def ways_of(module: str, source: str, *, large: bool) -> list[str]:
     """
     ways = ["local", "node", "socket"]
     if module in _BY_REFERENCE:
-        ways.append("shm")
+        ways += ["shm", "direct"]
         if module in _MIXED and len(_A_BUS.findall(source)) > 1:
             ways.append("mixed")
         if large:
@@ -147,6 +153,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> World:
     node = request.getfixturevalue("real_node") if request.param != "local" else None
+    if request.module.__name__.rpartition(".")[2] in _BY_REFERENCE:  # each way by itself
+        monkeypatch.setenv("SIRA_DIRECT", "off")
     for variable, value in _ENVIRONMENT.get(request.param, {}).items():
         monkeypatch.setenv(variable, value)
     return World(request.param, node)
