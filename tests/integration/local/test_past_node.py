@@ -1,0 +1,291 @@
+"""Small messages between clients of one host: past the node, as good as by it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sira
+import sira.testing
+
+from .raw import run, until
+
+pytestmark = pytest.mark.integration
+BODY = b"x" * 200
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[sira.testing.Node]:
+    with sira.testing.node() as running_node:
+        yield running_node
+
+
+async def past_node(bus: sira.Bus, topic: str, body: Any = BODY) -> int:
+    """Publish until it goes past the node; how many went by it."""
+    for count in range(10_000):
+        if (await bus.publish(topic, body)).lanes == ["shm"]:
+            return count
+        await asyncio.sleep(0.001)
+    raise AssertionError("every message went by the node")
+
+
+async def settled(bus: sira.Bus, topic: str) -> sira.LedgerRow:
+    """The topic's row once nothing is pending."""
+    while True:
+        ledger = await bus.ledger(topic)
+        assert ledger.balanced
+        if ledger[topic].pending == 0:
+            return ledger[topic]
+        await asyncio.sleep(0.01)
+
+
+# ---- order and counts ----------------------------------------------------------------------------
+
+
+def test_messages_pass_the_node_by_and_come_in_order_behind_those_that_did_not(
+    node: sira.testing.Node,
+) -> None:
+    async def work() -> None:
+        async with (
+            sira.connect(node.socket_url) as bus,
+            sira.connect(node.socket_url) as other,
+            other.subscribe("direct.order") as messages,
+        ):
+            lanes = []
+            for number in range(300):
+                receipt = await bus.publish("direct.order", number.to_bytes(4, "little"))
+                assert (receipt.matched, receipt.grade) == (1, "accepted")
+                lanes.append(receipt.lanes)
+            got = [int.from_bytes((await messages.next(timeout_s=10)).bytes, "little")
+                   for _ in range(300)]  # fmt: skip
+            assert got == list(range(300))
+            assert lanes[0] == ["socket"] and lanes[-1] == ["shm"]
+            row = await settled(bus, "direct.order")
+            assert (row.published, row.owed, row.delivered) == (300, 300, 300)
+
+    run(work)
+
+
+def test_a_message_says_the_same_whichever_way_it_came(node: sira.testing.Node) -> None:
+    async def work() -> None:
+        async with (
+            sira.connect(node.socket_url, name="camera") as bus,
+            sira.connect(node.socket_url) as other,
+            other.subscribe("direct.says.*") as messages,
+        ):
+            fields: dict[str, Any] = {
+                "headers": {"a": "b"}, "priority": 3, "ttl_s": 60.0, "type": "kind", "key": "",
+                "schema": "s",
+            }  # fmt: skip
+            await bus.publish("direct.says.x", {"n": 1}, **fields)
+            near = await messages.next(timeout_s=10)
+            await past_node(bus, "direct.says.x")
+            while (await messages.next(timeout_s=10)) and messages.depth:
+                pass
+            receipt = await bus.publish("direct.says.x", {"n": np.float32(2)}, **fields)
+            assert receipt.lanes == ["shm"]
+            message = await messages.next(timeout_s=10)
+            assert (message.id, float(message["n"])) == (receipt.id, 2.0)
+            for name in ("topic", "source", "principal", "tenant", "type", "schema", "priority",
+                         "headers"):  # fmt: skip
+                assert getattr(message, name) == getattr(near, name), name
+            assert 0 < message.ttl_ns <= 60_000_000_000
+
+    run(work)
+
+
+def test_who_subscribes_meanwhile_gets_all_that_is_published_after(
+    node: sira.testing.Node,
+) -> None:
+    async def work() -> None:
+        async with (
+            sira.connect(node.socket_url) as bus,
+            sira.connect(node.socket_url) as other,
+            sira.connect(node.url) as far,
+            other.subscribe("direct.meanwhile") as first,
+        ):
+            sent = await past_node(bus, "direct.meanwhile") + 1
+            late = []
+            for number in range(6):
+                messages = (far if number % 2 else other).subscribe("direct.*")
+                await messages.open()
+                late.append((messages, sent))
+                for _ in range(50):
+                    await bus.publish("direct.meanwhile", BODY)
+                sent += 50
+            for messages, before in [(first, 0), *late]:
+                for _ in range(sent - before):
+                    await messages.next(timeout_s=10)
+                with pytest.raises(sira.Timeout):
+                    await messages.next(timeout_s=0.01)
+            for messages, _ in late:
+                await messages.close()
+
+    run(work)
+
+
+def test_what_a_subscription_leaves_unread_is_counted_as_dropped(node: sira.testing.Node) -> None:
+    async def work() -> None:
+        async with sira.connect(node.socket_url) as bus, sira.connect(node.socket_url) as other:
+            async with other.subscribe("direct.unread") as messages:
+                sent = await past_node(bus, "direct.unread") + 1
+                for _ in range(20):
+                    await bus.publish("direct.unread", BODY)
+                for _ in range(sent + 5):
+                    await messages.next(timeout_s=10)
+            row = await settled(bus, "direct.unread")
+            assert (row.owed, row.delivered) == (sent + 20, sent + 5)
+            assert row.dropped == {"UNSUBSCRIBED": 15}
+            assert (await bus.publish("direct.unread", BODY)).matched == 0
+
+    run(work)
+
+
+def test_more_topics_than_a_link_has_cells_all_pass_the_node_by(node: sira.testing.Node) -> None:
+    async def work() -> None:
+        async with (
+            sira.connect(node.socket_url) as bus,
+            sira.connect(node.socket_url) as other,
+            other.subscribe("direct.many.>") as messages,
+        ):
+            sent = {f"direct.many.t{n}": 0 for n in range(600)}
+            got = dict.fromkeys(sent, 0)
+
+            async def take() -> None:
+                async for message in messages:
+                    got[message.topic] += 1
+
+            taking = asyncio.create_task(take())
+            for topic in sent:
+                sent[topic] = await past_node(bus, topic) + 1
+            await until(lambda: got == sent)
+            taking.cancel()
+
+    run(work)
+
+
+def test_large_bodies_pass_the_node_by_where_they_lie(node: sira.testing.Node) -> None:
+    async def work() -> None:
+        async with (
+            sira.connect(node.socket_url) as bus,
+            sira.connect(node.socket_url) as other,
+            other.subscribe("direct.large") as messages,
+        ):
+            sizes = [1_000, 10_000, 100_000, 3_000_000]
+            stop = asyncio.Event()
+            got = 0
+
+            async def take() -> None:
+                nonlocal got
+                async for message in messages:
+                    assert (message["x"] == message["x"].size % 251).all()
+                    got += 1
+                    if stop.is_set() and messages.depth == 0:
+                        return
+
+            taking = asyncio.create_task(take())
+            sent = 0
+            for size in sizes:
+                body = {"x": np.full(size, size % 251, np.uint8)}
+                before = (await bus.stats()).values.get("messages_direct", 0)
+                for _ in range(100):
+                    await bus.publish("direct.large", body)
+                    sent += 1
+                assert (await bus.stats()).values.get("messages_direct", 0) > before, size
+            stop.set()
+            await until(lambda: got >= sent - 1)
+            taking.cancel()
+
+    run(work)
+
+
+# ---- requests ------------------------------------------------------------------------------------
+
+
+def test_requests_and_replies_pass_the_node_by(node: sira.testing.Node) -> None:
+    async def work() -> None:
+        async with (
+            sira.connect(node.socket_url) as bus,
+            sira.connect(node.socket_url) as other,
+            other.subscribe("direct.ask") as messages,
+        ):
+
+            async def serve() -> None:
+                async for message in messages:
+                    await message.reply({"y": message["x"] * 2})
+
+            serving = asyncio.create_task(serve())
+            for number in range(200):
+                assert (await bus.request("direct.ask", {"x": number}))["y"] == 2 * number
+            before = (await bus.stats()).values["messages_direct"]
+            for number in range(100):
+                assert (await bus.request("direct.ask", {"x": number}))["y"] == 2 * number
+            assert (await bus.stats()).values["messages_direct"] - before >= 190
+            serving.cancel()
+
+    run(work)
+
+
+def test_threads_that_wait_take_turns_at_the_bells(node: sira.testing.Node) -> None:
+    rounds, askers = 200, 4
+    with sira.connect_sync(node.socket_url) as bus, sira.connect_sync(node.socket_url) as other:
+        opened = [other.subscribe(f"direct.turns.t{n}").open() for n in range(askers)]
+        wrong: list[Any] = []
+
+        def serve(messages: sira.SyncSubscription) -> None:
+            for message in messages:
+                message.reply({"y": message["x"] + 1})
+
+        def ask(number: int) -> None:
+            for turn in range(rounds):
+                reply = bus.request(f"direct.turns.t{number}", {"x": turn}, timeout_s=30)
+                if int(reply["y"]) != turn + 1:
+                    wrong.append((number, turn))
+
+        serving = [threading.Thread(target=serve, args=(each,)) for each in opened]
+        asking = [threading.Thread(target=ask, args=(n,)) for n in range(askers)]
+        for thread in [*serving, *asking]:
+            thread.start()
+        for thread in asking:
+            thread.join(60)
+            assert not thread.is_alive()
+        assert not wrong
+        assert bus.stats().values["messages_direct"] > askers * rounds
+        for messages in opened:
+            messages.close()
+        for thread in serving:
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+def test_a_thread_that_waits_at_the_bells_hears_what_comes_by_the_node(
+    node: sira.testing.Node,
+) -> None:
+    with (
+        sira.connect_sync(node.socket_url) as bus,
+        sira.connect_sync(node.url) as far,
+        sira.connect_sync(node.socket_url) as other,
+        other.subscribe("direct.both") as messages,
+    ):
+        while bus.publish("direct.both", BODY).lanes != ["shm"]:
+            messages.next(timeout_s=10)
+        got = []
+
+        def take() -> None:
+            for message in messages:
+                got.append(message.source)
+
+        taking = threading.Thread(target=take)
+        taking.start()
+        for number in range(300):
+            (far if number % 3 else bus).publish("direct.both", BODY)
+        while len(got) < 301:
+            pass
+        messages.close()
+        taking.join(30)
+        assert not taking.is_alive()
