@@ -15,7 +15,7 @@ from sira import _native
 from sira.client.deadline import Deadline
 from sira.client.lineage import check_fork
 from sira.client.nodes import TRANSIENT, is_of_proof
-from sira.client.outgoing import Answer, Ticket
+from sira.client.outgoing import IN_A_ROW_MAX, NEXT_TURN, Answer, Ticket
 from sira.client.retry import Retry
 from sira.client.streams import Streams
 from sira.client.transport import GrpcTransport, Transport
@@ -58,6 +58,7 @@ class Connection(Streams):
             are_ways: the addresses are ways to one node, the best first: always tried so.
         """
         super().__init__(nodes, name=name, retry=retry, dial=dial, are_ways=are_ways)
+        self._in_a_row = 0  # messages past the node since the loop had a turn
 
     async def close(self) -> None:
         """Send what is queued, confirm what was taken, and leave. A second call does nothing."""
@@ -166,6 +167,10 @@ class Connection(Streams):
                 await past.answered(topic)
                 receipt = outgoing.outbox.direct(topic, body, options, loan)
             if receipt is not None:
+                self._in_a_row += 1
+                if self._in_a_row >= IN_A_ROW_MAX:
+                    self._in_a_row = 0
+                    await NEXT_TURN
                 return receipt
         answer = Answer(self.loop)
         message_id = await outgoing.push(topic, body, options, answer, deadline, loan)

@@ -92,6 +92,8 @@ class _NextTurn:
 
 
 NEXT_TURN = _NextTurn()
+# A message past the node waits for nothing: after so many the loop has a turn all the same.
+IN_A_ROW_MAX = 64
 
 
 class Outgoing:

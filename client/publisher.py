@@ -17,9 +17,6 @@ from sira.kernel.errors import SiraError
 
 # Refusals kept for whoever asks; a publisher that never does must not fill memory.
 REFUSALS_MAX = 16_384
-# A subscription that takes what comes past the node makes room within so many looks; else messages
-# wait in the node, which knows what else to do.
-_ROOM_LOOKS, _ROOM_LOOK_S = 8, 0.0005
 
 
 class Publisher(_native.Sender):
@@ -86,12 +83,8 @@ class Publisher(_native.Sender):
         if self._outbox.links:
             if self._connection.direct.waits(self.topic):
                 await self._connection.direct.answered(self.topic)
-            for _ in range(_ROOM_LOOKS):
-                if self.direct(body, options):
-                    return
-                if self._outbox.blocked(self.topic) is None:
-                    break
-                await asyncio.sleep(_ROOM_LOOK_S)
+            if self.direct(body, options):
+                return
         await self._outgoing.push(self.topic, body, options, self, deadline)
         self.sent += 1
 

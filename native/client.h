@@ -334,6 +334,7 @@ struct outbox_routes {
     struct route_list asks; /* wanted and asked */
     struct route_list live;
     uint32_t wanted;        /* of `asks`: to be asked for */
+    uint32_t lined;         /* routes that somebody waits for */
     uint32_t ask_last;
     uint32_t *ended;        /* owned: asks whose routes were left, which the node is to be told */
     uint32_t ended_count, ended_room;
@@ -403,6 +404,7 @@ bool outbox_ready(const Outbox *self);
  * code, raises nothing. To be called at once, before anything else can run. */
 void routes_pushed(Outbox *self, PyObject *topic, const struct sira_options *options);
 bool routes_asking(const Outbox *self, PyObject *topic); /* an answer is expected, and nothing went by the node since */
+bool routes_wait(const Outbox *self, PyObject *topic);   /* that, or others wait already */
 static inline bool routes_ready(const Outbox *self) /* all else has left: it is time to ask */
 {
     return self->routes.wanted && !self->again.first && !self->mask && !self->active_uploads;
@@ -417,6 +419,7 @@ void routes_drop(Outbox *self);        /* all of them, and what is to be told of
 PyObject *outbox_route(Outbox *self, PyObject *args, PyObject *kwargs);
 PyObject *outbox_refuse(Outbox *self, PyObject *args, PyObject *kwargs);
 PyObject *outbox_asking(Outbox *self, PyObject *topic);
+PyObject *outbox_line(Outbox *self, PyObject *args);
 PyObject *outbox_route_state(Outbox *self, PyObject *topic);
 PyObject *outbox_asked_ended(Outbox *self, PyObject *ignored);
 PyObject *outbox_broken_links(Outbox *self, PyObject *ignored);

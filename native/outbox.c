@@ -454,6 +454,7 @@ static PyMethodDef outbox_methods[] = {
      "direct(topic, body, options=None, loan=None) -> Receipt | None"},
     {"blocked", (PyCFunction)outbox_blocked, METH_O, "blocked(topic) -> ShmWriter | None"},
     {"asking", (PyCFunction)outbox_asking, METH_O, "asking(topic) -> bool"},
+    {"line", (PyCFunction)outbox_line, METH_VARARGS, "line(topic, stands)"},
     {"route_state", (PyCFunction)outbox_route_state, METH_O, "route_state(topic) -> str | None"},
     {"route", (PyCFunction)(void (*)(void))outbox_route, METH_VARARGS | METH_KEYWORDS,
      "route(ask, page, word, value, targets, segments, matched) -> bool"},

@@ -102,6 +102,7 @@ static ShmRoute *route_make(Outbox *self, PyObject *topic)
         ShmRoute *oldest = routes->idle.first;
         if (!oldest) return NULL;
         list_remove(&routes->idle, oldest);
+        routes->lined -= oldest->lined;
         PyObject *key = Py_NewRef(oldest->topic); /* owned: the entry holds the other */
         if (PyDict_DelItem(routes->by_topic, key) < 0) PyErr_Clear();
         Py_DECREF(key);
@@ -281,7 +282,7 @@ void routes_drop(Outbox *self)
     PyObject *table = routes->by_topic, *broken = routes->broken; /* owned */
     routes->by_topic = routes->broken = NULL;
     routes->idle = routes->asks = routes->live = (struct route_list){NULL, NULL, 0};
-    routes->wanted = 0;
+    routes->wanted = routes->lined = 0;
     routes->ended_count = 0;
     Py_XDECREF(table);
     Py_XDECREF(broken);
@@ -293,6 +294,27 @@ bool routes_asking(const Outbox *self, PyObject *topic)
     if (!self->routes.asks.count) return false;
     const ShmRoute *route = route_find(self, topic); /* borrowed */
     return route && (route->state == ROUTE_WANTED || route->state == ROUTE_ASKED) && !route->dirty;
+}
+
+bool routes_wait(const Outbox *self, PyObject *topic)
+{
+    if (!self->routes.lined) return routes_asking(self, topic);
+    const ShmRoute *route = route_find(self, topic); /* borrowed */
+    return (route && route->lined) || routes_asking(self, topic);
+}
+
+/* line(topic, stands) */
+PyObject *outbox_line(Outbox *self, PyObject *args)
+{
+    PyObject *topic; /* borrowed */
+    int stands;
+    if (!PyArg_ParseTuple(args, "Up:line", &topic, &stands)) return NULL;
+    ShmRoute *route = route_find(self, topic); /* borrowed */
+    if (route && route->lined != (bool)stands) {
+        route->lined = stands;
+        self->routes.lined += stands ? 1 : UINT32_MAX; /* or one less */
+    }
+    Py_RETURN_NONE;
 }
 
 PyObject *outbox_asking(Outbox *self, PyObject *topic)

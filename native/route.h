@@ -72,6 +72,9 @@ typedef struct ShmRoute {
     struct route_target *targets; /* owned; LIVE */
     uint32_t *segments;    /* owned; LIVE: those that all targets have */
     ShmWriter *blocked;    /* borrowed from targets: had no room for the last message; NULL: none */
+    uint64_t blocked_bytes;     /* what that needed: of a chunk */
+    uint8_t blocked_priority;
+    bool lined;            /* somebody waits for it, in Python: nobody else is to go before */
 } ShmRoute;
 extern PyTypeObject sira_shm_route_type;
 

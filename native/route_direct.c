@@ -15,6 +15,8 @@ static enum outbox_direct room_at_all(Outbox *self, ShmRoute *route, uint32_t pr
             return DIRECT_NOT;
         }
         route->blocked = target->writer;
+        route->blocked_priority = (uint8_t)priority;
+        route->blocked_bytes = chunk_bytes;
         return DIRECT_NO_ROOM;
     }
     route->blocked = NULL;
@@ -238,6 +240,9 @@ bad_call:
 
 PyObject *outbox_blocked(Outbox *self, PyObject *topic)
 {
-    const ShmRoute *route = route_live(self, topic); /* borrowed */
-    return Py_NewRef(route && route->blocked ? (PyObject *)route->blocked : Py_None);
+    ShmRoute *route = route_live(self, topic); /* borrowed */
+    if (!route || !route->blocked
+        || room_at_all(self, route, route->blocked_priority, route->blocked_bytes) != DIRECT_NO_ROOM)
+        Py_RETURN_NONE;
+    return Py_NewRef((PyObject *)route->blocked);
 }

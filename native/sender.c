@@ -216,7 +216,7 @@ static PyObject *sender_send(Sender *self, PyObject *const *args, Py_ssize_t cou
     const int held = is_held(self);
     if (held < 0) return NULL;
     /* Who has no room yet, and waits for a way past the node, waits in Python. */
-    if (held || routes_asking(self->outbox, self->topic)
+    if (held || routes_wait(self->outbox, self->topic)
         || (!outbox_room(self->outbox) && !routes_any_live(self->outbox)))
         return PyObject_CallMethodOneArg((PyObject *)self, send_later_name, body_object);
     PyObject *options_object = options_now(self); /* owned */

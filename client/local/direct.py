@@ -23,6 +23,8 @@ _log = logging.getLogger("sira.client")
 
 # Who publishes where a route was asked for waits for the answer: it goes by the node after this.
 _ASK_S = 0.05
+# A subscription that takes what comes past the node makes room within so many looks.
+_ROOM_LOOKS, _ROOM_LOOK_S = 8, 0.0005
 _TEND_S = 1.0
 # A link whose writer has gone is kept as long as something is in it, and so long: the CellOpen of
 # what is in it may still come.
@@ -151,15 +153,20 @@ class Direct:
 
     def waits(self, topic: str) -> bool:
         """Whether a message on `topic` is to wait for `answered`, behind those that do."""
-        return topic in self.lines or self._outbox.asking(topic)
+        outbox = self._outbox
+        return topic in self.lines or outbox.asking(topic) or outbox.blocked(topic) is not None
 
     async def answered(self, topic: str) -> None:
         """Return when the node is not being asked for a route of `topic`, or takes too long.
 
-        What is sent by the node meanwhile makes its answer void. Calls that wait for one topic go
-        on one by one, in order; whoever comes meanwhile comes behind them. Each sends at once.
+        Or when a subscriber that had no room has some, or takes too long: then messages wait in the
+        node, which knows what else to do. What is sent by the node meanwhile makes its answer void.
+        Calls that wait for one topic go on one by one, in order; whoever comes meanwhile comes
+        behind them. Each sends at once.
         """
         line = self.lines.setdefault(topic, deque())
+        if not line:
+            self._outbox.line(topic, True)
         turn: asyncio.Future[None] = self._loop.create_future()
         line.append(turn)
         try:
@@ -173,12 +180,17 @@ class Direct:
                 if self._answer is None:
                     self._answer = self._loop.create_future()
                 await asyncio.wait([self._answer], timeout=left_s)
+            for _ in range(_ROOM_LOOKS):
+                if self._outbox.blocked(topic) is None:
+                    break
+                await asyncio.sleep(_ROOM_LOOK_S)
         finally:
             line.remove(turn)
             if line:
                 self._loop.call_soon(_go_on, line[0])
             else:
                 del self.lines[topic]
+                self._outbox.line(topic, False)
 
     # ---- links -----------------------------------------------------------------------------------
 

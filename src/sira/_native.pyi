@@ -323,12 +323,14 @@ class Outbox:
         again where `blocked` says so. A quiet push, and Sender.send, try it by themselves. A
         `grade` past accepted, a `dedupe_key` and a fence always go by the node.
         """
-    # the end without room for the last message that direct() was given on this topic: wait for it
-    # to be taken from, then try again. None: there is no such, or no route any more
+    # the end that has no room for the last message that direct() did not take on this topic: wait
+    # for it to be taken from, then try again. None: it has, or there is no route any more
     def blocked(self, topic: str, /) -> ShmWriter | None: ...
     # an answer of the node is expected, or the ask is about to leave: wait for it before sending on
     # this topic, but not for long. A push in the meantime ends it, and voids the grant
     def asking(self, topic: str, /) -> bool: ...
+    # somebody waits for this topic's route: Sender.send asks `_send_later` until nobody does
+    def line(self, topic: str, stands: bool, /) -> None: ...
     # idle, refused, wanted, asked or live; None: not known
     def route_state(self, topic: str, /) -> str | None: ...
     def route(

@@ -223,8 +223,9 @@ def test_all_targets_get_it_or_none() -> None:
     assert routed.outbox.direct(TOPIC, "too much") is None
     assert routed.outbox.blocked(TOPIC) is one.writer
     assert one.texts(cells[0]) == texts
-    assert routed.outbox.direct(TOPIC, "too much") is None  # the second cell is full yet
+    assert routed.outbox.blocked(TOPIC) is one.writer  # the second cell is full yet
     assert one.texts(cells[1]) == texts
+    assert routed.outbox.blocked(TOPIC) is other.writer  # looked at again
     assert routed.outbox.direct(TOPIC, "too much") is None
     assert routed.outbox.blocked(TOPIC) is other.writer
     assert other.texts(cells[2]) == texts

@@ -110,6 +110,23 @@ def test_without_room_at_a_target_python_waits_and_the_route_stays() -> None:
     assert publisher.sent == 3
 
 
+def test_where_a_line_stands_python_sees_to_the_order() -> None:
+    publisher, link, cell = live()
+    outbox = publisher.routed.outbox
+    outbox.line(TOPIC, True)
+    outbox.line("lab.unknown", True)
+    publisher.send("a")
+    assert publisher.asked == ["a"]
+    assert publisher.direct("a")  # the first of the line
+    outbox.line(TOPIC, False)
+    publisher.send("b")
+    assert link.texts(cell) == ["a", "b"]
+    outbox.line(TOPIC, True)
+    outbox.drop_routes()
+    publisher.send("c")
+    assert publisher.asked == ["a"]
+
+
 def test_a_moved_word_has_the_next_message_go_by_the_node() -> None:
     publisher, link, cell = live()
     publisher.send("a")
