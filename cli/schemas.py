@@ -250,7 +250,7 @@ _VERDICTS = ("no baseline", "same", "faster", "slower", "not comparable")
 BENCH = record(
     machine=record(cpu=STRING, cores=COUNT, memory_bytes=COUNT, kernel=STRING, python=STRING),
     pattern=one_of("pub", "request"),
-    lane_asked=one_of("auto", "grpc", "socket", "shm"),
+    lane_asked=one_of("auto", "grpc", "socket", "shm", "direct"),
     lane=STRING,
     lanes=COUNTS,
     payload=record(dtype=STRING, shape=listed(COUNT), bytes=COUNT),

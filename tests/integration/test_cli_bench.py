@@ -48,6 +48,9 @@ def test_bench_measures_the_lane_that_is_asked_for() -> None:
             data = bench(both, "--lane", lane, "--size", "256KiB", "--rate", "100").data
             assert (data["lane_asked"], data["lane"]) == (lane, lane)
             assert sum(data["lanes"].values()) == data["ledger"]["published"] and data["lost"] == 0
+        data = bench(both, "--lane", "direct", "--size", "256", "--rate", "100").data
+        assert (data["lane_asked"], data["lane"]) == ("direct", "shm") and data["lost"] == 0
+        assert sum(data["lanes"].values()) <= data["ledger"]["published"]
         small = sira("bench", "--lane", "shm", "--size", "256", "--json", url=both)
         assert small.code != 0 and "64 KiB and more" in small.out
 
