@@ -342,7 +342,7 @@ class Settings:
     lent_segments_max: int = _s(
         256, "segments", "pieces of shared memory that one such connection lends at once, a file "
         "descriptor each; of all an eighth of those that the process may open; 0: none",
-        "too small: publishers on many topics copy; too large: one client takes descriptors",
+        "too small: publishers on many topics copy; too large: one client takes descriptors, three for each",
         minimum=0, maximum=1 << 16,
     )  # fmt: skip
     lent_bytes_max: int = _s(
@@ -362,8 +362,9 @@ class Settings:
         minimum=0, maximum=1 << 16,
     )  # fmt: skip
     links_per_connection_max: int = _s(
-        256, "links", "such memory of one connection, whichever end of it",
-        "too small: who talks to many goes by the node; too large: one client takes descriptors",
+        128, "links", "such memory of one connection, whichever end of it",
+        "too small: who talks to many goes by the node; too large: one client takes descriptors, "
+        "three for each",
         minimum=1, maximum=1 << 16,
     )  # fmt: skip
     # ---- the HTTP listener, a process of its own ----

@@ -48,7 +48,7 @@ async def publish(url: str, topic: str, *, at_once: int, payload_floats: int, he
             except sira.SiraError as error:
                 say(f"{error.code} {number}")
             else:
-                say(f"accepted {number} {receipt.matched}")
+                say(f"accepted {number} {receipt.matched} {receipt.lanes[0]}")
             finally:
                 free.release()
 
