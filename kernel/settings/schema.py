@@ -342,7 +342,7 @@ class Settings:
     lent_segments_max: int = _s(
         256, "segments", "pieces of shared memory that one such connection lends at once, a file "
         "descriptor each; of all an eighth of those that the process may open; 0: none",
-        "too small: publishers on many topics copy; too large: one client takes descriptors, three for each",
+        "too small: publishers on many topics copy; too large: one client takes descriptors",
         minimum=0, maximum=1 << 16,
     )  # fmt: skip
     lent_bytes_max: int = _s(
