@@ -280,6 +280,11 @@ class Cell:
         self.left = self.left or at_once
         self.leaves_ns = self.leaves_ns or self.now_ns() + _LEAVE_NS
 
+    @property
+    def is_ageing(self) -> bool:
+        """Whether something is to become of it by time alone; most are simply in use."""
+        return bool(self.leaves_ns or self.reason)
+
     def grow_old(self) -> bool:
         """Let time pass, after a look; whether its publisher posts although it may not."""
         if self.reason:

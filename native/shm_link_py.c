@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <structmember.h>
+#include <unistd.h>
 
 /* ---- the memory ------------------------------------------------------------------------------------------ */
 static int shape_of(unsigned long slots, unsigned long holds, unsigned long cells, struct sira_link_shape *out)
@@ -54,35 +55,118 @@ static PyObject *link_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 
 static void link_dealloc(PyObject *object)
 {
+    PyMem_Free(((ShmLink *)object)->told);
     sira_shm_close(&((ShmLink *)object)->shm);
     Py_TYPE(object)->tp_free(object);
 }
 
+/* Slots up to the last that has memory; all, where the system does not say. Whoever reads further has the system make
+ * pages for slots that were never used. */
+static uint32_t slots_made(const ShmLink *self)
+{
+    const struct sira_link *link = &self->link;
+    const off_t first = (off_t)((uint8_t *)link->slots - self->shm.base);
+    off_t last = first;
+    for (off_t at = first; at < (off_t)self->shm.bytes; at = last) {
+        const off_t data = lseek(self->shm.fd, at, SEEK_DATA);
+        if (data < 0 && errno == ENXIO) break; /* no more */
+        const off_t hole = data < 0 ? data : lseek(self->shm.fd, data, SEEK_HOLE);
+        if (hole <= at) return link->shape.slots;
+        last = hole;
+    }
+    const uint32_t made = (uint32_t)((last - first + SIRA_LINK_SLOT_BYTES - 1) / SIRA_LINK_SLOT_BYTES);
+    return made < link->shape.slots ? made : link->shape.slots;
+}
+
+/* Counts of the first cells, without a page made. Requires: room for them in `out`. */
+static enum sira_link_status counts_of(const ShmLink *self, uint32_t cells, struct sira_link_counts *out)
+{
+    struct sira_link part = self->link;
+    part.shape.cells = cells;
+    enum sira_link_status status;
+    uint32_t made = slots_made(self);
+    do { /* again if a slot may have come to be whose post is counted: it would look taken. Ends: there are few pages */
+        part.shape.slots = made;
+        status = sira_link_counts(&part, out);
+        made = slots_made(self);
+    } while (made > part.shape.slots);
+    return status;
+}
+
+/* Ensures: 0, or -1 with an error set. */
+static int put_cell(PyObject *cells, uint32_t cell, const struct sira_link_counts *counts)
+{
+    PyObject *withdrawn = PyTuple_New(SIRA_LINK_REASONS); /* owned */
+    for (uint32_t r = 0; withdrawn && r < SIRA_LINK_REASONS; r++) {
+        PyObject *count = PyLong_FromUnsignedLongLong(counts->withdrawn[r]);
+        if (count) PyTuple_SET_ITEM(withdrawn, (Py_ssize_t)r, count);
+        else Py_CLEAR(withdrawn);
+    }
+    PyObject *entry = withdrawn ? Py_BuildValue("(KKKN)", (unsigned long long)counts->posted,
+                                                (unsigned long long)counts->taken,
+                                                (unsigned long long)counts->pending, withdrawn) : NULL;
+    PyObject *key = entry ? PyLong_FromUnsignedLong(cell) : NULL;
+    const int status = key ? PyDict_SetItem(cells, key, entry) : -1;
+    Py_XDECREF(key);
+    Py_XDECREF(entry);
+    return status;
+}
+
 static PyObject *link_counts(PyObject *object, PyObject *Py_UNUSED(args))
 {
-    const struct sira_link *link = &((ShmLink *)object)->link;
-    struct sira_link_counts *counts = PyMem_Calloc(link->shape.cells, sizeof *counts);
+    const ShmLink *self = (ShmLink *)object;
+    const uint32_t known = self->link.shape.cells;
+    struct sira_link_counts *counts = PyMem_Calloc(known, sizeof *counts);
     if (!counts) return PyErr_NoMemory();
-    const enum sira_link_status status = sira_link_counts(link, counts);
+    const enum sira_link_status status = counts_of(self, known, counts);
     PyObject *cells = PyDict_New(); /* owned */
-    for (uint32_t c = 0; cells && c < link->shape.cells; c++) {
-        if (!counts[c].posted) continue;
-        PyObject *withdrawn = PyTuple_New(SIRA_LINK_REASONS); /* owned */
-        for (uint32_t r = 0; withdrawn && r < SIRA_LINK_REASONS; r++) {
-            PyObject *count = PyLong_FromUnsignedLongLong(counts[c].withdrawn[r]);
-            if (count) PyTuple_SET_ITEM(withdrawn, (Py_ssize_t)r, count);
-            else Py_CLEAR(withdrawn);
-        }
-        PyObject *entry = withdrawn ? Py_BuildValue("(KKKN)", (unsigned long long)counts[c].posted,
-                                                    (unsigned long long)counts[c].taken,
-                                                    (unsigned long long)counts[c].pending, withdrawn) : NULL;
-        PyObject *key = entry ? PyLong_FromUnsignedLong(c) : NULL;
-        if (!key || PyDict_SetItem(cells, key, entry) < 0) Py_CLEAR(cells);
-        Py_XDECREF(key);
-        Py_XDECREF(entry);
-    }
+    for (uint32_t c = 0; cells && c < known; c++)
+        if (counts[c].posted && put_cell(cells, c, &counts[c]) < 0) Py_CLEAR(cells);
     PyMem_Free(counts);
     return cells ? Py_BuildValue("(NO)", cells, status ? Py_False : Py_True) : NULL;
+}
+
+/* One word for all counts of a cell: other counts, another word (but for one in 2^64). 0: nothing was counted. */
+static uint64_t word_of(const struct sira_link_counts *counts)
+{
+    uint64_t word = 0;
+    const uint64_t said[] = {counts->posted, counts->taken, counts->pending};
+    for (size_t i = 0; i < sizeof said / sizeof *said; i++) word = (word ^ said[i]) * UINT64_C(0x9E3779B97F4A7C15);
+    for (uint32_t r = 0; r < SIRA_LINK_REASONS; r++)
+        word = ((word >> 32 | word << 32) ^ counts->withdrawn[r]) * UINT64_C(0x9E3779B97F4A7C15);
+    return word;
+}
+
+/* news(cells) -> {cell: counts}, of the first `cells` alone, and of those only that say something new */
+static PyObject *link_news(PyObject *object, PyObject *args)
+{
+    ShmLink *self = (ShmLink *)object;
+    unsigned int known;
+    if (!PyArg_ParseTuple(args, "I:news", &known)) return NULL;
+    if (known > self->link.shape.cells) known = self->link.shape.cells;
+    if (known > self->told_count) {
+        uint64_t *told = PyMem_Realloc(self->told, known * sizeof *told);
+        if (!told) return PyErr_NoMemory();
+        memset(told + self->told_count, 0, (known - self->told_count) * sizeof *told);
+        self->told = told;
+        self->told_count = known;
+    }
+    PyObject *cells = PyDict_New(); /* owned */
+    if (!cells || !known) return cells;
+    struct sira_link_counts *counts = PyMem_Calloc(known, sizeof *counts);
+    if (!counts) {
+        Py_DECREF(cells);
+        return PyErr_NoMemory();
+    }
+    (void)counts_of(self, known, counts);
+    for (uint32_t c = 0; cells && c < known; c++) {
+        const uint64_t word = word_of(&counts[c]);
+        if (word == self->told[c]) continue;
+        if (put_cell(cells, c, &counts[c]) < 0) Py_CLEAR(cells);
+        else self->told[c] = word;
+    }
+    PyMem_Free(counts);
+    return cells;
 }
 
 static PyObject *link_fileno(PyObject *object, PyObject *Py_UNUSED(args))
@@ -94,6 +178,8 @@ static PyMethodDef link_methods[] = {
     {"fileno", link_fileno, METH_NOARGS, "fileno() -> the memfd, borrowed."},
     {"counts", link_counts, METH_NOARGS,
      "counts() -> ({cell: (posted, taken, pending, (withdrawn by reason, ...))}, whether they make sense)."},
+    {"news", link_news, METH_VARARGS,
+     "news(cells) -> {cell: as of counts()}: of the first `cells`, those that changed since it was asked before."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -55,6 +55,8 @@ typedef struct {
     PyObject_HEAD
     struct sira_shm shm;
     struct sira_link link;
+    uint64_t *told; /* owned; of each of the first cells, what news() said last */
+    uint32_t told_count;
 } ShmLink;
 typedef struct {
     PyObject_HEAD

@@ -93,6 +93,8 @@ class Direct:
             if end.over_at_s == math.inf:
                 end.over_at_s, end.until_s = now_s + _LOST_S, now_s + 2 * _LOST_S
         self._answered()
+        if self._ends:
+            self._tend_later()
 
     def leave(self) -> None:
         """Send nothing past the node any more: the client is at its end."""
@@ -283,7 +285,9 @@ class Direct:
         for end in list(self._ends.values()):
             if now_s >= end.until_s or (now_s >= end.over_at_s and not end.reader.depth):
                 self._forget(end)
-        if self._ends or (way is not None and way.writers):
+        # Who only reads from links that are in use sleeps: `reader_over` and `lost` begin anew.
+        ends_over = any(end.over_at_s != math.inf for end in self._ends.values())
+        if ends_over or (way is not None and way.writers):
             self._tend_later()
 
 

@@ -110,12 +110,11 @@ class Link:
         """Take in what the memory says, and forget the cells that are over."""
         if not self.cells or self._memory is None:
             return
-        counts, _ = self._memory.counts()
-        for cell in list(self.cells.values()):
-            found = counts.get(cell.number)
-            if found is not None:
-                posted, taken, _, withdrawn = found
+        for number, (posted, taken, _, withdrawn) in self._memory.news(self.used).items():
+            cell = self.cells.get(number)
+            if cell is not None:
                 cell.look(posted, taken, withdrawn)
+        for cell in [each for each in self.cells.values() if each.is_ageing]:
             if cell.grow_old():
                 cell.end("REVOKED")
                 self._tell_end(cell)

@@ -884,6 +884,9 @@ class ShmLink:
         Exact once nobody writes, also when an end was killed between two stores.
         """
 
+    def news(self, cells: int, /) -> dict[int, tuple[int, int, int, tuple[int, ...]]]:
+        """Counts of those of the first `cells` that differ from what it returned before."""
+
 @final
 class ShmWriter:
     """The publisher's end. Takes over both descriptors. Refusals are negative numbers:

@@ -498,3 +498,30 @@ def test_a_ring_that_another_collects_leaves_the_thread_asleep_until_it_is_kicke
         assert pair.reader.look() == [0]
         pair.take()
         bells.wait(0)
+
+
+def test_news_are_of_cells_that_changed_among_those_that_were_given_out() -> None:
+    pair = Pair()
+    assert pair.node.news(3) == {}
+    pair.send(b"one", cell=0)
+    pair.send(b"two", cell=2)
+    waiting = (1, 0, 1, (0,) * 7)
+    assert pair.node.news(1) == {0: waiting}
+    assert pair.node.news(3) == {2: waiting}
+    assert pair.node.news(3) == {}
+    pair.take(2)
+    assert pair.node.news(3) == {2: (1, 1, 0, (0,) * 7)}
+    assert pair.node.news(1 << 20) == {}  # there are not so many
+    assert pair.node.counts()[0].keys() == {0, 2}
+
+
+def test_counting_makes_no_memory_for_slots_and_cells_that_were_never_used() -> None:
+    node = _native.ShmLink(1, slots=512, holds=512, cells=1024)
+    made = os.fstat(node.fileno()).st_blocks * 512
+    assert made < node.bytes // 8
+    assert node.news(10) == {}
+    assert os.fstat(node.fileno()).st_blocks * 512 == made
+    assert node.counts()[1]
+    last_page = 4096
+    os.pwrite(node.fileno(), b"\7" * last_page, node.bytes - last_page)
+    assert not node.counts()[1], "the last slots are looked at when they are used"
