@@ -271,6 +271,16 @@ GOALS = (
         _local("bare", "fan_gb_per_s", 16),
         0.9,
     ),
+    *(
+        Goal(title, Figure("local1000", "sira-direct", name), None, limit, False)
+        for title, name, limit in (
+            ("1,000 local clients, connect p50, ms", "connect_ms_p50", 5),
+            ("1,000 local clients, connect p99, ms", "connect_ms_p99", 5),
+            ("1,000 local clients, KiB a link", "kib_per_link", 64),
+            ("1,000 local clients, idle CPU of the node, %", "idle_node_cpu_percent", 1),
+            ("1,000 local clients, idle CPU of all, %", "idle_cpu_percent", 1),
+        )
+    ),
     Goal(
         "p99 beside 5,000 idle connections, of alone",
         Figure("idle5000", "sira", "p99_ratio"),

@@ -240,6 +240,11 @@ def rss_bytes(process: Process) -> int:
     return sum(member.memory_info().rss for member in _tree(process.pid))
 
 
+def pids(process: Process) -> list[int]:
+    """`process` and its children: a node of ours runs in a child of its supervisor."""
+    return [member.pid for member in _tree(process.pid)]
+
+
 def connection_count(process: Process, port: int) -> int:
     """Established TCP connections that `process` and its children hold on local port `port`."""
     return sum(

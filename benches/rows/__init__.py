@@ -10,6 +10,7 @@ from types import ModuleType
 from benches.rows import (
     codec,
     conn,
+    crowd,
     fanout,
     greedy,
     idle,
@@ -37,6 +38,7 @@ ROWS: dict[str, ModuleType] = {
     "greedy": greedy,
     "idle5000": idle,
     "local": local,
+    "local1000": crowd,
     "link": link,
     "shm": shm,
 }

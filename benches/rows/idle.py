@@ -44,7 +44,7 @@ def groups(quick: bool) -> list[list[Case]]:
     return [[case("idle5000", SIRA, params, measure)]]
 
 
-def _allow_files(count: int) -> None:
+def allow_files(count: int) -> None:
     """Let this process, and all it starts, open `count` files.
 
     Raises:
@@ -67,7 +67,7 @@ def _counted(stage: Stage, watcher: Participant) -> float:
 def measure(system: System, params: dict[str, Any]) -> Figures:
     """Ask alone, connect the idle ones, ask beside them, let them go, ask alone again."""
     count, window_s = params["connections"], params["window_s"]
-    _allow_files(count + FILES_MORE)
+    allow_files(count + FILES_MORE)
     with Stage(timeout_s=240) as stage:
         url, node = system.listen(stage)
         assert node is not None, "sira has a node"

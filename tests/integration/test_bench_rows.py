@@ -14,7 +14,7 @@ import pytest
 
 from benches.harness import BenchError, Case
 from benches.nodes import start_ruled
-from benches.rows import greedy, idle, rtt, rules, tls
+from benches.rows import crowd, greedy, idle, rtt, rules, tls
 from benches.systems import SIRA, start_node
 
 pytestmark = pytest.mark.integration
@@ -103,6 +103,21 @@ def test_one_idle_connection_less_is_a_failure_of_the_row() -> None:
     for clients, sockets in ((4.0, 8), (6.0, 8), (5.0, 4)):
         with pytest.raises(BenchError, match="5 idle connections"):
             idle._check(5, clients, sockets)
+
+
+def test_local_clients_are_linked_and_every_message_of_the_row_comes() -> None:
+    ((case,),) = crowd.groups(quick=True)
+    smaller = {"clients": 4, "processes": 2, "publishers": 2, "topics": 3, "idle_s": 0.1}
+    figures = figures_of(case, **smaller)
+    assert figures["links_seen"] == 4 and figures["rounds"] >= 1
+    assert 0 < figures["kib_per_link_shared"] < figures["client_kib"]
+    assert 0 < figures["connect_ms_p50"] <= figures["connect_ms_p99"]
+
+
+def test_a_link_or_a_message_less_is_a_failure_of_the_row() -> None:
+    crowd.check(links=(5, 5), messages=(50, 50))
+    with pytest.raises(BenchError, match="messages: 49, not 50"):
+        crowd.check(links=(5, 5), messages=(49, 50))
 
 
 def test_lines_of_json_carry_figures_samples_machine_and_goals(tmp_path: Path) -> None:
