@@ -86,7 +86,7 @@ class Direct:
         way, self._way = self._way, None
         if way is None:
             return
-        way.owner = None
+        way.over()
         now_s = self._loop.time()
         for end in self._ends.values():
             self._unlink(end)

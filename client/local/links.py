@@ -163,6 +163,12 @@ class LinkWay:
         if is_read:
             self.owner.reader_over(number)
 
+    def over(self) -> None:
+        """Let go of all: the connection is over. Who uses an end still has it."""
+        self.owner = self.page = None
+        self.readers.clear()
+        self.writers.clear()
+
     # ---- to the node -----------------------------------------------------------------------------
 
     def give_up(self, links: Sequence[int]) -> None:
