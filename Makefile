@@ -77,9 +77,10 @@ redis-server:
 	@[[ "$(REDIS)" == skip ]] || command -v redis-server >/dev/null || { echo \
 	  "missing: redis-server; run: sudo apt-get install -y redis-server (or: make test REDIS=skip)" >&2; exit 1; }
 
-# Files whole, two at a time: most of a test is waiting for the processes it has started.
+# Files whole, three at a time, also on two cores: most of a test is waiting for the processes it
+# has started. In the order of tests/conftest.py.
 test: redis-server $(NATIVE) ## the whole suite with coverage; REDIS=skip leaves redis-server out
-	$(PY) -m pytest -q -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+	$(PY) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 native-test: native-test-c native-test-python ## C tests and Python unit tests under ASan and UBSan
 

@@ -9,10 +9,18 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long anything takes is a matter of the machine.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 REDIS_SKIPPED = os.environ.get("SIRA_TEST_REDIS") == "skip"
 # Made by libraries, which remove them when the process ends, later than we look.
 OTHERS = ("pymp-", "matplotlib-")
+STARTS_NODES = {"integration", "contract"}  # folders
 TEMP = pytest.StashKey[Path]()
 LEFT = pytest.StashKey[list[str]]()
 
@@ -56,11 +64,24 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if _is_worker(config):
+        items[:] = long_files_first(items)
     if REDIS_SKIPPED:
         for item in items:
             if item.get_closest_marker("redis"):
                 item.add_marker(pytest.mark.skip(reason="REDIS=skip"))
+
+
+def long_files_first(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return the tests by file: those that compute for long, those that start nodes, the others.
+
+    Workers take files in this order, whole: beside what computes, others wait for their nodes; and
+    quick ones at the end leave no worker idle for long.
+    """
+    nodes = {item.path for item in items if not STARTS_NODES.isdisjoint(item.path.parts)}
+    slow = {item.path for item in items if item.get_closest_marker("slow")} - nodes
+    return sorted(items, key=lambda item: (item.path not in slow, item.path not in nodes))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -18,7 +18,16 @@ import time
 from collections.abc import Callable, Mapping
 
 from sira.kernel.edge.allowances import Allowances
-from sira.kernel.edge.open_sockets import Peer, copy_at, listed, named, parse, peer_of, set_filter
+from sira.kernel.edge.open_sockets import (
+    Peer,
+    copy_at,
+    listed,
+    named,
+    open_count,
+    parse,
+    peer_of,
+    set_filter,
+)
 from sira.kernel.edge.strays import Strays
 
 _SLICE = 100  # open files looked at in one turn of the loop: about half a millisecond
@@ -67,7 +76,7 @@ class Connections:
         self.strays = Strays(
             per_s_max=stray_bytes_per_s_max,
             call_bytes_max=call_bytes_max,
-            is_looked_at=bool(listed()),
+            is_looked_at=bool(open_count()),
         )
         self._hold_s, self._closed = hold_s, closed
         self._ports: frozenset[int] = frozenset()

@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import ipaddress
+import itertools
 import os
+import resource
 import socket
 import stat
 import struct
+from collections.abc import Iterator
 from urllib.parse import unquote
 
 Peer = tuple[str, int]  # address, as `ipaddress` writes it, and port
@@ -51,11 +54,28 @@ def normal(host: str) -> str:
     return str(mapped or address)
 
 
-def listed() -> list[int]:
-    """Return the descriptors of this process; empty where the system does not tell."""
+def open_count() -> int:
+    """Return how many files are open, or 0: that is not known."""
     with contextlib.suppress(OSError):
-        return [int(name) for name in os.listdir(FOLDER)]
-    return []
+        return os.stat(FOLDER).st_size or len(os.listdir(FOLDER))  # Linux 6.2, or older
+    return 0
+
+
+def listed() -> Iterator[int]:
+    """Yield the descriptors of this process, and numbers between them that are none.
+
+    By trying, for the system gives out the lowest number that is free: reading FOLDER costs 3 µs of
+    kernel a file, and all at once, so that 5,000 connections would stop the loop for 16 ms.
+    """
+    count = open_count()
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for number in itertools.count() if most == resource.RLIM_INFINITY else range(most):
+        if count <= 0:
+            return
+        with contextlib.suppress(OSError):
+            os.fstat(number)
+            count -= 1
+        yield number
 
 
 def copy_at(descriptor: int, ports: frozenset[int]) -> socket.socket | None:

@@ -30,6 +30,7 @@ from .keys import Keys, principal, running
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 TENANTS = tuple(f"t{number}" for number in range(10))
 DEPTH_MAX = 3
+WATCHDOG_S = 100.0  # before pytest's own, which cannot tell what of it all hangs
 ANSWER_S = 0.15  # a stream that nobody ends is listened to for so long, at first
 _F = FieldDescriptor
 
@@ -257,6 +258,7 @@ class Tenant:
             # the request. What was answered is then not to be had: ask again, and give it longer.
             task = asyncio.current_task()
             if task is None or task.cancelling():
+                print(f"under way at the end: {method.name}, asked for {answer_s:g} s")
                 raise
             return await self._answer(method, data, 2 * answer_s)
         return bytes(got)
@@ -275,6 +277,7 @@ def test_no_call_of_the_descriptors_tells_or_changes_anything_of_another_tenant(
 
     async def work() -> None:
         async with (
+            asyncio.timeout(WATCHDOG_S),
             running(keys.flags()) as node,
             contextlib.AsyncExitStack() as exits,
         ):
