@@ -125,8 +125,8 @@ class Answers:
     async def _push(self, message: _native.Message, body: _native.Body, **fields: Any) -> None:
         deadline: Deadline | None = None
         outgoing = self._connection.outgoing
-        if outgoing.outbox.links and outgoing.outbox.asking(message.reply_to):
-            await outgoing.route_answered(message.reply_to)
+        if outgoing.outbox.links and self._connection.direct.waits(message.reply_to):
+            await self._connection.direct.answered(message.reply_to)
         while True:
             try:
                 self.push(message, body, alone=self._connection.incoming.all_taken, **fields)
@@ -141,8 +141,8 @@ class Answers:
         """As `reply`, from a thread that is not the loop's."""
         self._connection.check()
         outbox = self._connection.outgoing.outbox
-        asks = outbox.links and outbox.asking(message.reply_to)
-        if end and outbox.room and not asks:
+        waits = outbox.links and self._connection.direct.waits(message.reply_to)
+        if end and outbox.room and not waits:
             seq = self._take_seq(message.id_bytes, end)
             try:
                 try:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
 from sira import _native
@@ -78,10 +78,6 @@ def fault_of(step: Callable[[Stream], Any], fault: Exception) -> SiraError:
     return Internal(f"{type(fault).__name__} in the SDK: {fault}")
 
 
-async def _at_once(topic: str) -> None:
-    """Nobody asks for routes."""
-
-
 class _NextTurn:
     """Awaiting it lets the event loop run once."""
 
@@ -113,8 +109,6 @@ class Outgoing:
         self.stream: Stream | None = None
         # Gives what rides beside a frame, b"": nothing.
         self.riding: Callable[[], bytes] | None = None
-        # Returns when the node is not being asked for a route past it; see `Direct.answered`.
-        self.route_answered: Callable[[str], Coroutine[Any, Any, None]] = _at_once
 
     def _wake(self) -> None:
         """Called by the outbox when it was idle and has something now."""

@@ -116,9 +116,9 @@ class ReplyStream:
         options = request_options(
             self._id, self._subscription.pattern, self._deadline, self._origin, self._fields
         )
-        outgoing = self._connection.outgoing
-        if outgoing.outbox.links and outgoing.outbox.asking(self._topic):
-            await outgoing.route_answered(self._topic)
+        outgoing, direct = self._connection.outgoing, self._connection.direct
+        if outgoing.outbox.links and direct.waits(self._topic):
+            await direct.answered(self._topic)
         await outgoing.push(self._topic, self._body, options, self._ticket, self._deadline)
         self._body = None
 

@@ -167,8 +167,8 @@ class Serving:
         """Queue an answer as soon as there is room for its size. Raises Timeout."""
         outgoing = self._connection.outgoing
         deadline = Deadline(self._connection.publish_block_s, self._loop)
-        if outgoing.outbox.links and outgoing.outbox.asking(message.reply_to):
-            await outgoing.route_answered(message.reply_to)
+        if outgoing.outbox.links and self._connection.direct.waits(message.reply_to):
+            await self._connection.direct.answered(message.reply_to)
         while True:
             if not outgoing.outbox.room:
                 await outgoing.room(deadline)

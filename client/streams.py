@@ -59,7 +59,6 @@ class Streams(Nodes):
         self.incoming = Incoming(self, message_bytes_max=_MESSAGE_BYTES_MAX)
         self.lender = Lender(self.loop, self.outgoing.outbox)
         self.direct = Direct(self.loop, self.outgoing.outbox, self.incoming.inbox)
-        self.outgoing.route_answered = self.direct.answered
         self.incoming.stray = self.direct.stray
         self.outgoing.riding = self.incoming.ride
         self.incoming.answers = self.outgoing.take_answers
