@@ -35,12 +35,26 @@ def test_a_lane_that_no_address_has_is_refused(url: str, lane: str) -> None:
         lane_url(url, lane)
 
 
-def test_only_shm_lends_and_auto_leaves_the_environment_alone() -> None:
+@pytest.mark.parametrize(
+    ("lane", "shm", "direct"),
+    [
+        ("shm", "on", "off"),
+        ("direct", "on", "on"),
+        ("socket", "off", "off"),
+        ("grpc", "off", "off"),
+    ],
+)
+def test_a_lane_lends_and_passes_the_node_as_its_name_says(
+    lane: str, shm: str, direct: str
+) -> None:
+    there = {"SIRA_SHM": shm, "SIRA_DIRECT": direct, "HOME": "/h"}
+    assert lane_environ({"SIRA_SHM": "off", "HOME": "/h"}, lane) == there
+    assert lane_environ({"HOME": "/h"}, lane) == there
+
+
+def test_auto_leaves_the_environment_alone() -> None:
     base = {"SIRA_SHM": "off", "HOME": "/h"}
     assert lane_environ(base, "auto") == base
-    assert lane_environ(base, "shm") == {"SIRA_SHM": "on", "HOME": "/h"}
-    for lane in ("socket", "grpc"):
-        assert lane_environ({"HOME": "/h"}, lane) == {"SIRA_SHM": "off", "HOME": "/h"}
 
 
 def test_a_receipt_that_tells_another_lane_ends_the_bench_and_says_why() -> None:

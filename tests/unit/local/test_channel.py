@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import random
@@ -71,6 +72,7 @@ def run(work: Callable[[End, End], Coroutine[Any, Any, None]]) -> None:
 
 @pytest.fixture(autouse=True)
 def no_descriptor_stays_open() -> Iterator[None]:
+    gc.collect()  # what tests before this one have left does not go during it
     before = set(os.listdir("/proc/self/fd"))
     yield
     assert set(os.listdir("/proc/self/fd")) == before

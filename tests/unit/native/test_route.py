@@ -355,6 +355,7 @@ def test_a_topic_that_is_a_str_of_another_kind_is_the_same_topic() -> None:
 def test_routes_keep_writers_and_an_outbox_that_ends_lets_them_go() -> None:
     routed = Routed()
     link, _ = routed.live()
+    gc.collect()  # what other tests have left does not go during this one
     before = len(os.listdir("/proc/self/fd"))
     writer = weakref.finalize(link, lambda: None)
     assert writer.alive
@@ -377,6 +378,7 @@ def test_the_page_is_read_only_and_checked() -> None:
     os.ftruncate(fd, 128)
     assert code_of(_native.ShmPage, fd, 16) == "LINK_CORRUPT"  # not sealed
     os.close(fd)  # the caller's still
+    gc.collect()  # what other tests have left does not go during this one
     before = len(os.listdir("/proc/self/fd"))
     kept = Page().shown
     assert len(os.listdir("/proc/self/fd")) == before  # the mapping is enough
