@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import threading
 import time
@@ -226,6 +227,7 @@ def test_closing_ends_every_wait_and_gives_the_descriptors_back() -> None:
         return len(list(Path("/proc/self/fd").iterdir()))
 
     async def work() -> None:
+        gc.collect()  # what other tests have left does not go during this one
         before = descriptors()
         bells = Bells(asyncio.get_running_loop(), rang=lambda _: None, loop_waits=lambda: False)
         ended = []
