@@ -103,11 +103,8 @@ class Direct:
 
     def end(self) -> None:
         """Give everything back."""
-        way = self._way
         self.lost()
         self._outbox.links = False
-        if way is not None:
-            way.forget()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

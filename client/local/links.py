@@ -169,11 +169,6 @@ class LinkWay:
         self.readers.clear()
         self.writers.clear()
 
-    def forget(self) -> None:
-        """Let go of all ends, and of their descriptors: the client is at its end."""
-        self.writers.clear()
-        self.readers.clear()
-
     # ---- to the node -----------------------------------------------------------------------------
 
     def give_up(self, links: Sequence[int]) -> None:
