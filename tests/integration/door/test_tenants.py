@@ -25,6 +25,7 @@ ASKED: dict[str, Any] = {
     "/sira.v1.Kernel/Introspect": lambda _: kernel_pb2.IntrospectRequest(),
     "/sira.v1.Kernel/Stats": lambda _: kernel_pb2.StatsRequest(prometheus=True),
     "/sira.v1.Kernel/Ledger": lambda _: kernel_pb2.LedgerRequest(),
+    "/sira.v1.Kernel/Memory": lambda other: kernel_pb2.MemoryRequest(pattern=topic(other)),
     "/sira.v1.Kernel/Explain": lambda other: kernel_pb2.ExplainRequest(topic=topic(other)),
     "/sira.v1.Bus/Request": lambda other: message(topic(other), ttl_ns=50_000_000),
     "/sira.v1.Bus/Call": lambda other: message(topic(other)),
