@@ -86,11 +86,12 @@ class Answers:
         """Publish one answer; a part of a stream waits for its receipt, and cannot run ahead."""
         self._connection.check()
         if not self._connection.outgoing.outbox.room:
-            await self._connection.outgoing.room(self._deadline())
+            block_s = self._connection.publish_block_s
+            await self._connection.outgoing.room(Deadline(block_s, self._connection.loop))
         seq = self._take_seq(message.id_bytes, end)
         if end:
             try:
-                await self._push(message, body, kind=FINAL, seq=seq, priority=priority)
+                await self.send(message, body, kind=FINAL, seq=seq, priority=priority)
             except BaseException:
                 self._give_seq_back(message.id_bytes, seq)
                 raise
@@ -102,7 +103,7 @@ class Answers:
                 settled.set_result(refusal(outcome))
 
         try:
-            await self._push(
+            await self.send(
                 message,
                 body,
                 kind=PARTIAL,
@@ -118,21 +119,23 @@ class Answers:
         if error is not None:
             raise error
 
-    def _deadline(self) -> Deadline:
-        """Return how long an answer waits for room from now on."""
-        return Deadline(self._connection.publish_block_s, self._connection.loop)
+    async def send(self, message: _native.Message, body: _native.Body, **fields: Any) -> None:
+        """Queue one answer in its turn, as soon as there is room for its size. Raises Timeout.
 
-    async def _push(self, message: _native.Message, body: _native.Body, **fields: Any) -> None:
-        deadline: Deadline | None = None
-        outgoing = self._connection.outgoing
-        if outgoing.outbox.links and self._connection.direct.waits(message.reply_to):
-            await self._connection.direct.answered(message.reply_to)
+        Args:
+            fields: as `push` has them, but for `alone`.
+        """
+        outgoing, direct = self._connection.outgoing, self._connection.direct
+        deadline = Deadline(self._connection.publish_block_s, self._connection.loop)
+        if outgoing.outbox.links and direct.waits(message.reply_to):
+            await direct.answered(message.reply_to)
         while True:
+            if not outgoing.outbox.room:
+                await outgoing.room(deadline)
             try:
                 self.push(message, body, alone=self._connection.incoming.all_taken, **fields)
                 return
             except QueueFull:  # a large body, and those before it are not on their way yet
-                deadline = deadline or self._deadline()
                 await outgoing.transfer_room(deadline)
 
     def reply_blocking(
@@ -150,7 +153,7 @@ class Answers:
                 except QueueFull:
                     blocking(
                         self._connection,
-                        self._push(message, body, kind=FINAL, seq=seq, priority=priority),
+                        self.send(message, body, kind=FINAL, seq=seq, priority=priority),
                     )
             except BaseException:
                 self._give_seq_back(message.id_bytes, seq)

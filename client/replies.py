@@ -20,6 +20,13 @@ from sira.v1 import bus_pb2
 _WINDOW_MESSAGES = 4096
 
 
+def _final(message: _native.Message) -> _native.Message | SiraError | None:
+    """Return what a reply ends its request with; None: more is to come."""
+    if message.reply_kind == ERROR:
+        return decode(message.error)
+    return message if message.reply_kind == FINAL or message.stream_end else None
+
+
 class Pending:
     """A request that waits on the loop: the ticket of its publish, and where its reply goes."""
 
@@ -46,10 +53,11 @@ class Pending:
         """Take one reply; what is not the final one is passed over."""
         if self.future is None or self.future.done():
             return
-        if message.reply_kind == ERROR:
-            self.future.set_exception(decode(message.error))
-        elif message.reply_kind == FINAL or message.stream_end:
-            self.future.set_result(message)
+        outcome = _final(message)
+        if isinstance(outcome, SiraError):
+            self.future.set_exception(outcome)
+        elif outcome is not None:
+            self.future.set_result(outcome)
 
 
 class PendingThread:
@@ -79,10 +87,11 @@ class PendingThread:
         """Take one reply; what is not the final one is passed over."""
         if self.answer is not None or self.error is not None:
             return
-        if message.reply_kind == ERROR:
-            self.error = decode(message.error)
-        elif message.reply_kind == FINAL or message.stream_end:
-            self.answer = message
+        outcome = _final(message)
+        if isinstance(outcome, SiraError):
+            self.error = outcome
+        else:
+            self.answer = outcome
         self.waiter.wake()
 
 

@@ -13,12 +13,11 @@ from sira import _native
 from sira.client.answers import ERROR, FINAL, PARTIAL, TYPE_STREAM_END, Answers, refusal
 from sira.client.binding import ASYNC, ASYNC_GENERATOR, GENERATOR, PLAIN, Handler
 from sira.client.bus import Bus
-from sira.client.deadline import Deadline
 from sira.client.lineage import handling
 from sira.client.message import Message, SyncMessage
 from sira.client.outgoing import Outcome
 from sira.client.subscription import Subscription
-from sira.kernel.errors import HandlerFailed, QueueFull, SiraError
+from sira.kernel.errors import HandlerFailed, SiraError
 
 _log = logging.getLogger("sira.agent")
 
@@ -161,23 +160,7 @@ class Serving:
 
     async def _answer(self, message: _native.Message, body: Any) -> None:
         if message.reply_to:
-            await self._push(message, body, kind=FINAL)
-
-    async def _push(self, message: _native.Message, body: Any, **fields: Any) -> None:
-        """Queue an answer as soon as there is room for its size. Raises Timeout."""
-        outgoing = self._connection.outgoing
-        deadline = Deadline(self._connection.publish_block_s, self._loop)
-        if outgoing.outbox.links and self._connection.direct.waits(message.reply_to):
-            await self._connection.direct.answered(message.reply_to)
-        while True:
-            if not outgoing.outbox.room:
-                await outgoing.room(deadline)
-            try:
-                alone = self._connection.incoming.all_taken
-                self._answers.push(message, body, alone=alone, **fields)
-                return
-            except QueueFull:  # a large body, and those before it are not on their way yet
-                await outgoing.transfer_room(deadline)
+            await self._answers.send(message, body, kind=FINAL)
 
     async def _stream(self, message: _native.Message, values: AsyncIterator[Any]) -> None:
         """Answer with each value; stop the handler when nobody listens any more."""
@@ -196,13 +179,15 @@ class Serving:
                         parts.refused,
                     )
                     return
-                await self._push(message, value, kind=PARTIAL, seq=seq, end=False, ticket=parts)
+                await self._answers.send(
+                    message, value, kind=PARTIAL, seq=seq, end=False, ticket=parts
+                )
                 parts.sent += 1
                 seq += 1
         finally:
             await values.aclose()  # type: ignore[attr-defined]  # both kinds are generators
         if message.reply_to:
-            await self._push(message, None, kind=FINAL, seq=seq, type=TYPE_STREAM_END)
+            await self._answers.send(message, None, kind=FINAL, seq=seq, type=TYPE_STREAM_END)
 
     def _answer_error(self, message: _native.Message, error: SiraError) -> None:
         if not message.reply_to:

@@ -15,6 +15,21 @@ TOPIC = "lab.x"
 STAMP: bytes = message_pb2.Message(principal="alice", tenant="lab").SerializeToString()
 
 
+def ends(
+    *, slots: int, holds: int, cells: int
+) -> tuple[_native.ShmLink, _native.ShmWriter, _native.ShmReader]:
+    """Make a link: the node's mapping, its writer and its reader, each with one of its own."""
+    node = _native.ShmLink(7, slots=slots, holds=holds, cells=cells)
+    to_reader, to_writer = _native.shm_bell(), _native.shm_bell()
+
+    def mapped() -> _native.ShmLink:
+        fd = os.dup(node.fileno())
+        return _native.ShmLink(7, slots=slots, holds=holds, cells=cells, fd=fd)
+
+    writer = _native.ShmWriter(mapped(), to_reader, to_writer)
+    return node, writer, _native.ShmReader(mapped(), os.dup(to_writer), os.dup(to_reader))
+
+
 class Link:
     """One link, its writer and its reader; each end has a mapping of its own."""
 
@@ -27,15 +42,7 @@ class Link:
         window: int = 1000,
         held_bytes_max: int = 1 << 30,
     ) -> None:
-        self.node = _native.ShmLink(7, slots=slots, holds=holds, cells=cells)
-        to_reader, to_writer = _native.shm_bell(), _native.shm_bell()
-
-        def mapped() -> _native.ShmLink:
-            fd = os.dup(self.node.fileno())
-            return _native.ShmLink(7, slots=slots, holds=holds, cells=cells, fd=fd)
-
-        self.writer = _native.ShmWriter(mapped(), to_reader, to_writer)
-        self.reader = _native.ShmReader(mapped(), os.dup(to_writer), os.dup(to_reader))
+        self.node, self.writer, self.reader = ends(slots=slots, holds=holds, cells=cells)
         for cell in range(cells):
             self.writer.open_cell(cell, window, held_bytes_max)
         self.arena = _native.ShmArena(64 << 20)

@@ -13,6 +13,7 @@ from sira.v1 import bus_pb2
 
 from .arena_harness import Lending
 from .client_harness import items_of, taken
+from .link_harness import ends
 
 TOPIC = "lab.x"
 WORD = 5
@@ -38,15 +39,7 @@ class Link:
     """Both ends of one link in this process, and the node's mapping; cells are given out once."""
 
     def __init__(self, *, slots: int = 64, holds: int = 32, cells: int = 256) -> None:
-        self.node = _native.ShmLink(7, slots=slots, holds=holds, cells=cells)
-        to_reader, to_writer = _native.shm_bell(), _native.shm_bell()
-
-        def mapped() -> _native.ShmLink:
-            fd = os.dup(self.node.fileno())
-            return _native.ShmLink(7, slots=slots, holds=holds, cells=cells, fd=fd)
-
-        self.writer = _native.ShmWriter(mapped(), to_reader, to_writer)
-        self.reader = _native.ShmReader(mapped(), os.dup(to_writer), os.dup(to_reader))
+        self.node, self.writer, self.reader = ends(slots=slots, holds=holds, cells=cells)
         self.next_cell = 0
         self.known: set[int] = set()
 

@@ -15,6 +15,8 @@ import pytest
 from sira import _native
 from sira.kernel.errors import SiraError
 
+from .link_harness import ends
+
 NO_SLOT, NO_CREDIT, NO_HOLD = -2, -3, -4
 CANCELLED, SUPERSEDED = 1, 3
 WATCHDOG_S = 30.0
@@ -26,15 +28,7 @@ class Pair:
     def __init__(
         self, *, slots: int = 16, holds: int = 8, cells: int = 4, window: int = 100
     ) -> None:
-        self.node = _native.ShmLink(7, slots=slots, holds=holds, cells=cells)
-        to_reader, to_writer = _native.shm_bell(), _native.shm_bell()
-
-        def mapped() -> _native.ShmLink:
-            fd = os.dup(self.node.fileno())
-            return _native.ShmLink(7, slots=slots, holds=holds, cells=cells, fd=fd)
-
-        self.writer = _native.ShmWriter(mapped(), to_reader, to_writer)
-        self.reader = _native.ShmReader(mapped(), os.dup(to_writer), os.dup(to_reader))
+        self.node, self.writer, self.reader = ends(slots=slots, holds=holds, cells=cells)
         for cell in range(cells):
             self.writer.open_cell(cell, window, 1 << 30)
         self.arena = _native.ShmArena(64 << 20)
