@@ -17,7 +17,6 @@ from sira.client.lineage import id_bytes, id_text, lineage
 from sira.client.loan import Loan, layout
 from sira.client.looking import Looking
 from sira.client.message import Body, Message
-from sira.client.outgoing import IN_A_ROW_MAX, NEXT_TURN
 from sira.client.publisher import Batch, Publisher
 from sira.client.requests import Requests
 from sira.client.retry import Retry
@@ -223,18 +222,11 @@ class Publishing(Looking):
         try:
             for body in bodies:
                 if outbox.links:
-                    receipt = None
-                    if topic not in connection.direct.lines:
-                        receipt = outbox.direct(topic, body, options)
-                    if receipt is None and connection.direct.waits(topic):
-                        await connection.direct.answered(topic)
-                        receipt = outbox.direct(topic, body, options)
+                    receipt = await connection.past_node(topic, body, options)
                     if receipt is not None:
                         ids.append(id_bytes(receipt.id))
                         batch(receipt)
                         past_node += 1
-                        if past_node % IN_A_ROW_MAX == 0:
-                            await NEXT_TURN
                         continue
                 if renew is not None and not outbox.room:
                     deadline = renew()

@@ -389,6 +389,10 @@ extern PyTypeObject sira_outbox_type;
  * those of at least lend_bytes_min for which the placer has a chunk, which are copied there. 0, or -1 with an exception.
  * Before outbox_push_body. `topic`: borrowed, a checked str. May run anything; nothing of the outbox is held meanwhile. */
 int outbox_place(Outbox *self, PyObject *topic, struct sira_body *body, PyObject *loan);
+/* Arguments of a fast call by place or name, into values[known_count], borrowed; all NULL before. False without an
+ * exception: not such a call, or one of the first two is missing. */
+bool outbox_arguments(PyObject *const *args, Py_ssize_t count, PyObject *names, const char *const *known, int known_count,
+                      PyObject **values);
 enum outbox_pushed { OUTBOX_PUSHED, OUTBOX_FULL /* past twice the window; no exception */, OUTBOX_FAILED };
 /* Encode and queue; the caller then calls outbox_signal(). Takes over `body` when it is large. The id goes to `id`.
  * Requires: topic is checked. Ensures: nothing changed unless OUTBOX_PUSHED. Runs Python code only to raise. */

@@ -161,21 +161,27 @@ enum outbox_pushed outbox_push_body(Outbox *self, struct sira_slice topic, struc
     return OUTBOX_PUSHED;
 }
 
+bool outbox_arguments(PyObject *const *args, Py_ssize_t count, PyObject *names, const char *const *known, int known_count,
+                      PyObject **values)
+{
+    const Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
+    if (count > known_count) return false;
+    for (Py_ssize_t i = 0; i < count; i++) values[i] = args[i];
+    for (Py_ssize_t i = 0; i < named; i++) {
+        int k = 0;
+        while (k < known_count && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, i), known[k])) k++;
+        if (k == known_count || values[k]) return false;
+        values[k] = args[count + i];
+    }
+    return values[0] && values[1];
+}
+
 static PyObject *outbox_push(Outbox *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     enum { KNOWN = 5 };
     static const char *const known[KNOWN] = {"topic", "body", "options", "ticket", "loan"};
     PyObject *values[KNOWN] = {NULL, NULL, NULL, NULL, NULL}; /* borrowed */
-    const Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
-    if (count > 4) goto bad_call;
-    for (Py_ssize_t i = 0; i < count; i++) values[i] = args[i];
-    for (Py_ssize_t i = 0; i < named; i++) {
-        int k = 0;
-        while (k < KNOWN && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, i), known[k])) k++;
-        if (k == KNOWN || values[k]) goto bad_call;
-        values[k] = args[count + i];
-    }
-    if (!values[0] || !values[1]) goto bad_call;
+    if (count > 4 || !outbox_arguments(args, count, names, known, KNOWN, values)) goto bad_call;
     const struct sira_options *options = sira_options_of(values[2]);
     struct sira_slice topic;
     struct sira_body body;

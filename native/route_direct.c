@@ -209,16 +209,7 @@ PyObject *outbox_direct(Outbox *self, PyObject *const *args, Py_ssize_t count, P
     enum { KNOWN = 4 };
     static const char *const known[KNOWN] = {"topic", "body", "options", "loan"};
     PyObject *values[KNOWN] = {NULL, NULL, NULL, NULL}; /* borrowed */
-    const Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
-    if (count > KNOWN) goto bad_call;
-    for (Py_ssize_t i = 0; i < count; i++) values[i] = args[i];
-    for (Py_ssize_t i = 0; i < named; i++) {
-        int k = 0;
-        while (k < KNOWN && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, i), known[k])) k++;
-        if (k == KNOWN || values[k]) goto bad_call;
-        values[k] = args[count + i];
-    }
-    if (!values[0] || !values[1]) goto bad_call;
+    if (!outbox_arguments(args, count, names, known, KNOWN, values)) goto bad_call;
     if (!route_live(self, values[0])) Py_RETURN_NONE;
     const struct sira_options *options = sira_options_of(values[2]);
     struct sira_body body;
