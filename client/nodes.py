@@ -19,7 +19,14 @@ from sira.client.deadline import Deadline
 from sira.client.lineage import check_fork, forks
 from sira.client.retry import Retry
 from sira.client.transport import Transport
-from sira.kernel.errors import Denied, Revoked, SiraError, Unauthenticated, Unreachable
+from sira.kernel.errors import (
+    Denied,
+    Revoked,
+    SiraError,
+    Timeout,
+    Unauthenticated,
+    Unreachable,
+)
 from sira.v1 import kernel_pb2
 
 PROTOCOL = 1
@@ -91,7 +98,9 @@ class Nodes(ABC):
         """
         deadline = Deadline(timeout_s, self.loop)
         delays_s = self.retry.delays_s(self.rng)
-        while not await self._try_nodes(deadline):
+        tries = 0
+        while not await self._try_nodes(deadline, tries):
+            tries += 1
             if self.ended is not None:
                 raise self.ended
             delay_s = self._delay_s(delays_s)
@@ -99,7 +108,8 @@ class Nodes(ABC):
                 raise self._unreachable()
             await asyncio.sleep(delay_s)
 
-    async def _try_nodes(self, deadline: Deadline) -> bool:
+    async def _try_nodes(self, deadline: Deadline, tries: int = 0) -> bool:
+        """Whether a node was connected; `tries`: how many were made in this time before."""
         for node in self._ways or tuple(self._nodes):
             transport = self._dial(node)
             request = kernel_pb2.NegotiateRequest(
@@ -108,15 +118,19 @@ class Nodes(ABC):
                 protocol_max=PROTOCOL,
                 lanes=[transport.lane],
             )
+            timeout_s = min(DIAL_S, max(0.05, deadline.left_s()))
             try:
                 answer = await transport.unary(
                     "/sira.v1.Kernel/Negotiate",
                     request.SerializeToString(),
                     metadata=self.metadata(),
-                    timeout_s=min(DIAL_S, max(0.05, deadline.left_s())),
+                    timeout_s=timeout_s,
                 )
             except SiraError as error:
-                self._last_error = error
+                # A try that the caller's own time cut short says less than the one before it.
+                if not (tries and timeout_s < DIAL_S and isinstance(error, Timeout)):
+                    self._last_error = error
+                tries += 1
                 await transport.close()
                 if not self._passes(error):
                     self.ended = error

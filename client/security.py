@@ -113,7 +113,7 @@ class Settled:
             )
         if self.tls and "WRONG_VERSION_NUMBER" in text:
             return ("the node there speaks no TLS", "connect by sira://, if it should not")
-        if not self.tls and "Socket closed" in text:
+        if not self.tls and ("Socket closed" in text or "Connection reset" in text):
             return text, "is it alive (`sira doctor`)? does it speak TLS alone: siras://?"
         return None
 

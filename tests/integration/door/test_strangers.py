@@ -13,11 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+import sira
 from sira.kernel.node import Node
 from tests.soak import attacks
 from tests.soak.sides import OUR_PATH, fresh, ours
 
-from .keys import Keys, until
+from .keys import Keys, principal, until
 from .test_resets import connect, lanes, node_of
 
 pytestmark = pytest.mark.integration
@@ -106,12 +107,20 @@ def test_beside_ten_thousand_connections_of_one_byte_newcomers_are_served(
 
 def test_memory_of_strangers_who_have_left_goes_back_to_the_system(tmp_path: Path) -> None:
     no_limits = {"strangers_per_address_max": 0, "strangers_max": 0}
-    with ours(Keys.new(tmp_path), no_limits) as node, ExitStack() as stack:
+    keys = Keys.new(tmp_path)
+    shown = keys.security(token=keys.token(principal("operator")))
+    with (
+        ours(keys, no_limits) as node,
+        sira.connect_sync("siras://{}:{}".format(*node.target.address), security=shown) as bus,
+        ExitStack() as stack,
+    ):
         memory = psutil.Process(node.pid).memory_info
         before = memory().rss
         for _ in range(800):
             stack.enter_context(socket.create_connection(node.target.address, timeout=10))
-        _wait_until(lambda: memory().rss > before + (8 << 20))
+        # A connection is made before the node has taken it: those that it has count.
+        _wait_until(lambda: bus.stats().values["strangers"] >= 800)
+        assert memory().rss > before + (8 << 20)
         stack.close()
         _wait_until(lambda: memory().rss < before + (8 << 20))
 

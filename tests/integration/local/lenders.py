@@ -233,9 +233,10 @@ def on_node(folder: Path, work: Callable[[Node], Awaitable[None]], **flags: obje
             gc.collect()
             before = len(os.listdir("/proc/self/fd"))
             await work(node)
-            await until(lambda: not len(node.local) and not node.lent.held.segments)
+            lent = node.lent
+            await until(lambda: not len(node.local) and not lent.held.segments)
             gc.collect()
-            assert not node.lent.leases and not node.lent.lenders and not node.lent.held.bytes
+            await until(lambda: not lent.leases and not lent.lenders and not lent.held.bytes)
             await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
 
     run(with_node)

@@ -190,8 +190,8 @@ def on_node(folder: Path, work: Callable[[Node], Awaitable[None]], **flags: obje
             await work(node)
             await until(lambda: not len(node.local))
             gc.collect()
-            await until(lambda: not node.direct.links)
-            assert not node.direct.routes and not node.lent.held.segments
+            await until(lambda: not node.direct.links and not node.direct.routes)
+            await until(lambda: not node.lent.held.segments)
             await until(lambda: descriptors() <= before)
 
     run(with_node)

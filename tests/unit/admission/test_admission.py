@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import weakref
 
 import pytest
@@ -13,6 +12,7 @@ from sira.kernel.admission.admission import Admission
 from sira.kernel.admission.limits import Limit
 from sira.kernel.errors import QuotaExceeded, RateLimited
 from sira.kernel.identity import Principal
+from tests.garbage import collected
 
 ALICE = Principal("c", "lab", "user", "alice")
 BOB = Principal("c", "lab", "user", "bob")
@@ -151,8 +151,7 @@ def test_a_bucket_keeps_nothing_alive() -> None:
     (bucket,) = admission.for_route(ALICE, "a")
     gone = weakref.ref(admission)
     del admission
-    gc.collect()
-    assert gone() is None
+    assert collected(gone)
     _native.admit((bucket,), "a", 1, 0, 0)
     with pytest.raises(RateLimited):
         _native.admit((bucket,), "a", 1, 0, 0)

@@ -17,6 +17,7 @@ import pytest
 from sira import _native
 from sira.kernel import errors
 from sira.kernel.binding import DTYPES, Tensor
+from tests.garbage import collected
 
 # Type codes of the DLPack specification, written apart from the C code.
 DL_CODES = {
@@ -171,8 +172,7 @@ def test_an_array_in_c_order_comes_in_without_a_copy_and_is_held() -> None:
     assert gone() is not None
     assert np.frombuffer(pieces[1])[999] == 999
     del pieces
-    gc.collect()
-    assert gone() is None
+    assert collected(gone)
 
 
 def test_memory_of_another_device_is_refused_with_the_way_out() -> None:
@@ -248,8 +248,7 @@ def test_a_capsule_keeps_the_frame_alive_whether_it_is_taken_or_dropped(max_vers
         gc.collect()
         assert gone() is not None
         del held
-        gc.collect()
-        assert gone() is None
+        assert collected(gone)
 
 
 class Handed:
@@ -278,8 +277,7 @@ def test_the_deleter_may_be_called_from_a_thread_without_the_gil() -> None:
     thread = threading.Thread(target=call, args=(address,))
     thread.start()
     thread.join()
-    gc.collect()
-    assert gone() is None
+    assert collected(gone)
 
 
 def test_a_capsule_left_to_the_end_of_the_interpreter_does_not_crash() -> None:

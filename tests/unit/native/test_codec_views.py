@@ -16,6 +16,7 @@ import pytest
 from sira import _native
 from sira.kernel import errors
 from sira.kernel.binding import DTYPES, Tensor
+from tests.garbage import collected
 
 PAGE_BYTES = 4096
 
@@ -68,8 +69,7 @@ def test_views_outlive_the_message_and_every_other_name_of_the_frame() -> None:
     assert gone() is not None
     assert part.tolist() == list(range(10, 20))
     del part
-    gc.collect()
-    assert gone() is None
+    assert collected(gone)
 
 
 def test_the_message_keeps_the_frame_and_lets_go_of_it() -> None:
@@ -82,8 +82,7 @@ def test_the_message_keeps_the_frame_and_lets_go_of_it() -> None:
     assert bytes(body) == b"body"
     assert body.readonly
     del body
-    gc.collect()
-    assert gone() is None
+    assert collected(gone)
 
 
 def test_a_cycle_through_the_context_is_collected() -> None:
@@ -95,9 +94,7 @@ def test_a_cycle_through_the_context_is_collected() -> None:
     assert owner.message.context is owner
     gone, message_gone = weakref.ref(owner), weakref.ref(owner.message)
     del owner
-    gc.collect()
-    assert gone() is None
-    assert message_gone() is None
+    assert collected(gone, message_gone)
 
 
 def test_a_subclass_with_methods_only_is_what_decode_gives() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import weakref
 from collections.abc import Awaitable, Generator
 from contextvars import ContextVar
@@ -14,6 +13,7 @@ import pytest
 from sira import _native
 from sira.kernel.errors import SiraError
 from sira.v1 import bus_pb2
+from tests.garbage import collected
 
 from .client_harness import code_of, frame, items_of, receipt, taken
 
@@ -243,5 +243,4 @@ def test_a_forgotten_publisher_goes_with_its_unanswered_messages() -> None:
     publisher.send("a")
     gone = weakref.ref(publisher)
     del publisher
-    gc.collect()
-    assert gone() is None
+    assert collected(gone)

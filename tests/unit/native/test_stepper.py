@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import weakref
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
@@ -14,6 +13,7 @@ import pytest
 import uvloop
 
 from sira import _native
+from tests.garbage import collected
 
 WATCHDOG_S = 10.0
 _who = ContextVar("who", default="nobody")
@@ -298,5 +298,4 @@ async def test_one_that_nobody_holds_any_more_is_let_go() -> None:
     worker = await Worker().begun()
     gone = weakref.ref(worker)
     del worker
-    gc.collect()
-    assert gone() is None
+    assert collected(gone)
