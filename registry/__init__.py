@@ -1,7 +1,7 @@
 """Who can do what: agents, their capabilities, and finding them by meaning.
 
-Will own registrations and their leases, heartbeats and health, the search index (Qdrant behind one
-interface) and the reasons given with each match. Refuses to know which of the matches gets the
-load (`scheduler`), how a message reaches it (`kernel`), and how a table is replicated
-(`consensus`). Nothing is implemented here yet.
+Owns registrations (`records`), who is alive (`health`, pure; `live`), and the search (embedders,
+ranking, the index, Qdrant behind one interface) with the reasons given for each match. Refuses to
+know which of the matches gets the load (`scheduler`), how a message reaches it (`kernel`), and how
+a table is replicated (`consensus`). Read records.py first.
 """

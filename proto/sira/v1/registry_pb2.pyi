@@ -138,9 +138,8 @@ class RegisterRequest(_message.Message):
     def __init__(self, registrations: _Optional[_Iterable[_Union[Registration, _Mapping]]] = ...) -> None: ...
 
 class Registered(_message.Message):
-    __slots__ = ("name", "kind", "generation", "revision", "beat_ms", "lease_ms", "topics", "error")
+    __slots__ = ("name", "generation", "revision", "beat_ms", "lease_ms", "topics", "error")
     NAME_FIELD_NUMBER: _ClassVar[int]
-    KIND_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     BEAT_MS_FIELD_NUMBER: _ClassVar[int]
@@ -148,14 +147,13 @@ class Registered(_message.Message):
     TOPICS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     name: str
-    kind: str
     generation: int
     revision: int
     beat_ms: int
     lease_ms: int
     topics: _containers.RepeatedScalarFieldContainer[str]
     error: _error_pb2.Error
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., generation: _Optional[int] = ..., revision: _Optional[int] = ..., beat_ms: _Optional[int] = ..., lease_ms: _Optional[int] = ..., topics: _Optional[_Iterable[str]] = ..., error: _Optional[_Union[_error_pb2.Error, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., generation: _Optional[int] = ..., revision: _Optional[int] = ..., beat_ms: _Optional[int] = ..., lease_ms: _Optional[int] = ..., topics: _Optional[_Iterable[str]] = ..., error: _Optional[_Union[_error_pb2.Error, _Mapping]] = ...) -> None: ...
 
 class RegisterResponse(_message.Message):
     __slots__ = ("results",)
@@ -164,22 +162,20 @@ class RegisterResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[Registered, _Mapping]]] = ...) -> None: ...
 
 class Beat(_message.Message):
-    __slots__ = ("name", "kind", "generation", "in_flight", "waiting", "lag_ms", "draining")
+    __slots__ = ("name", "generation", "in_flight", "waiting", "lag_ms", "draining")
     NAME_FIELD_NUMBER: _ClassVar[int]
-    KIND_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
     LAG_MS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     name: str
-    kind: str
     generation: int
     in_flight: int
     waiting: int
     lag_ms: int
     draining: bool
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., generation: _Optional[int] = ..., in_flight: _Optional[int] = ..., waiting: _Optional[int] = ..., lag_ms: _Optional[int] = ..., draining: _Optional[bool] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., generation: _Optional[int] = ..., in_flight: _Optional[int] = ..., waiting: _Optional[int] = ..., lag_ms: _Optional[int] = ..., draining: _Optional[bool] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
     __slots__ = ("beats",)
@@ -194,14 +190,12 @@ class HeartbeatResponse(_message.Message):
     def __init__(self, lost: _Optional[_Iterable[_Union[Registered, _Mapping]]] = ...) -> None: ...
 
 class DeregisterRequest(_message.Message):
-    __slots__ = ("name", "kind", "generation")
+    __slots__ = ("name", "generation")
     NAME_FIELD_NUMBER: _ClassVar[int]
-    KIND_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     name: str
-    kind: str
     generation: int
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., generation: _Optional[int] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., generation: _Optional[int] = ...) -> None: ...
 
 class DeregisterResponse(_message.Message):
     __slots__ = ("existed", "revision")
@@ -340,22 +334,20 @@ class DiscoverResponse(_message.Message):
     def __init__(self, matches: _Optional[_Iterable[_Union[Match, _Mapping]]] = ..., no_match: _Optional[bool] = ..., reason: _Optional[str] = ..., runners_up: _Optional[_Iterable[_Union[Match, _Mapping]]] = ..., revision: _Optional[int] = ..., embedder: _Optional[str] = ..., is_shortlist: _Optional[bool] = ...) -> None: ...
 
 class RateRequest(_message.Message):
-    __slots__ = ("agent", "kind", "capability", "query", "ok", "reset", "outcome")
+    __slots__ = ("agent", "capability", "query", "ok", "reset", "outcome")
     AGENT_FIELD_NUMBER: _ClassVar[int]
-    KIND_FIELD_NUMBER: _ClassVar[int]
     CAPABILITY_FIELD_NUMBER: _ClassVar[int]
     QUERY_FIELD_NUMBER: _ClassVar[int]
     OK_FIELD_NUMBER: _ClassVar[int]
     RESET_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     agent: str
-    kind: str
     capability: str
     query: str
     ok: bool
     reset: bool
     outcome: str
-    def __init__(self, agent: _Optional[str] = ..., kind: _Optional[str] = ..., capability: _Optional[str] = ..., query: _Optional[str] = ..., ok: _Optional[bool] = ..., reset: _Optional[bool] = ..., outcome: _Optional[str] = ...) -> None: ...
+    def __init__(self, agent: _Optional[str] = ..., capability: _Optional[str] = ..., query: _Optional[str] = ..., ok: _Optional[bool] = ..., reset: _Optional[bool] = ..., outcome: _Optional[str] = ...) -> None: ...
 
 class RateResponse(_message.Message):
     __slots__ = ("shift",)
