@@ -128,7 +128,7 @@ class Answers:
         outgoing, direct = self._connection.outgoing, self._connection.direct
         deadline = Deadline(self._connection.publish_block_s, self._connection.loop)
         if outgoing.outbox.links and direct.waits(message.reply_to):
-            await direct.answered(message.reply_to)
+            await direct.answered(message.reply_to, deadline)
         while True:
             if not outgoing.outbox.room:
                 await outgoing.room(deadline)

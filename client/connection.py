@@ -146,17 +146,18 @@ class Connection(Streams):
         topic: str,
         body: _native.Body,
         options: _native.Options | None,
+        deadline: Deadline,
         loan: _native.ShmChunk | None = None,
     ) -> _native.Receipt | None:
         """Publish one message past the node, in its turn; None: it is to go by the node.
 
-        Of many in a row the loop gets a turn now and then: nothing here waits for anybody.
+        Of many in a row the loop gets a turn now and then: most wait for nobody.
         """
         direct, post, receipt = self.direct, self.outgoing.outbox.direct, None
         if topic not in direct.lines:
             receipt = post(topic, body, options, loan)
         if receipt is None and direct.waits(topic):
-            await direct.answered(topic)
+            await direct.answered(topic, deadline)
             receipt = post(topic, body, options, loan)
         if receipt is not None:
             self._in_a_row += 1
@@ -183,7 +184,7 @@ class Connection(Streams):
         """
         outgoing = self.outgoing
         if outgoing.outbox.links:
-            receipt = await self.past_node(topic, body, options, loan)
+            receipt = await self.past_node(topic, body, options, deadline, loan)
             if receipt is not None:
                 return receipt
         answer = Answer(self.loop)

@@ -82,7 +82,7 @@ class Publisher(_native.Sender):
         options = self._options if handling.get() is None else self._caused()
         if self._outbox.links:
             if self._connection.direct.waits(self.topic):
-                await self._connection.direct.answered(self.topic)
+                await self._connection.direct.answered(self.topic, deadline)
             if self.direct(body, options):
                 return
         await self._outgoing.push(self.topic, body, options, self, deadline)

@@ -222,7 +222,7 @@ class Publishing(Looking):
         try:
             for body in bodies:
                 if outbox.links:
-                    receipt = await connection.past_node(topic, body, options)
+                    receipt = await connection.past_node(topic, body, options, deadline)
                     if receipt is not None:
                         ids.append(id_bytes(receipt.id))
                         batch(receipt)

@@ -118,7 +118,7 @@ class ReplyStream:
         )
         outgoing, direct = self._connection.outgoing, self._connection.direct
         if outgoing.outbox.links and direct.waits(self._topic):
-            await direct.answered(self._topic)
+            await direct.answered(self._topic, self._deadline)
         await outgoing.push(self._topic, self._body, options, self._ticket, self._deadline)
         self._body = None
 

@@ -176,7 +176,7 @@ class Requests:
             while True:
                 if outbox.links:
                     if connection.direct.waits(topic):
-                        await connection.direct.answered(topic)
+                        await connection.direct.answered(topic, deadline)
                     if self._post(topic, body, message_id, deadline, pending, fields, loan):
                         break
                 if not outbox.room:

@@ -19,6 +19,7 @@ from sira.client.info import Explanation, Ledger
 from sira.client.later import Later
 from sira.client.lineage import lineage
 from sira.client.loan import SyncLoan
+from sira.client.local.direct import ROOM_S
 from sira.client.looking import CALL_S
 from sira.client.message import Body, SyncMessage
 from sira.client.publishing import REQUEST_S
@@ -116,7 +117,9 @@ class SyncBus(Later):
                 further=further,
             )
             fields.update(lineage())
-            receipt = outbox.direct(topic, body, _native.Options(**fields) if fields else None)
+            options = _native.Options(**fields) if fields else None
+            wait_s = ROOM_S if timeout_s is None else timeout_s
+            receipt = outbox.direct(topic, body, options, None, wait_s)
             if receipt is not None:
                 return receipt
         return self._runner.run(

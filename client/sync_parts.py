@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any, Self, cast
 
 from sira import _native
 from sira.client.info import Topic
+from sira.client.local.direct import ROOM_S
 from sira.client.looking import CALL_S
 from sira.client.message import Body, SyncMessage
 from sira.client.publisher import Publisher
@@ -23,6 +23,8 @@ class SyncPublisher:
         self._runner = runner
         self._publisher = publisher
         self._outbox = publisher._outbox
+        timeout_s = publisher._timeout_s
+        self._wait_s = ROOM_S if timeout_s is None else timeout_s
 
     def __enter__(self) -> Self:
         """Open the way at once."""
@@ -40,9 +42,9 @@ class SyncPublisher:
             self._runner.run(self._publisher._send_later(body))
             return
         # From this thread: the outbox wakes its loop only when that was idle.
-        waiting = self._publisher.send(body)
-        if asyncio.iscoroutine(waiting):  # a large body that has to wait for room
-            self._runner.run(waiting)
+        waiting = self._publisher.send_here(body, self._wait_s)
+        if waiting is not None:  # no room on the way by the node, or that for a large body
+            self._runner.run(cast(Coroutine[Any, Any, None], waiting))
 
     def flush(self, *, timeout_s: float | None = None) -> None:
         """Wait until each message sent so far has its answer; see `Publisher.flush`."""

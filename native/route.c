@@ -151,7 +151,7 @@ void route_idle(Outbox *self, ShmRoute *route)
 {
     route_pause(route, sira_now_mono_ns());
     route->count = 0;
-    route->dirty = false;
+    route->dirty = route->slow = false;
     route->posted = 0;
     route_enter(self, route, ROUTE_IDLE);
     route_release(route);

@@ -1,9 +1,10 @@
 /* Routes past the node: what a client publishes on a topic goes into links (shm_link.h) of all who are subscribed, as long
- * as the node has granted it. Inside of the outbox: route.c (asking, leaving), route_grant.c (answers) and route_direct.c (posting).
+ * as the node has granted it. Inside of the outbox: route.c (asking, leaving), route_grant.c (answers), route_direct.c (posting) and
+ * route_wait.c (waiting for room).
  *
  * The node stays the truth. A route is used only while the word of its topic in the node's generation page stands, and
- * only for a message that each target has room for now; any other goes by the node, and by that the route is left. So
- * nothing is ever withdrawn or waited for here, and order holds for each way of its own:
+ * only for a message that each target has room for, now or within ROUTE_ROOM_NS; any other goes by the node, and by that
+ * the route is left. So nothing is ever withdrawn here, and order holds for each way of its own:
  *
  *     IDLE --2nd message by the node within 10 s--> WANTED --the outbox is empty: Item.ask leaves--> ASKED
  *     ASKED --granted--> LIVE --a message by the node, the word moved, a link broke--> IDLE (and the node is told)
@@ -24,6 +25,9 @@ enum {
     ROUTE_MESSAGES_MIN = 2,      /* by the node, before a route is asked for: a single one is not worth it */
     ROUTE_POSTED_WORTH = 64,     /* messages after which a route was worth its asking */
 };
+/* So long a publisher waits for room at subscribers that block it. One that takes what comes makes some in less, also on a
+ * busy machine; for one that does not, it is waited once in the life of a route. */
+#define ROUTE_ROOM_NS INT64_C(20000000)
 #define ROUTE_WITHIN_NS UINT64_C(10000000000)   /* ROUTE_MESSAGES_MIN come within this */
 /* Who leaves a route after a few messages asks again later, twice as late each time. */
 #define ROUTE_PAUSE_NS_MIN UINT64_C(5000000)
@@ -48,6 +52,7 @@ struct route_target {
     uint32_t cell;
     uint32_t planned;  /* targets before it of the same writer */
     bool rings;        /* the last of its writer */
+    bool waits;        /* who has no room there may wait for it: its subscriber's overflow rule is `block` */
 };
 
 /* One topic. In exactly one list of its outbox, by its state. */
@@ -71,9 +76,10 @@ typedef struct ShmRoute {
     uint32_t target_count, segment_count;
     struct route_target *targets; /* owned; LIVE */
     uint32_t *segments;    /* owned; LIVE: those that all targets have */
-    ShmWriter *blocked;    /* borrowed from targets: had no room for the last message; NULL: none */
+    const struct route_target *blocked; /* of targets: had no room for the last message; NULL: none */
     uint64_t blocked_bytes;     /* what that needed: of a chunk */
     uint8_t blocked_priority;
+    bool slow;             /* somebody has waited there in vain: nobody does until something is posted */
     bool lined;            /* somebody waits for it, in Python: nobody else is to go before */
 } ShmRoute;
 extern PyTypeObject sira_shm_route_type;
@@ -86,6 +92,11 @@ void route_enter(Outbox *self, ShmRoute *route, enum route_state state);
 void route_idle(Outbox *self, ShmRoute *route);
 /* Give it up: the node is to be told. Requires: LIVE. Runs no Python code. */
 void route_leave(Outbox *self, ShmRoute *route);
+/* Wait until the targets that lack room have some, without the GIL. 1: try again; 0: `until_ns` is over, and nobody waits
+ * there before something is posted; -1: an exception. Anything may have run. */
+int route_wait(Outbox *self, PyObject *topic, uint64_t until_ns);
+/* Does each target take this now? DIRECT_POSTED: yes. NO_ROOM: route->blocked says who does not. */
+enum outbox_direct route_room(Outbox *self, ShmRoute *route, uint32_t priority, uint64_t chunk_bytes);
 /* Leave it because of this writer, which Python is told of. */
 void route_broken(Outbox *self, ShmRoute *route, ShmWriter *writer);
 

@@ -2,27 +2,6 @@
 #include "route.h"
 
 /* ---- room ----------------------------------------------------------------------------------------------------- */
-/* Does each target take this now? DIRECT_POSTED: yes. */
-static enum outbox_direct room_at_all(Outbox *self, ShmRoute *route, uint32_t priority, uint64_t chunk_bytes)
-{
-    for (uint32_t i = 0; i < route->target_count; i++) {
-        const struct route_target *target = &route->targets[i];
-        const enum sira_link_status status =
-            sira_link_room(&target->writer->writer, target->cell, priority, chunk_bytes, target->planned);
-        if (status == SIRA_LINK_OK) continue;
-        if (status == SIRA_LINK_CORRUPT) {
-            route_broken(self, route, target->writer);
-            return DIRECT_NOT;
-        }
-        route->blocked = target->writer;
-        route->blocked_priority = (uint8_t)priority;
-        route->blocked_bytes = chunk_bytes;
-        return DIRECT_NO_ROOM;
-    }
-    route->blocked = NULL;
-    return DIRECT_POSTED;
-}
-
 /* Take back what readers have done with: memory that is warm, and the next to be written to. */
 static enum outbox_direct collect(Outbox *self, ShmRoute *route)
 {
@@ -91,7 +70,7 @@ static enum outbox_direct place(Outbox *self, PyObject *topic, struct sira_body 
 }
 
 /* ---- posting -------------------------------------------------------------------------------------------------- */
-/* Requires: room_at_all, and nothing run since. */
+/* Requires: route_room, and nothing run since. */
 static void post_to_all(ShmRoute *route, struct sira_post *post)
 {
     for (uint32_t i = 0; i < route->target_count; i++) {
@@ -109,6 +88,7 @@ static void post_to_all(ShmRoute *route, struct sira_post *post)
             (void)sira_bell_ring(target->writer->peer_bell);
     }
     route->posted++;
+    route->slow = false;
 }
 
 /* What lies in a chunk. The head, where a slot has no room for it, stands behind the tensors, its length last. */
@@ -123,7 +103,7 @@ static enum outbox_direct post_chunk(Outbox *self, PyObject *topic, const struct
     ShmRoute *route = route_live(self, topic); /* borrowed */
     if (!route) return DIRECT_NOT;
     enum outbox_direct result = collect(self, route);
-    if (result == DIRECT_POSTED) result = room_at_all(self, route, post->priority, placing.bytes);
+    if (result == DIRECT_POSTED) result = route_room(self, route, post->priority, placing.bytes);
     if (result == DIRECT_POSTED) result = place(self, topic, body, loan, &placing, copied);
     if (result != DIRECT_POSTED) return result;
 
@@ -132,7 +112,7 @@ static enum outbox_direct post_chunk(Outbox *self, PyObject *topic, const struct
     if (!route || !is_known(route, chunk)) return DIRECT_NOT;
     const uint8_t *at = body->is_loan ? placed_in(body, chunk) : sira_chunk_data(chunk->chunk);
     if (!at || (body->is_loan && !is_inline)) return DIRECT_NOT; /* as it lies it can only be lent by the node */
-    result = room_at_all(self, route, post->priority, placing.bytes);
+    result = route_room(self, route, post->priority, placing.bytes);
     if (result != DIRECT_POSTED) return result;
     post->owner = chunk->chunk.segment;
     post->chunk = chunk->chunk.index;
@@ -184,7 +164,7 @@ enum outbox_direct outbox_direct_body(Outbox *self, PyObject *topic, struct sira
     bool copied = true;
     enum outbox_direct result;
     if (is_inline) {
-        result = room_at_all(self, route, options->priority, 0);
+        result = route_room(self, route, options->priority, 0);
         if (result != DIRECT_POSTED) return result;
         post.inline_bytes = (uint16_t)whole;
         sira_encode_write(inlined, &envelope, body, false);
@@ -204,36 +184,51 @@ enum outbox_direct outbox_direct_body(Outbox *self, PyObject *topic, struct sira
 }
 
 /* ---- what Python calls ------------------------------------------------------------------------------------------ */
+enum outbox_direct outbox_direct_wait(Outbox *self, PyObject *topic, struct sira_body *body,
+                                      const struct sira_options *options, PyObject *loan, uint8_t *id,
+                                      struct sira_receipt *receipt, int64_t wait_ns)
+{
+    enum outbox_direct result = outbox_direct_body(self, topic, body, options, loan, id, receipt);
+    if (result != DIRECT_NO_ROOM || wait_ns <= 0) return result;
+    const uint64_t until_ns = sira_now_mono_ns() + (uint64_t)(wait_ns < ROUTE_ROOM_NS ? wait_ns : ROUTE_ROOM_NS);
+    while (result == DIRECT_NO_ROOM && !body->chunk) { /* one that was placed while there was room has lost it to another */
+        const int waited = route_wait(self, topic, until_ns);
+        if (waited < 0) return DIRECT_FAILED;
+        if (waited == 0) return DIRECT_NOT;
+        result = outbox_direct_body(self, topic, body, options, loan, id, receipt);
+    }
+    return result;
+}
+
+int64_t outbox_wait_ns(PyObject *wait_s)
+{
+    const double seconds = wait_s && wait_s != Py_None ? PyFloat_AsDouble(wait_s) : 0;
+    if (seconds == -1 && PyErr_Occurred()) return -1;
+    return !(seconds > 0) ? 0 : seconds > 1 ? ROUTE_ROOM_NS : (int64_t)(seconds * 1e9);
+}
+
 PyObject *outbox_direct(Outbox *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
-    enum { KNOWN = 4 };
-    static const char *const known[KNOWN] = {"topic", "body", "options", "loan"};
-    PyObject *values[KNOWN] = {NULL, NULL, NULL, NULL}; /* borrowed */
+    enum { KNOWN = 5 };
+    static const char *const known[KNOWN] = {"topic", "body", "options", "loan", "wait_s"};
+    PyObject *values[KNOWN] = {NULL, NULL, NULL, NULL, NULL}; /* borrowed */
     if (!outbox_arguments(args, count, names, known, KNOWN, values)) goto bad_call;
     if (!route_live(self, values[0])) Py_RETURN_NONE;
     const struct sira_options *options = sira_options_of(values[2]);
+    const int64_t wait_ns = outbox_wait_ns(values[4]);
     struct sira_body body;
-    if (!options || sira_body_from_py(values[1], &body) < 0) return NULL; /* may run anything */
+    if (!options || wait_ns < 0 || sira_body_from_py(values[1], &body) < 0) return NULL; /* may run anything */
     PyObject *loan = values[3] == Py_None ? NULL : values[3];
     struct sira_receipt receipt;
     uint8_t id[SIRA_ID_BYTES];
     enum outbox_direct result = DIRECT_FAILED;
     if (!loan || outbox_check_chunk(loan) == 0)
-        result = outbox_direct_body(self, values[0], &body, options, loan, id, &receipt);
+        result = outbox_direct_wait(self, values[0], &body, options, loan, id, &receipt, wait_ns);
     sira_body_clear(&body);
     if (result == DIRECT_POSTED) return sira_receipt_new(&receipt);
     if (result == DIRECT_FAILED) return NULL;
     Py_RETURN_NONE;
 bad_call:
-    PyErr_SetString(PyExc_TypeError, "direct(topic, body, options=None, loan=None)");
+    PyErr_SetString(PyExc_TypeError, "direct(topic, body, options=None, loan=None, wait_s=0)");
     return NULL;
-}
-
-PyObject *outbox_blocked(Outbox *self, PyObject *topic)
-{
-    ShmRoute *route = route_live(self, topic); /* borrowed */
-    if (!route || !route->blocked
-        || room_at_all(self, route, route->blocked_priority, route->blocked_bytes) != DIRECT_NO_ROOM)
-        Py_RETURN_NONE;
-    return Py_NewRef((PyObject *)route->blocked);
 }

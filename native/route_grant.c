@@ -33,14 +33,17 @@ static void grant_clear(struct grant *grant)
     PyMem_Free(grant->segments);
 }
 
-/* One (ShmWriter, cell, window, held_bytes_max); its cell is open then. */
+/* One (ShmWriter, cell, window, held_bytes_max, waits=True); its cell is open then. */
 static int grant_target(struct grant *grant, PyObject *entry)
 {
     PyObject *object; /* borrowed */
     unsigned int cell, window;
     unsigned long long held_bytes_max;
-    if (!PyTuple_Check(entry) || !PyArg_ParseTuple(entry, "OIIK:target", &object, &cell, &window, &held_bytes_max)) {
-        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "a target is (ShmWriter, cell, window, held_bytes_max)");
+    int waits = true;
+    if (!PyTuple_Check(entry)
+        || !PyArg_ParseTuple(entry, "OIIK|p:target", &object, &cell, &window, &held_bytes_max, &waits)) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_TypeError, "a target is (ShmWriter, cell, window, held_bytes_max, waits=True)");
         return -1;
     }
     if (Py_TYPE(object) != &sira_shm_writer_type) {
@@ -53,7 +56,7 @@ static int grant_target(struct grant *grant, PyObject *entry)
         return -1;
     }
     struct route_target *target = &grant->targets[grant->target_count];
-    *target = (struct route_target){.cell = cell, .rings = true};
+    *target = (struct route_target){.cell = cell, .rings = true, .waits = waits};
     for (uint32_t i = 0; i < grant->target_count; i++) {
         if (grant->targets[i].writer != writer) continue;
         if (grant->targets[i].cell == cell) {

@@ -134,13 +134,13 @@ static int account(Sender *self, const struct sira_receipt *receipt)
     return told ? 0 : -1;
 }
 
-/* Past the node, if it has a way there. May run anything. */
+/* Past the node, if it has a way there; waits for room. May run anything. */
 static enum outbox_direct send_direct(Sender *self, Outbox *outbox, PyObject *topic, struct sira_body *body,
-                                      const struct sira_options *options)
+                                      const struct sira_options *options, int64_t wait_ns)
 {
     struct sira_receipt receipt;
     uint8_t id[SIRA_ID_BYTES];
-    const enum outbox_direct result = outbox_direct_body(outbox, topic, body, options, NULL, id, &receipt);
+    const enum outbox_direct result = outbox_direct_wait(outbox, topic, body, options, NULL, id, &receipt, wait_ns);
     return result == DIRECT_POSTED && account(self, &receipt) < 0 ? DIRECT_FAILED : result;
 }
 
@@ -160,7 +160,7 @@ static PyObject *sender_direct(Sender *self, PyObject *args)
     struct sira_body body;
     enum outbox_direct result = DIRECT_FAILED;
     if (options && sira_body_from_py(body_object, &body) == 0) {
-        result = send_direct(self, outbox, topic, &body, options);
+        result = send_direct(self, outbox, topic, &body, options, 0);
         sira_body_clear(&body);
     }
     Py_DECREF(kept);
@@ -171,9 +171,9 @@ static PyObject *sender_direct(Sender *self, PyObject *args)
 
 /* Past the node, or queued to go by it. *result: what awaiting it gives, but where Python is to see to it. */
 static enum outbox_direct send_now(Sender *self, Outbox *outbox, PyObject *topic_object, struct sira_body *body,
-                                   const struct sira_options *options, PyObject **result)
+                                   const struct sira_options *options, int64_t wait_ns, PyObject **result)
 {
-    enum outbox_direct direct = send_direct(self, outbox, topic_object, body, options);
+    enum outbox_direct direct = send_direct(self, outbox, topic_object, body, options, wait_ns);
     if (direct == DIRECT_POSTED) {
         const bool turn = ++self->in_a_row >= SENDER_IN_A_ROW_MAX;
         if (turn) self->in_a_row = 0;
@@ -200,15 +200,9 @@ static enum outbox_direct send_now(Sender *self, Outbox *outbox, PyObject *topic
     return DIRECT_POSTED;
 }
 
-static PyObject *sender_send(Sender *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+/* What awaiting the message gives; it may wait for room at a link for `wait_ns` before that. */
+static PyObject *send(Sender *self, PyObject *body_object, int64_t wait_ns)
 {
-    PyObject *body_object = Py_None; /* borrowed */
-    const Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
-    if (count + named > 1 || (named && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "body"))) {
-        PyErr_SetString(PyExc_TypeError, "send(body=None)");
-        return NULL;
-    }
-    if (count + named) body_object = args[0];
     if (!self->outbox) {
         PyErr_SetString(PyExc_RuntimeError, "configure() was not called");
         return NULL;
@@ -229,7 +223,7 @@ static PyObject *sender_send(Sender *self, PyObject *const *args, Py_ssize_t cou
     Outbox *outbox = (Outbox *)Py_NewRef(self->outbox);     /* owned: configure() may come again below */
     PyObject *topic = Py_NewRef(self->topic);               /* owned */
     PyObject *result = NULL;                                /* owned */
-    const enum outbox_direct done = send_now(self, outbox, topic, &body, options, &result);
+    const enum outbox_direct done = send_now(self, outbox, topic, &body, options, wait_ns, &result);
     sira_body_clear(&body);
     Py_DECREF(options_object);
     Py_DECREF(topic);
@@ -237,6 +231,30 @@ static PyObject *sender_send(Sender *self, PyObject *const *args, Py_ssize_t cou
     /* No room: at a target of the route, or a large body and those before it are not on their way yet. */
     if (done == DIRECT_NO_ROOM) return PyObject_CallMethodOneArg((PyObject *)self, send_later_name, body_object);
     return done == DIRECT_POSTED ? result : NULL;
+}
+
+static PyObject *sender_send(Sender *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    const Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
+    if (count + named > 1 || (named && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "body"))) {
+        PyErr_SetString(PyExc_TypeError, "send(body=None)");
+        return NULL;
+    }
+    return send(self, count + named ? args[0] : Py_None, 0);
+}
+
+/* send_here(body, wait_s): for threads but the event loop's */
+static PyObject *sender_send_here(Sender *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "send_here(body, wait_s)");
+        return NULL;
+    }
+    const int64_t wait_ns = outbox_wait_ns(args[1]);
+    PyObject *result = wait_ns < 0 ? NULL : send(self, args[0], wait_ns); /* owned */
+    if (!result || (Py_TYPE(result) != &sira_ready_type && result != self->next_turn)) return result;
+    Py_DECREF(result);
+    Py_RETURN_NONE;
 }
 
 /* ---- the type --------------------------------------------------------------------------------------------- */
@@ -303,6 +321,8 @@ static PyMethodDef sender_methods[] = {
      "Raises:\n"
      "    SiraError: the body cannot be sent, or the node refused an earlier message.\n"
      "    Unreachable: closed."},
+    {"send_here", (PyCFunction)(void (*)(void))sender_send_here, METH_FASTCALL,
+     "send_here(body, wait_s): as send, waiting in this thread; None, or an awaitable for the event loop."},
     {"direct", (PyCFunction)sender_direct, METH_VARARGS, "direct(body, options=None) -> bool: sent past the node."},
     {"take_receipt", (PyCFunction)sender_take_receipt, METH_NOARGS, "take_receipt() -> Receipt | None: the oldest."},
     {"configure", (PyCFunction)(void (*)(void))sender_configure, METH_VARARGS | METH_KEYWORDS,

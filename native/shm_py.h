@@ -63,9 +63,13 @@ typedef struct {
     ShmLink *memory;            /* owned */
     struct sira_link_writer writer;
     struct sira_spin spin;
+    uint32_t waiting;           /* threads that sleep at `bell`: one ring may wake one alone */
     int peer_bell, bell;        /* owned; -1: none */
     uint32_t fork_depth;
 } ShmWriter;
+/* Until `wants` slots or holds came back or `timeout_ns` is over (negative: no limit), or a hint of it. Without the GIL; the
+ * caller keeps the writer alive. -1: an exception, also of a signal. */
+int sira_writer_wait(ShmWriter *writer, uint32_t wants, int64_t timeout_ns);
 typedef struct ShmReader {
     PyObject_HEAD
     ShmLink *memory;            /* owned */

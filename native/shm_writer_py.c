@@ -1,6 +1,7 @@
 /* The publisher's end of a link. */
 #include "shm_py.h"
 
+#include <errno.h>
 #include <structmember.h>
 #include <unistd.h>
 
@@ -210,6 +211,29 @@ static bool writer_arms(void *of)
     return sira_link_writer_sleeps(wait->writer, wait->wants);
 }
 
+int sira_writer_wait(ShmWriter *self, uint32_t wants, int64_t timeout_ns)
+{
+    const uint32_t out = self->memory->link.shape.slots - self->writer.free_count;
+    struct room_wait wait = {.writer = &self->writer, .wants = wants > out ? out : wants};
+    if (wait.wants == 0) wait.wants = 1;
+    const struct sira_sleeper sleeper = {.stirs = enough_back, .sleeps = writer_arms, .of = &wait};
+    struct sira_spin spin = self->spin; /* others may wait here, too */
+    enum sira_wait woken;
+    self->waiting++;
+    Py_BEGIN_ALLOW_THREADS
+    woken = sira_bell_wait(&spin, self->bell, &sleeper, timeout_ns);
+    Py_END_ALLOW_THREADS
+    const int error = errno;
+    self->spin = spin;
+    if (--self->waiting) (void)sira_bell_ring(self->bell); /* the ring may have been theirs: each looks, and asks again */
+    else sira_link_writer_wakes(&self->writer);
+    if (woken == SIRA_WAIT_SIGNAL && PyErr_CheckSignals() < 0) return -1;
+    if (woken != SIRA_WAIT_FAILED) return 0;
+    errno = error;
+    PyErr_SetFromErrno(PyExc_OSError);
+    return -1;
+}
+
 /* wait(timeout_s, wants=1) -> bool: whether something has come back */
 static PyObject *writer_wait(PyObject *object, PyObject *args)
 {
@@ -218,18 +242,8 @@ static PyObject *writer_wait(PyObject *object, PyObject *args)
     unsigned int wants = 1;
     if (!PyArg_ParseTuple(args, "d|I:wait", &timeout_s, &wants)) return NULL;
     if (is_child(self->fork_depth)) return NULL;
-    const uint32_t out = self->memory->link.shape.slots - self->writer.free_count;
-    struct room_wait wait = {.writer = &self->writer, .wants = wants > out ? out : wants};
-    if (wait.wants == 0) wait.wants = 1;
-    const struct sira_sleeper sleeper = {.stirs = enough_back, .sleeps = writer_arms, .of = &wait};
     const int64_t timeout_ns = timeout_s < 0 ? -1 : timeout_s > 1e9 ? INT64_MAX : (int64_t)(timeout_s * 1e9);
-    enum sira_wait woken;
-    Py_BEGIN_ALLOW_THREADS
-    woken = sira_bell_wait(&self->spin, self->bell, &sleeper, timeout_ns);
-    sira_link_writer_wakes(&self->writer);
-    Py_END_ALLOW_THREADS
-    if (woken == SIRA_WAIT_SIGNAL && PyErr_CheckSignals() < 0) return NULL;
-    if (woken == SIRA_WAIT_FAILED) return PyErr_SetFromErrno(PyExc_OSError);
+    if (sira_writer_wait(self, wants, timeout_ns) < 0) return NULL;
     return PyBool_FromLong(sira_link_back_count(&self->writer.link) > 0);
 }
 
@@ -262,6 +276,7 @@ static PyMethodDef writer_methods[] = {
 
 static PyMemberDef writer_members[] = {
     {"bell", T_INT, offsetof(ShmWriter, bell), READONLY, "Descriptor that the reader rings; borrowed."},
+    {"waiting", T_UINT, offsetof(ShmWriter, waiting), READONLY, "Threads that sleep there."},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -76,6 +76,7 @@ set(SIRA_PYTHON_SOURCES
   native/route.c
   native/route_direct.c
   native/route_grant.c
+  native/route_wait.c
   native/shm_arena_py.c
   native/shm_maps_py.c
   native/shm_post_py.c

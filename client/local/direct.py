@@ -1,20 +1,23 @@
 """Messages past the node: the routes that a client was granted, and the links that it reads.
 
 The node stays the truth. A message goes into a link only while the route that the node granted
-holds and every subscription it reaches has room *now*; else it goes by the node as any other. So
-nothing here waits, is sent again, or has to be undone. The C core does what every message passes
-(`Outbox.direct`, `Mailbox.pop`); here is what happens a few times in the life of a route.
+holds and every subscription it reaches has room, now or in a moment; else it goes by the node as
+any other. So nothing here is sent again, or has to be undone. The C core does what every message
+passes (`Outbox.direct`, `Mailbox.pop`); here is what happens a few times in the life of a route.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from sira import _native
+from sira.client.deadline import Deadline
 from sira.client.local.bells import Bells
 from sira.client.local.links import LinkWay
 from sira.v1 import bus_pb2, socket_pb2
@@ -23,8 +26,9 @@ _log = logging.getLogger("sira.client")
 
 # Who publishes where a route was asked for waits for the answer: it goes by the node after this.
 _ASK_S = 0.05
-# A subscription that takes what comes past the node makes room within so many looks.
-_ROOM_LOOKS, _ROOM_LOOK_S = 8, 0.0005
+# A subscription that takes what comes past the node makes room in less, also on a busy machine
+# (native/route.h, for threads).
+ROOM_S = 0.02
 _TEND_S = 1.0
 # A link whose writer has gone is kept as long as something is in it, and so long: the CellOpen of
 # what is in it may still come.
@@ -61,6 +65,7 @@ class Direct:
         self._way: LinkWay | None = None
         self._ends: dict[int, _End] = {}  # by token
         self.lines: dict[str, deque[asyncio.Future[None]]] = {}  # who waits, by topic
+        self._sleepers: dict[int, list[asyncio.Future[None]]] = {}  # for room, by bell
         self._answer: asyncio.Future[None] | None = None  # somebody waits for the next answer
         self._timer: asyncio.TimerHandle | None = None
         self.bells: Bells | None = None  # made with the first link that is read
@@ -126,7 +131,13 @@ class Direct:
             outbox.refuse(route.ask, page, route.word, route.value, route.again_ms)
         else:
             targets = [
-                (way.writers.get(each.link), each.cell, each.window, each.held_bytes_max)
+                (
+                    way.writers.get(each.link),
+                    each.cell,
+                    each.window,
+                    each.held_bytes_max,
+                    each.waits,
+                )
                 for each in route.targets
             ]
             known = [each for each in targets if each[0] is not None]
@@ -158,13 +169,13 @@ class Direct:
         outbox = self._outbox
         return topic in self.lines or outbox.asking(topic) or outbox.blocked(topic) is not None
 
-    async def answered(self, topic: str) -> None:
+    async def answered(self, topic: str, deadline: Deadline) -> None:
         """Return when the node is not being asked for a route of `topic`, or takes too long.
 
         Or when a subscriber that had no room has some, or takes too long: then messages wait in the
-        node, which knows what else to do. What is sent by the node meanwhile makes its answer void.
-        Calls that wait for one topic go on one by one, in order; whoever comes meanwhile comes
-        behind them. Each sends at once.
+        node, which knows what else to do. Not after the deadline, which the caller looks at.
+        What is sent by the node meanwhile makes its answer void. Calls that wait for one topic go
+        on one by one, in order; whoever comes meanwhile comes behind them. Each sends at once.
         """
         line = self.lines.setdefault(topic, deque())
         if not line:
@@ -174,7 +185,7 @@ class Direct:
         try:
             if line[0] is not turn:
                 await turn
-            until_s = self._loop.time() + _ASK_S
+            until_s = min(self._loop.time() + _ASK_S, deadline.at_s)
             while self._outbox.asking(topic):
                 left_s = until_s - self._loop.time()
                 if left_s <= 0:
@@ -182,10 +193,11 @@ class Direct:
                 if self._answer is None:
                     self._answer = self._loop.create_future()
                 await asyncio.wait([self._answer], timeout=left_s)
-            for _ in range(_ROOM_LOOKS):
-                if self._outbox.blocked(topic) is None:
-                    break
-                await asyncio.sleep(_ROOM_LOOK_S)
+            until_s = min(self._loop.time() + ROOM_S, deadline.at_s)
+            while (writer := self._outbox.sleeps(topic)) is not None:
+                if self._loop.time() >= until_s:
+                    return
+                await self._rung(writer, until_s)
         finally:
             line.remove(turn)
             if line:
@@ -193,6 +205,29 @@ class Direct:
             else:
                 del self.lines[topic]
                 self._outbox.line(topic, False)
+
+    async def _rung(self, writer: _native.ShmWriter, until_s: float) -> None:
+        """Return when the bell of a link is rung, or at that time of the loop's."""
+        bell, rung = writer.bell, self._loop.create_future()
+        if bell not in self._sleepers:
+            self._sleepers[bell] = []
+            self._loop.add_reader(bell, self._wake_sleepers, bell)
+        self._sleepers[bell].append(rung)
+        timer = self._loop.call_at(until_s, _go_on, rung)
+        try:
+            await rung
+        finally:
+            timer.cancel()
+            self._sleepers[bell].remove(rung)
+            if not self._sleepers[bell]:
+                del self._sleepers[bell]
+                self._loop.remove_reader(bell)
+
+    def _wake_sleepers(self, bell: int) -> None:
+        with contextlib.suppress(BlockingIOError):  # a thread was quicker
+            os.read(bell, 8)
+        for each in self._sleepers[bell]:
+            _go_on(each)
 
     # ---- links -----------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from sira.kernel.lent import Party, Segment, may_read
 from sira.kernel.local import record
 from sira.kernel.local.links import is_full
 from sira.kernel.topics import REPLY_PREFIX, first_token
-from sira.v1 import socket_pb2
+from sira.v1 import bus_pb2, socket_pb2
 
 if TYPE_CHECKING:
     from sira.kernel.bus import Bus
@@ -208,6 +208,7 @@ class End:
                 cell=cell.number,
                 window=min(subscription.window_messages, SLOTS),
                 held_bytes_max=subscription.window_bytes,
+                waits=subscription.overflow == bus_pb2.OVERFLOW_BLOCK,
             )
         self.channel.send(record.ROUTE, 0, route.SerializeToString())
 

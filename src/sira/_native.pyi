@@ -315,9 +315,17 @@ class Outbox:
     routes_ended: Final[int]  # asks that asked_ended() would give
     posted: Final[int]  # messages that went past the node
     def direct(
-        self, topic: str, body: Body, options: Options | None = None, loan: ShmChunk | None = None
+        self,
+        topic: str,
+        body: Body,
+        options: Options | None = None,
+        loan: ShmChunk | None = None,
+        wait_s: float = 0,
     ) -> Receipt | None:
         """Post one message to all targets of its topic's route, at once. For any thread.
+
+        wait_s: how long it may wait for room at targets that wait, without the GIL; at most 20 ms,
+        and not again before something was posted. Not on an event loop's thread.
 
         None: nobody has it. It goes by the node then (`push`, which leaves the route), or is tried
         again where `blocked` says so. A quiet push, and Sender.send, try it by themselves. A
@@ -326,6 +334,8 @@ class Outbox:
     # the end that has no room for the last message that direct() did not take on this topic: wait
     # for it to be taken from, then try again. None: it has, or there is no route any more
     def blocked(self, topic: str, /) -> ShmWriter | None: ...
+    # the same, for an event loop: its `bell` rings when enough was taken. Ask again then
+    def sleeps(self, topic: str, /) -> ShmWriter | None: ...
     # an answer of the node is expected, or the ask is about to leave: wait for it before sending on
     # this topic, but not for long. A push in the meantime ends it, and voids the grant
     def asking(self, topic: str, /) -> bool: ...
@@ -339,11 +349,12 @@ class Outbox:
         page: ShmPage,
         word: int,
         value: int,
-        targets: list[tuple[ShmWriter, int, int, int]],
+        targets: list[tuple[ShmWriter, int, int, int] | tuple[ShmWriter, int, int, int, bool]],
         segments: list[int],
         matched: int,
     ) -> bool:
-        """Take a grant; targets are (writer, cell, window, held_bytes_max), their cells are opened.
+        """Take a grant; targets are (writer, cell, window, held_bytes_max, waits=True), their cells
+        are opened. Who has no room at one that `waits` may wait for it, else goes by the node.
 
         False: it is void (a message went by the node since, the word has moved, or nothing was
         asked), and the caller is to give it back. PROTOCOL_ERROR: word or cell is out of range.
@@ -388,6 +399,9 @@ class Sender:
             SiraError: the body cannot be sent, or the node refused an earlier message.
             Unreachable: closed.
         """
+    # as `send`, from a thread that may wait, up to wait_s, for room past the node. None: it is
+    # sent; else to be awaited on the event loop
+    def send_here(self, body: Body, wait_s: float, /) -> Awaitable[None] | None: ...
     # for `_send_later`, which has waited for a way past the node: whether it went there
     def direct(self, body: Body, options: Options | None = None, /) -> bool: ...
     def take_receipt(self) -> Receipt | None: ...  # the oldest
@@ -897,6 +911,7 @@ class ShmWriter:
 
     def __new__(cls, link: ShmLink, peer_bell: int, bell: int, /) -> ShmWriter: ...
     bell: Final[int]  # rung by the reader; borrowed
+    waiting: Final[int]  # threads that sleep there
     def open_cell(self, cell: int, window: int, held_bytes_max: int, /) -> None: ...
     def room(self, cell: int, priority: int, chunk_bytes: int, planned: int = 0, /) -> int: ...
     # `supersedes`: a ticket to withdraw as SUPERSEDED once the new one is there

@@ -97,16 +97,18 @@ class SocketPage(_message.Message):
     def __init__(self, words: _Optional[int] = ...) -> None: ...
 
 class SocketCell(_message.Message):
-    __slots__ = ("link", "cell", "window", "held_bytes_max")
+    __slots__ = ("link", "cell", "window", "held_bytes_max", "waits")
     LINK_FIELD_NUMBER: _ClassVar[int]
     CELL_FIELD_NUMBER: _ClassVar[int]
     WINDOW_FIELD_NUMBER: _ClassVar[int]
     HELD_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FIELD_NUMBER: _ClassVar[int]
     link: int
     cell: int
     window: int
     held_bytes_max: int
-    def __init__(self, link: _Optional[int] = ..., cell: _Optional[int] = ..., window: _Optional[int] = ..., held_bytes_max: _Optional[int] = ...) -> None: ...
+    waits: bool
+    def __init__(self, link: _Optional[int] = ..., cell: _Optional[int] = ..., window: _Optional[int] = ..., held_bytes_max: _Optional[int] = ..., waits: _Optional[bool] = ...) -> None: ...
 
 class SocketRoute(_message.Message):
     __slots__ = ("ask", "word", "value", "targets", "segments", "matched", "refused", "again_ms")

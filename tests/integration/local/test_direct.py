@@ -8,6 +8,7 @@ import pytest
 
 import sira
 from sira.kernel.node import Node
+from sira.v1 import bus_pb2
 
 from .lenders import lending
 from .linked import Linked, ledger_row, linked, on_node
@@ -195,6 +196,19 @@ def test_two_subscriptions_of_one_client_have_a_cell_each_in_one_link(tmp_path: 
             assert [len(subscriber.taken_from(1, cell)) for cell in (0, 1)] == [1, 1]
             row = await ledger_row(node, TOPIC)
             assert row is not None and (row.published, row.delivered) == (1, 2)
+
+    on_node(tmp_path, work)
+
+
+def test_publishers_wait_only_for_subscribers_that_block_them(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        async with linked(node) as publisher, linked(node) as subscriber:
+            rules = (bus_pb2.OVERFLOW_BLOCK, bus_pb2.OVERFLOW_DROP, bus_pb2.OVERFLOW_LATEST)
+            for overflow in rules:
+                subscriber.subscribe(TOPIC, overflow=overflow)
+            await subscriber.opened(3)
+            route = await publisher.granted(publisher.call("Publish"), TOPIC)
+            assert [each.waits for each in route.targets] == [True, False, False]
 
     on_node(tmp_path, work)
 

@@ -53,6 +53,41 @@ async def settled(bus: sira.Bus, topic: str) -> sira.LedgerRow:
 # ---- order and counts ----------------------------------------------------------------------------
 
 
+def test_a_publisher_that_is_faster_than_its_consumer_stays_past_the_node(
+    node: sira.testing.Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sira.client.local.direct.ROOM_S", 60.0)  # also where the machine stops
+
+    async def work() -> None:
+        async with (
+            await sira.connect(node.url) as publisher,
+            await sira.connect(node.url) as subscriber,
+            subscriber.subscribe("full.x", window_messages=4) as messages,
+        ):
+            before = await past_node(publisher, "full.x", b"")
+            for _ in range(before + 1):
+                await messages.next()
+            outbox = publisher.connection.outgoing.outbox
+            granted, posted = outbox.routes_granted, outbox.posted
+
+            async def send() -> None:
+                async with publisher.publisher("full.x") as out:
+                    for n in range(1000):
+                        await out.send(n.to_bytes(4, "big") + BODY)
+                for n in range(1000, 1200):
+                    await publisher.publish("full.x", n.to_bytes(4, "big") + BODY)
+                more = [n.to_bytes(4, "big") + BODY for n in range(1200, 2000)]
+                await publisher.publish_many("full.x", more)
+
+            sending = asyncio.create_task(send())
+            for n in range(2000):
+                assert int.from_bytes((await messages.next()).bytes[:4], "big") == n
+            await sending
+            assert (outbox.routes_granted, outbox.posted) == (granted, posted + 2000)
+
+    run(work)
+
+
 def test_messages_pass_the_node_by_and_come_in_order_behind_those_that_did_not(
     node: sira.testing.Node,
 ) -> None:
