@@ -1,6 +1,7 @@
-"""What all nodes must agree on: a replicated journal of small tables.
+"""What a node must not forget, and later all nodes agree on: small tables and their one journal.
 
-Will own the interface to Raft (PySyncObj behind it), membership, the tables and their
-transactions, leases with fencing tokens, and committed time. Refuses to know what a service's
-bytes mean, and never carries message payloads or routes a request. Nothing is implemented here yet.
+Owns the tables and their transactions, leases with fencing tokens, configuration with history,
+committed time, the journal on disk. Refuses to know what a service's bytes mean, and never carries
+message payloads or routes a request. Read docs/consensus.md, then tables.py (the interface),
+state.py (what an entry does, pure), one_node.py (the driver of a cluster of one).
 """

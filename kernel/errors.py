@@ -358,6 +358,35 @@ class DataDirUnusable(SiraError):
     help = "free space or give rights there, or choose another folder with --data-dir"
 
 
+class StorageFull(SiraError):
+    """The disk has no room for what was to be written; nothing of it was."""
+
+    code = "STORAGE_FULL"
+    retryable = True
+    help = "free space on the disk of the node's data folder; nothing needs a restart"
+
+
+class JournalFailed(SiraError):
+    """The disk failed under the journal: the tables can be read and not changed."""
+
+    code = "JOURNAL_FAILED"
+    help = "look at the disk of the node's data folder, then restart the node: it recovers"
+
+
+class JournalCorrupt(SiraError):
+    """A file of the tables holds what was never written so; nothing of it is skipped."""
+
+    code = "JOURNAL_CORRUPT"
+    help = "restore the folder `tables` from a backup (docs/operations.md); keep the broken one"
+
+
+class UpgradeRequired(SiraError):
+    """A newer Sira has written what this one does not understand, and may not skip."""
+
+    code = "UPGRADE_REQUIRED"
+    help = "run the version that wrote it, or a newer one"
+
+
 def error_classes() -> Iterator[type[SiraError]]:
     """Yield every class with a code of its own, one a code."""
     waiting = list(SiraError.__subclasses__())

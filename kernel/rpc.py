@@ -58,6 +58,10 @@ STATUS: dict[str, grpc.StatusCode] = {
     "ADDRESS_IN_USE": grpc.StatusCode.FAILED_PRECONDITION,
     "DATA_DIR_IN_USE": grpc.StatusCode.FAILED_PRECONDITION,
     "DATA_DIR_UNUSABLE": grpc.StatusCode.FAILED_PRECONDITION,
+    "STORAGE_FULL": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "JOURNAL_FAILED": grpc.StatusCode.UNAVAILABLE,
+    "JOURNAL_CORRUPT": grpc.StatusCode.DATA_LOSS,
+    "UPGRADE_REQUIRED": grpc.StatusCode.FAILED_PRECONDITION,
 }
 
 # What a status means when nobody of ours put details into it: gRPC itself spoke.
