@@ -51,6 +51,10 @@ STATUS: dict[str, int] = {
     "ADDRESS_IN_USE": 500,
     "DATA_DIR_IN_USE": 500,
     "DATA_DIR_UNUSABLE": 500,
+    "STORAGE_FULL": 503,
+    "JOURNAL_FAILED": 500,
+    "JOURNAL_CORRUPT": 500,
+    "UPGRADE_REQUIRED": 500,
 }
 
 
