@@ -60,8 +60,8 @@ def test_a_publisher_that_is_faster_than_its_consumer_stays_past_the_node(
 
     async def work() -> None:
         async with (
-            await sira.connect(node.url) as publisher,
-            await sira.connect(node.url) as subscriber,
+            sira.connect(node.socket_url) as publisher,
+            sira.connect(node.socket_url) as subscriber,
             subscriber.subscribe("full.x", window_messages=4) as messages,
         ):
             lanes: list[str] = []
