@@ -23,6 +23,7 @@ from sira.kernel.edge.door import Door
 from sira.kernel.edge.health import HealthService
 from sira.kernel.edge.kernel_service import KernelService
 from sira.kernel.edge.link import Links
+from sira.kernel.edge.parting import part
 from sira.kernel.edge.reflection import ReflectionService
 from sira.kernel.edge.server import check_exposure, listen
 from sira.kernel.edge.strangers import Strangers
@@ -48,7 +49,8 @@ _EPOCH_BYTES = 16
 _LAST_WORDS_S = 0.1
 # At the end of a connection gRPC asks the peer whether it has read all there was; one that is well
 # answers at once. Closed under one that starves the connection is reset, and what it had not read
-# may be lost: it is waited for so long. Shorter than the supervisor waits after `drain_s`.
+# may be lost: it is waited for so long, if it was owed an answer (kernel/edge/parting.py). Shorter
+# than the supervisor waits after `drain_s`.
 _FAREWELL_S = 5.0
 
 
@@ -184,13 +186,20 @@ class Node:
         error = NodeDraining("the node has gone down in order", retry_after_ms=1_000)
         for world in self.worlds:
             world.requests.close()
-        farewell_s = min(grace_s, _FAREWELL_S) if len(self.links) else 0
+        farewell_s = min(grace_s, _FAREWELL_S)
         self.links.end_all(error)
         # Time for the writers' last words; a client that does not read gets none.
         await self.links.all_ended(max(min(grace_s, draining.CONFIRM_S), _LAST_WORDS_S))
+        self.health.end_watches()
         await self.connections.stop()
         await self.local.close()
-        await server.stop(farewell_s)
+        stopping = asyncio.get_running_loop().create_task(server.stop(farewell_s), name="sira-part")
+        await part(
+            stopping,
+            ports=self.connections.ports,
+            strays=self.connections.strays,
+            farewell_s=farewell_s,
+        )
         while any(world.bus.slices.running for world in self.worlds):  # noqa: ASYNC110  they go on at each turn
             await asyncio.sleep(0)
         for task in self._tasks:

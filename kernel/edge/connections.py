@@ -42,8 +42,8 @@ def _hold_still(connection: socket.socket) -> bool:
     return set_filter(connection, _TAKE_NOTHING)
 
 
-def _shut(connection: socket.socket) -> None:
-    """End a connection for gRPC and for its peer."""
+def shut(connection: socket.socket) -> None:
+    """End a connection for gRPC and for its peer, and close this copy of it."""
     with connection, contextlib.suppress(OSError):
         set_filter(connection, b"")  # or no end is agreed on
         connection.shutdown(socket.SHUT_RDWR)
@@ -79,7 +79,8 @@ class Connections:
             is_looked_at=bool(open_count()),
         )
         self._hold_s, self._closed = hold_s, closed
-        self._ports: frozenset[int] = frozenset()
+        self.ports: frozenset[int] = frozenset()  # of ours, as `serve` was told
+        self._ports = self.ports  # those that are looked after now
         self._condemned: dict[str, tuple[str, str | None]] = {}  # peer: setting, tenant
         self._held: dict[str, tuple[socket.socket, asyncio.TimerHandle]] = {}
         self._closing: asyncio.Task[None] | None = None
@@ -88,7 +89,7 @@ class Connections:
 
     def serve(self, *ports: int) -> None:
         """Look after connections to these ports of ours."""
-        self._ports = frozenset(ports) - {0}
+        self.ports = self._ports = frozenset(ports) - {0}
 
     def taken_back(self, peer: str, tenant: str | None) -> None:
         """Note that `peer` took a call back before its answer; close it if it does so too often.
@@ -165,8 +166,8 @@ class Connections:
             timer = asyncio.get_running_loop().call_later(self._hold_s, self._release, peer)
             self._held[peer] = connection, timer
         else:
-            _shut(connection)
+            shut(connection)
 
     def _release(self, peer: str) -> None:
         connection, _ = self._held.pop(peer)
-        _shut(connection)
+        shut(connection)

@@ -309,7 +309,12 @@ class Door(grpc.GenericRpcHandler):
         link: CallLink | None = None
         ids: dict[str, str] = {}  # kept: what fails is logged when its span has ended
         peer = context.peer()
-        traffic = self._connections.strays.begin(peer, asyncio.get_running_loop().time())
+        strays, clock, owes = (
+            self._connections.strays,
+            asyncio.get_running_loop().time,
+            _owes(method),
+        )
+        traffic = strays.begin(peer, clock(), owes=owes)
         try:
             call = self._identified(method, context, peer, traffic)
             await self._allow(call)
@@ -337,7 +342,7 @@ class Door(grpc.GenericRpcHandler):
             await rpc.abort(context, Internal(f"{type(error).__name__} inside {method.name}"))
         finally:
             self.calls_now -= 1
-            if self._connections.strays.end(traffic):
+            if strays.end(traffic, clock(), owes=owes):
                 self._strangers.came_empty(peer)
         return None
 
@@ -456,6 +461,11 @@ class Door(grpc.GenericRpcHandler):
 
     def _trace_ids(self) -> dict[str, str]:
         return self._telemetry.ids() if self._telemetry else {}
+
+
+def _owes(method: Method) -> bool:
+    """Whether a call owes its caller an end; else it tells what changes until the caller leaves."""
+    return method.parting or not method.response_stream or method.effects != "read"
 
 
 def intent(metadata: Mapping[str, str | bytes]) -> str:

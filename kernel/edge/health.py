@@ -7,7 +7,7 @@ import asyncio
 from grpc_health.v1 import health_pb2
 
 from sira.kernel.edge.door import Call
-from sira.kernel.errors import NotFound
+from sira.kernel.errors import NodeDraining, NotFound
 from sira.kernel.methods import Catalog, Method, method
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -21,6 +21,7 @@ class HealthService:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._serving = True
+        self._ended = False
         self._changed: set[asyncio.Event] = set()
         catalog.changed.append(self._tell)
 
@@ -46,6 +47,11 @@ class HealthService:
         self._serving = False
         self._tell()
 
+    def end_watches(self) -> None:
+        """End each watch once it has told what it had to: gRPC's server would wait for it."""
+        self._ended = True
+        self._tell()
+
     async def check(
         self, call: Call, request: health_pb2.HealthCheckRequest
     ) -> health_pb2.HealthCheckResponse:
@@ -60,7 +66,11 @@ class HealthService:
         return health_pb2.HealthCheckResponse(status=status)
 
     async def watch(self, call: Call, request: health_pb2.HealthCheckRequest) -> None:
-        """Write the state of a service, and each change, until the caller leaves."""
+        """Write the state of a service, and each change, until the caller leaves.
+
+        Raises:
+            NodeDraining: the node goes before.
+        """
         changed = asyncio.Event()
         self._changed.add(changed)
         told = None
@@ -71,6 +81,8 @@ class HealthService:
                 if status != told:
                     await call.write(health_pb2.HealthCheckResponse(status=status))
                     told = status
+                if self._ended:
+                    raise NodeDraining("the node has gone down in order", retry_after_ms=1_000)
                 await changed.wait()
         finally:
             self._changed.discard(changed)

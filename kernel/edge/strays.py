@@ -6,6 +6,7 @@ TCP, is set against what calls have taken from it. `Strays` decides and is pure.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,6 +26,9 @@ class Traffic:
         requests: messages of callers that have come whole.
         is_empty: a call is over, and there was none by then.
         explained_bytes: that calls took, or would have taken, had they gone on.
+        answers_now: calls under way that owe their caller an end; a call that only tells what
+            changes, for as long as somebody listens, does not.
+        answered_s: when the last of these was over.
         since_s: it stands since then, or longer.
         name: gRPC's, of the peer; "": no call has come.
         walk: the last one that has seen it.
@@ -37,6 +41,8 @@ class Traffic:
     requests: int = 0
     is_empty: bool = False
     explained_bytes: int = 0
+    answers_now: int = 0
+    answered_s: float = -math.inf
     _received_bytes: int = 0
     _received_explained: int = 0  # explained_bytes when that was counted
     _stray_bytes: float = 0.0
@@ -99,12 +105,13 @@ class Strays:
         """Return how many connections are remembered."""
         return len(self._by_peer)
 
-    def begin(self, name: str, now_s: float) -> Traffic:
+    def begin(self, name: str, now_s: float, *, owes: bool) -> Traffic:
         """Count a call that begins; the caller counts what it takes, and calls `end` with it.
 
         Args:
             name: gRPC's, of the peer.
             now_s: monotonic clock, seconds.
+            owes: it counts among `answers_now`.
         """
         traffic = self._by_name.get(name)
         if traffic is None:
@@ -115,20 +122,33 @@ class Strays:
                 traffic.name = name
                 self._by_name[name] = traffic
         traffic.calls_now += 1
+        traffic.answers_now += owes
         return traffic
 
-    def end(self, traffic: Traffic) -> bool:
+    def end(self, traffic: Traffic, now_s: float, *, owes: bool) -> bool:
         """Count a call that is over: what it has left unread was honest, too.
+
+        Args:
+            traffic: what `begin` returned.
+            now_s, owes: see there.
 
         Returns:
             Whether no request had ever come on its connection; once for each connection.
         """
         traffic.calls_now -= 1
+        if owes:
+            traffic.answers_now -= 1
+            traffic.answered_s = now_s
         traffic.explained_bytes += self._call_bytes_max
         if traffic.requests or traffic.is_empty:
             return False
         traffic.is_empty = True
         return True
+
+    def is_owed(self, peer: Peer, since_s: float) -> bool:
+        """Whether a connection has a call to be answered, or had one since then (monotonic)."""
+        traffic = self._by_peer.get(peer)
+        return traffic is not None and (traffic.answers_now > 0 or traffic.answered_s >= since_s)
 
     def look(self, received: Mapping[Peer, int | None], now_s: float) -> list[Peer]:
         """Return the connections that send too much beside calls; forget those that are gone.

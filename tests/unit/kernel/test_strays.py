@@ -30,7 +30,7 @@ def test_who_keeps_to_the_limit_is_never_named() -> None:
 
 def test_what_calls_take_is_no_stray_however_fast_it_comes() -> None:
     of, received = strays(), 0
-    traffic = of.begin(named(ADA), 0.0)
+    traffic = of.begin(named(ADA), 0.0, owes=True)
     for look in range(1, 100):
         for _ in range(100):
             traffic.take(1 << 20)
@@ -40,7 +40,7 @@ def test_what_calls_take_is_no_stray_however_fast_it_comes() -> None:
 
 def test_many_small_messages_with_all_that_is_around_them_are_no_strays() -> None:
     of, received = strays(), 0
-    traffic = of.begin(named(BOB), 0.0)
+    traffic = of.begin(named(BOB), 0.0, owes=True)
     for look in range(1, 100):
         for _ in range(10_000):  # of 10 bytes, with headers of HTTP/2 and gRPC, each a TLS record
             traffic.take(10)
@@ -50,12 +50,12 @@ def test_many_small_messages_with_all_that_is_around_them_are_no_strays() -> Non
 
 def test_what_waits_unread_in_calls_under_way_is_no_stray() -> None:
     of = strays()
-    calls = [of.begin(named(ADA), 0.0) for _ in range(50)]
+    calls = [of.begin(named(ADA), 0.0, owes=True) for _ in range(50)]
     unread = 50 * CALL + int(PER_S) - 1
     for look in range(20):
         assert of.look({ADA: unread}, 0.001 * look) == []
     for traffic in calls:  # nor when all of them end unread
-        of.end(traffic)
+        of.end(traffic, 0.0, owes=True)
     assert of.look({ADA: unread}, 0.03) == []
     assert of.look({ADA: unread}, 0.04) == []
 
@@ -64,14 +64,14 @@ def test_calls_that_begin_late_explain_what_had_come_before() -> None:
     of = strays()
     of.look({ADA: 0}, 0.0)
     assert of.look({ADA: 4_000_000}, 0.25) == [], "the node was held up"
-    of.begin(named(ADA), 0.3).take(4_000_000)
+    of.begin(named(ADA), 0.3, owes=True).take(4_000_000)
     assert of.look({ADA: 4_000_100}, 0.5) == []
     assert of.look({ADA: 4_000_200}, 0.75) == []
 
 
 def test_a_call_that_stays_open_hides_no_flood() -> None:
     of = strays()
-    of.begin(named(ADA), 0.0)
+    of.begin(named(ADA), 0.0, owes=True)
     assert of.look({ADA: 3_000_000}, 0.5) == []
     assert of.look({ADA: 6_000_000}, 1.0) == [ADA]
 
@@ -93,58 +93,71 @@ def test_the_port_of_one_that_is_gone_begins_anew() -> None:
 
 def test_connections_that_are_gone_are_forgotten_and_others_are_not() -> None:
     of = strays()
-    traffic = of.begin(named(ADA), 0.0)
+    traffic = of.begin(named(ADA), 0.0, owes=True)
     of.look({ADA: 0, BOB: 0}, 0.0)
     assert len(of) == 2
     for walk in range(3):
         of.look({}, float(walk))
     assert len(of) == 1, "a call of it is still under way"
-    of.end(traffic)
+    of.end(traffic, 0.0, owes=True)
     of.look({}, 4.0)
     assert len(of) == 0
-    assert of.begin(named(ADA), 5.0) is not traffic
+    assert of.begin(named(ADA), 5.0, owes=True) is not traffic
 
 
 def test_what_nobody_looks_at_is_not_remembered() -> None:
     unseen = strays(is_looked_at=False)
-    unseen.begin(named(ADA), 0.0)
+    unseen.begin(named(ADA), 0.0, owes=True)
     assert unseen.look({ADA: 1 << 40}, 1.0) == []
     assert len(unseen) == 0
     of = strays()
-    assert isinstance(of.begin("unix:/run/gateway.sock", 0.0), Traffic)
+    assert isinstance(of.begin("unix:/run/gateway.sock", 0.0, owes=True), Traffic)
     assert len(of) == 0
 
 
 def test_without_a_limit_nobody_is_named_and_connections_are_known_all_the_same() -> None:
     of = Strays(per_s_max=0, call_bytes_max=CALL)
-    traffic = of.begin(named(ADA), 0.0)
+    traffic = of.begin(named(ADA), 0.0, owes=True)
     for look in range(3):
         assert of.look({ADA: look << 40}, float(look)) == []
-    assert of.begin(named(ADA), 3.0) is traffic
+    assert of.begin(named(ADA), 3.0, owes=True) is traffic
 
 
 def test_a_connection_whose_calls_end_without_a_request_is_empty_once() -> None:
     of = strays()
-    calls = [of.begin(named(ADA), 0.0) for _ in range(3)]
-    assert [of.end(traffic) for traffic in calls] == [True, False, False]
-    assert of.end(of.begin(named(BOB), 0.0)), "each for itself"
+    calls = [of.begin(named(ADA), 0.0, owes=True) for _ in range(3)]
+    assert [of.end(traffic, 0.0, owes=True) for traffic in calls] == [True, False, False]
+    assert of.end(of.begin(named(BOB), 0.0, owes=True), 0.0, owes=True), "each for itself"
 
 
 def test_a_connection_that_has_sent_a_request_is_never_empty() -> None:
     of = strays()
-    traffic, other = of.begin(named(ADA), 0.0), of.begin(named(ADA), 0.0)
+    traffic, other = of.begin(named(ADA), 0.0, owes=True), of.begin(named(ADA), 0.0, owes=True)
     traffic.take(0)
-    assert not of.end(other)
-    assert not of.end(traffic)
-    assert not of.end(of.begin(named(ADA), 1.0))
+    assert not of.end(other, 0.0, owes=True)
+    assert not of.end(traffic, 0.0, owes=True)
+    assert not of.end(of.begin(named(ADA), 1.0, owes=True), 0.0, owes=True)
 
 
 def test_what_comes_by_no_tcp_is_never_empty() -> None:
     of = strays()
     for _ in range(2):
-        assert not of.end(of.begin("unix:/run/gateway.sock", 0.0))
+        assert not of.end(of.begin("unix:/run/gateway.sock", 0.0, owes=True), 0.0, owes=True)
 
 
 def test_a_name_we_give_is_one_that_we_read() -> None:
     for peer in (ADA, BOB):
         assert parse(named(peer)) == peer
+
+
+def test_a_connection_is_owed_an_answer_while_its_call_is_under_way_and_for_a_while_after() -> None:
+    of = strays()
+    assert not of.is_owed(ADA, 0.0), "it has never called"
+    asking, watching = of.begin(named(ADA), 1.0, owes=True), of.begin(named(BOB), 1.0, owes=False)
+    assert of.is_owed(ADA, 2.0), "however long it takes"
+    assert not of.is_owed(BOB, 0.0)
+    of.end(asking, 3.0, owes=True)
+    of.end(watching, 3.0, owes=False)
+    assert of.is_owed(ADA, 3.0)
+    assert not of.is_owed(ADA, 3.1)
+    assert not of.is_owed(BOB, 0.0), "it was told what it listened for, and nothing more"
