@@ -284,7 +284,8 @@ static PyObject *hub_tick(PyObject *self, PyObject *now)
     hub->now_ns = now_ns;
     PyObject *events = PyList_New(0); /* owned */
     if (!events) return NULL;
-    for (Sub *sub = hub->subs; sub; sub = sub->hub_next) { /* no Python runs in here */
+    for (Sub *sub = hub->watched, *next; sub; sub = next) { /* no Python runs in here */
+        next = sub->watched_next;
         sub_expire(sub, now_ns);
         const bool full = sub->blocked || sub->pending >= hub->queue_messages_max ||
                           (sub->pending > 1 && sub->pending_bytes >= hub->queue_bytes_max);
@@ -298,6 +299,7 @@ static PyObject *hub_tick(PyObject *self, PyObject *now)
             sub->told_stalled = false;
             if (tick_event(events, "resumed", sub) < 0) goto fail;
         }
+        if (!sub->pending && !sub->blocked && !sub->told_stalled) sub_unwatch(sub);
     }
     PyObject *name, *object; /* borrowed */
     for (Py_ssize_t at = 0; hub->retained_ttl && PyDict_Next(hub->topics, &at, &name, &object);) {
@@ -309,7 +311,7 @@ static PyObject *hub_tick(PyObject *self, PyObject *now)
     const uint64_t until_ns = sira_now_mono_ns() + EXPIRE_NS;
     struct cursor cursor;
     walk_start(hub, &cursor);
-    for (Ingress *in; (in = walk_next(&cursor));) {
+    for (Ingress *in; (hub->parked || hub->xfers) && (in = walk_next(&cursor));) {
         const int rc = in->parked ? ingress_expire(in, now_ns, until_ns) : 0;
         for (struct xfer *xfer = in->xfers; xfer; xfer = xfer->next) /* its window may be smaller than our step */
             if (!xfer->buffered && xfer->credit_due) ingress_credit(in, xfer);

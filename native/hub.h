@@ -222,7 +222,8 @@ struct Sub {
     uint64_t taken; /* confirmed since it was opened, lost ones too: what Credit.total is held against */
     uint64_t progress_ns; /* last taken, or when it began to owe */
     Sub *active_next, *active_prev;
-    Sub *hub_prev, *hub_next;
+    Sub *watched_prev, *watched_next; /* see sub_watch() */
+    bool watched;
 };
 
 struct Group {
@@ -232,6 +233,8 @@ struct Group {
     uint32_t len, cap;
 };
 
+void sub_watch(Sub *sub); /* hub_tick() looks at it, until it holds nothing and nobody waits for it; closed: never */
+void sub_unwatch(Sub *sub);
 bool sub_room(const Sub *sub, const struct blob *blob);
 bool sub_can_send(const Sub *sub);
 int sub_enqueue(Sub *sub, struct blob *blob, uint64_t now_ns); /* owes one delivery; -1: memory */
@@ -314,7 +317,7 @@ struct Hub {
     uint64_t serial;
     uint64_t message_bytes_max, queue_bytes_max, stall_ns, block_ns, transfer_window_bytes;
     uint32_t queue_messages_max, transfers_per_stream_max;
-    Sub *subs; /* list of open ones */
+    Sub *watched; /* list of the open ones that time changes: what they hold expires, they stall, or stop to */
     Ingress *ingresses; /* list of open ones */
     uint32_t parked; /* messages that wait for room, over all ingresses */
     bool retry; /* room was made where somebody waits: a walk over all that wait for it is due */

@@ -6,6 +6,12 @@
 /* ---- posting ------------------------------------------------------------------------------------------------------------ */
 
 
+static void sub_block(Sub *sub)
+{
+    sub->blocked = true;
+    sub_watch(sub);
+}
+
 /* Is there room at every `block` subscriber? Those without are marked, so that they say when there is. */
 bool route_has_room(const Route *route, const struct blob *blob)
 {
@@ -16,8 +22,8 @@ bool route_has_room(const Route *route, const struct blob *blob)
         if (!sub || !sub->egress || sub->stalled || sub->overflow != OVERFLOW_BLOCK) continue;
         if (sub_room(sub, blob)) continue;
         room = false;
-        sub->blocked = true;
-        for (uint32_t j = 0; group && j < group->len; j++) group->members[j]->blocked = true;
+        sub_block(sub);
+        for (uint32_t j = 0; group && j < group->len; j++) sub_block(group->members[j]);
     }
     return room;
 }

@@ -215,6 +215,25 @@ uint32_t sub_expire(Sub *sub, uint64_t now_ns)
 
 /* ---- putting one in -------------------------------------------------------------------------------------------------- */
 
+void sub_watch(Sub *sub)
+{
+    if (sub->watched || !sub->egress) return;
+    sub->watched = true;
+    sub->watched_next = sub->hub->watched;
+    if (sub->watched_next) sub->watched_next->watched_prev = sub;
+    sub->hub->watched = sub;
+}
+
+void sub_unwatch(Sub *sub)
+{
+    if (!sub->watched) return;
+    sub->watched = false;
+    if (sub->watched_prev) sub->watched_prev->watched_next = sub->watched_next;
+    else sub->hub->watched = sub->watched_next;
+    if (sub->watched_next) sub->watched_next->watched_prev = sub->watched_prev;
+    sub->watched_prev = sub->watched_next = NULL;
+}
+
 bool sub_room(const Sub *sub, const struct blob *blob)
 {
     const Hub *hub = sub->hub;
@@ -300,6 +319,7 @@ static int enqueue(Sub *sub, struct blob *blob, uint64_t now_ns, bool forced, st
     row_live(blob->row)->pending++;
     if (sub->pending == 0 && sub->in_flight == 0) sub->progress_ns = now_ns;
     sub->pending++;
+    sub_watch(sub);
     sub->pending_bytes += blob->cost;
     if (blob->deadline_ns) sub->ttl_count++;
     sub->mask |= (uint8_t)(1u << blob->priority);
@@ -443,10 +463,7 @@ void sub_close(Sub *sub, uint16_t reason, uint64_t now_ns)
             sub_skip_expired(sub, (uint8_t)p, now_ns);
         }
     }
-    if (sub->hub_prev) sub->hub_prev->hub_next = sub->hub_next;
-    else hub->subs = sub->hub_next;
-    if (sub->hub_next) sub->hub_next->hub_prev = sub->hub_prev;
-    sub->hub_prev = sub->hub_next = NULL;
+    sub_unwatch(sub);
     if (sub->blocked) hub->retry = true;
     Py_DECREF(sub);
 }

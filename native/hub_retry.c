@@ -47,7 +47,7 @@ static void retry_begin(Hub *hub)
 {
     hub->retry = false;
     if (hub->parked == hub->waiting) return; /* nobody waits for a subscriber */
-    for (Sub *sub = hub->subs; sub; sub = sub->hub_next) sub->blocked = false;
+    for (Sub *sub = hub->watched; sub; sub = sub->watched_next) sub->blocked = false; /* no other is */
     hub->retry_in = hub->ingresses;
     hub->retry_entry = NULL;
 }

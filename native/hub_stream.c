@@ -319,9 +319,6 @@ static PyObject *egress_open_py(PyObject *self, PyObject *args, PyObject *kwargs
     }
     if (sub->group) sub->group->members[sub->group->len++] = sub;
     sub->egress = egress;
-    sub->hub_next = sub->hub->subs;
-    if (sub->hub_next) sub->hub_next->hub_prev = sub;
-    sub->hub->subs = sub;
     return Py_NewRef(sub); /* the egress keeps the first reference */
 }
 

@@ -227,6 +227,25 @@ def test_a_subscriber_that_takes_nothing_is_dropped_to_until_it_takes_again() ->
     bench.assert_balanced()
 
 
+def test_a_subscriber_may_stall_again_after_it_was_idle() -> None:
+    """Time passes only for those that hold something: who holds something again is looked at."""
+    bench = Bench(queue_messages_max=1, stall_ns=10 * SECOND_NS, block_ns=60 * SECOND_NS)
+    publisher, subscriber = bench.publisher(), bench.subscriber()
+    idle = [subscriber.open(f"idle.{i}", window_messages=1) for i in range(3)]
+    sub = subscriber.open("x", window_messages=1)
+    for _ in range(2):
+        publisher.publish("x")
+        subscriber.messages()
+        publisher.publish("x")
+        assert bench.tick(11) == [("stalled", sub)]
+        while sub.in_flight:
+            subscriber.take(sub, 1)
+            subscriber.messages()
+        assert bench.tick() == [("resumed", sub)]
+        assert bench.tick(60) == [] and not any(each.stalled for each in idle)
+    bench.assert_balanced()
+
+
 def test_a_group_shares_work_and_is_owed_one_delivery() -> None:
     bench = Bench()
     publisher, a, b = bench.publisher(), bench.subscriber(), bench.subscriber()
