@@ -53,6 +53,9 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 # gRPC's fork handlers cannot stop asyncio's poller, and aborted 5 of 120 forked children (1.85). A
 # child must not use gRPC either way; without the handlers it may do everything else.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+# In 1.83 calls that end while they wait for a place on a connection (its server takes so many at
+# once) keep the place that they never had, until no call starts there any more.
+os.environ.setdefault("GRPC_EXPERIMENTS", "-subchannel_connection_scaling")
 
 # Public name -> the module that defines it. For type checkers the same names are imported from the
 # same modules above.
