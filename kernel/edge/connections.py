@@ -15,7 +15,7 @@ import contextlib
 import socket
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from sira.kernel.edge.allowances import Allowances
 from sira.kernel.edge.open_sockets import (
@@ -102,10 +102,18 @@ class Connections:
         if parse(peer) is not None and self._resets.note(peer, time.monotonic()):
             self.end(peer, "resets_per_connection_s_max", tenant)
 
-    def looked(self, received: Mapping[Peer, int | None]) -> None:
-        """Note what has come on each connection that stands; see `Strays.look`."""
+    async def looked(
+        self, received: Mapping[Peer, int | None], rest: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Note what has come on each connection that stands; see `Strays.look`.
+
+        `rest`, awaited often, lets others have the loop.
+        """
         for peer in self.strays.look(received, time.monotonic()):
-            self.end(named(peer), "stray_bytes_per_connection_s_max", None)
+            if peer is None:
+                await rest()
+            else:
+                self.end(named(peer), "stray_bytes_per_connection_s_max", None)
 
     def end(self, peer: str, setting: str, tenant: str | None) -> None:
         """End a connection that has passed the limit `setting`; the HTTP listener's never."""

@@ -14,13 +14,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import functools
 import ipaddress
 import os
 import resource
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from sira.kernel.edge.allowances import Allowances
@@ -44,7 +45,10 @@ _REST, _IDLE_REST = 4.0, 50.0  # the same, in times of what the last one took
 # A flood costs CPU. While the process uses so much of a core, what has come on each connection is
 # asked of TCP, some 6 microseconds each.
 _BUSY_S, _BUSY_CORES = 0.25, 0.2
-_SLICE = 250  # numbers of open files looked at in one turn of the loop: about half a millisecond
+# A walk holds the loop for so long at a time. When many come, the next slice follows in the next
+# turn; else a request whose way is some turns long shall not meet a slice in each of them.
+_SLICE_S, _SLICE_REST_S = 0.0003, 0.002
+_FILES = 16  # open files between two looks at the clock
 _TRIM = 500  # fewer connections than at the peak: what they took goes back to the system
 # Connections that gRPC has not taken yet: they come in whatever is decided. gRPC asks for 4,096.
 _WAITING_MAX = 256
@@ -52,6 +56,7 @@ _NETWORK = 0xFFF00000  # SKF_NET_OFF: from here on loads are from the header of 
 _KEEP = 0xFFFFFFFF
 
 
+@functools.lru_cache(maxsize=4096)
 def network(address: str) -> str:
     """Return what counts as one address: IPv4 as it is, of IPv6 the /64 that one host may use."""
     parsed = ipaddress.ip_address(address)
@@ -160,6 +165,30 @@ class _Busy:
         return self._is
 
 
+class _Pace:
+    """Lets others have the loop in the middle of a walk."""
+
+    def __init__(self, *, rest_s: float) -> None:
+        """Begin; `rest_s`: how long they have it at a time."""
+        self._rest_s, self._since_s = rest_s, time.thread_time()
+        self._took_s = 0.0
+
+    async def step(self) -> None:
+        """Rest, if the walk has gone on for long."""
+        if time.thread_time() - self._since_s >= _SLICE_S:
+            await self.rest()
+
+    async def rest(self) -> None:
+        """Rest."""
+        self._took_s += time.thread_time() - self._since_s
+        await asyncio.sleep(self._rest_s)
+        self._since_s = time.thread_time()
+
+    def took_s(self) -> float:
+        """Return the CPU of the walk so far, and of nobody else."""
+        return self._took_s + time.thread_time() - self._since_s
+
+
 class Strangers:
     """Connections of one node on which nothing was proved yet. Belongs to its loop."""
 
@@ -171,7 +200,9 @@ class Strangers:
         empty_per_s_max: float,
         hold_s: float,
         held: Callable[[str, str, int], None],
-        looked: Callable[[Mapping[Peer, int | None]], None],
+        looked: Callable[
+            [Mapping[Peer, int | None], Callable[[], Awaitable[None]]], Awaitable[None]
+        ],
     ) -> None:
         """Prepare; nothing is looked at before `run`.
 
@@ -184,7 +215,7 @@ class Strangers:
             held: told each address that nothing new is let in from, the setting that it has passed,
                 and how many it has, or has had lately.
             looked: told, at each walk, all connections that stand, and while the process is busy
-                what has come on each since it began, bytes.
+                what has come on each since it began, bytes; and what to await in between, often.
         """
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = files // 2 if files != resource.RLIM_INFINITY else 1 << 30
@@ -237,15 +268,14 @@ class Strangers:
             is_busy = busy.look(now_s, time.process_time())
             if is_busy:
                 rest_s = _BUSY_S
-            if abs(open_now - seen) >= _SOON or now_s >= walked_s + max(
-                rest_s, _IDLE_REST * took_s
-            ):
-                begun_s = time.thread_time()
-                await self._walk(counts_bytes=is_busy)
-                seen, walked_s, took_s = open_now, now_s, time.thread_time() - begun_s
+            is_rush = abs(open_now - seen) >= _SOON
+            if is_rush or now_s >= walked_s + max(rest_s, _IDLE_REST * took_s):
+                pace = _Pace(rest_s=0 if is_rush else _SLICE_REST_S)
+                await self._walk(pace, counts_bytes=is_busy)
+                seen, walked_s, took_s = open_now, now_s, pace.took_s()
             await asyncio.sleep(max(_LOOK_S, _REST * took_s))
 
-    async def _walk(self, *, counts_bytes: bool) -> None:
+    async def _walk(self, pace: _Pace, *, counts_bytes: bool) -> None:
         """Count the strangers; hold the addresses of too many; give back what those gone took."""
         self._walks += 1
         files: dict[int, _File] = {}
@@ -260,19 +290,34 @@ class Strangers:
                     received[known.peer] = (
                         received_bytes(descriptor, known.inode) if counts_bytes else None
                     )
-            if index % _SLICE == 0:
-                await asyncio.sleep(0)
+            if index % _FILES == 0:
+                await pace.step()
         self._files = files
-        self._looked(received)
-        await asyncio.sleep(0)  # of 5,000 connections, two milliseconds
-        standing = received.keys()
-        for peer, (known_peer, walk) in list(self._proved.items()):
-            if known_peer not in standing and walk < self._walks:
+        await self._looked(received, pace.step)
+        proved = set()
+        for index, peer in enumerate(list(self._proved), 1):
+            known_peer, walk = self._proved[peer]
+            if known_peer in received:
+                proved.add(known_peer)
+            elif walk < self._walks:
                 del self._proved[peer]
-        strangers = standing - {known_peer for known_peer, _ in self._proved.values()}
-        self.count = len(strangers)
-        self._hold(Counter(network(host) for host, _ in strangers))
-        await self._trim(len(standing))
+            if index % _FILES == 0:
+                await pace.step()
+        strangers: Counter[str] = Counter()
+        for index, each in enumerate(received, 1):
+            if each not in proved:
+                strangers[network(each[0])] += 1
+            if index % _FILES == 0:
+                await pace.step()
+        # Who has proved something since this began is among the last that were noted.
+        for known_peer, walk in reversed(self._proved.values()):
+            if walk < self._walks:
+                break
+            if known_peer in received and known_peer not in proved:
+                strangers[network(known_peer[0])] -= 1
+        self.count = strangers.total()
+        self._hold(+strangers)
+        await self._trim(len(received))
 
     async def _trim(self, standing: int) -> None:
         """Give back what those gone took: when many have, and once more when no more go."""

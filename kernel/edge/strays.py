@@ -7,13 +7,14 @@ TCP, is set against what calls have taken from it. `Strays` decides and is pure.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from sira.kernel.edge.open_sockets import Peer, parse
 
 _SAVED_S = 1.0  # so much of what a second allows may come at once
 _FRAME_BYTES = 256  # around each message: headers of HTTP/2, gRPC and TLS, updates of windows
+_STEP = 16  # connections that are judged in one go
 _TIMES = 2  # what a message takes on the wire, at most, beside that
 
 
@@ -150,34 +151,40 @@ class Strays:
         traffic = self._by_peer.get(peer)
         return traffic is not None and (traffic.answers_now > 0 or traffic.answered_s >= since_s)
 
-    def look(self, received: Mapping[Peer, int | None], now_s: float) -> list[Peer]:
-        """Return the connections that send too much beside calls; forget those that are gone.
+    def look(self, received: Mapping[Peer, int | None], now_s: float) -> Iterator[Peer | None]:
+        """Yield the connections that send too much beside calls; forget those that are gone.
+
+        None in between, often: others may be let go on.
 
         Args:
             received: of each connection that stands, bytes since it began; None: not counted now.
             now_s: monotonic clock, seconds.
         """
         if not self._is_looked_at:
-            return []
+            return
         self._walks += 1
-        floods = []
-        for peer, received_bytes in received.items():
+        for index, (peer, received_bytes) in enumerate(received.items(), 1):
             traffic = self._of(peer, now_s)
-            if not self._per_s_max or received_bytes is None:
-                continue
-            if traffic.is_flood(
-                received_bytes,
-                now_s,
-                per_s_max=self._per_s_max,
-                call_bytes_max=self._call_bytes_max,
+            if (
+                received_bytes is not None
+                and self._per_s_max
+                and traffic.is_flood(
+                    received_bytes,
+                    now_s,
+                    per_s_max=self._per_s_max,
+                    call_bytes_max=self._call_bytes_max,
+                )
             ):
-                floods.append(peer)
-        for peer in self._by_peer.keys() - received.keys():
+                yield peer
+            if index % _STEP == 0:
+                yield None
+        for index, peer in enumerate(list(self._by_peer), 1):
             traffic = self._by_peer[peer]
             if traffic.walk < self._walks - 1 and not traffic.calls_now:
                 del self._by_peer[peer]
                 self._by_name.pop(traffic.name, None)
-        return floods
+            if index % _STEP == 0:
+                yield None
 
     def _of(self, peer: Peer, now_s: float) -> Traffic:
         traffic = self._by_peer.get(peer)

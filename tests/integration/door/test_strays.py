@@ -8,6 +8,7 @@ import json
 import os
 import struct
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_a_flood_of_settings_ends_its_connection_and_is_told_and_others_go_on(
     asyncio.run(work())
 
 
-def look(node: Node) -> None:
+async def look(node: Node) -> None:
     """Judge all connections now, as a busy node does by itself."""
     received: dict[Peer, int | None] = {}
     for descriptor in open_sockets.listed():
@@ -92,7 +93,7 @@ def look(node: Node) -> None:
                 inode = os.fstat(descriptor).st_ino
                 received[peer] = open_sockets.received_bytes(descriptor, inode)
     assert any(received.values()), "TCP tells how much has come"
-    node.connections.looked(received)
+    await node.connections.looked(received, partial(asyncio.sleep, 0))
 
 
 @lanes
@@ -115,8 +116,8 @@ def test_who_sends_far_more_than_that_in_calls_keeps_its_connection(
                     for _ in range(50):
                         await bus.publish("much.small", {"x": small})
                         await messages.next()
-                        look(node)
-                    look(node)
+                        await look(node)
+                    await look(node)
                 assert node.connections.closed_count == 0
             await until(lambda: node.strangers.count == 0)
 
