@@ -1,27 +1,32 @@
-"""An agent: a handler, the topic it serves, and its life.
+"""An agent: what it can do, its handlers, and its life.
 
-`Agent` owns identity, handler and life cycle, and nothing else. Binding a message to the handler's
-parameters is binding.py's, running it and answering is serving.py's.
+`Agent` owns identity, handlers and life cycle, and nothing else. Binding a message to the handler's
+parameters is binding.py's, running it and answering is serving.py's, being found is beats.py's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, NoReturn, Self, TypeVar, overload
 
 import uvloop
 
 from sira import _native
+from sira.client import beats, capability
 from sira.client.binding import Handler
-from sira.client.bus import Bus, connect
+from sira.client.bus import CONNECT_S, Bus, connect
+from sira.client.capability import Capability
 from sira.client.later import unsupported
+from sira.client.registering import Load
 from sira.client.retry import Retry
 from sira.client.runner import Runner, quiet_poller, runner, telling
 from sira.client.security import Security
 from sira.client.serving import Serving
-from sira.kernel.errors import BadRequest
+from sira.kernel.errors import BadRequest, SiraError
+from sira.v1 import registry_pb2
 
 _log = logging.getLogger("sira.agent")
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -32,7 +37,10 @@ DRAIN_S = 30.0
 
 
 class Agent:
-    """Something that answers the requests of a topic.
+    """Something that answers requests: those of its capabilities, those of a topic.
+
+    With capabilities it is found by them: it registers when it starts, beats, and leaves the
+    registry when it has finished. The registration is made again by itself after a lost connection.
 
     The handler's parameters are tensor names: `def f(image, mask=None, **rest)`. A parameter
     annotated `sira.Message` gets the message itself. It returns tensors by name, bytes, text or
@@ -49,7 +57,17 @@ class Agent:
         *,
         topic: str | None = None,
         handler: Callable[..., Any] | None = None,
-        capabilities: Any = None,
+        capabilities: Sequence[Capability] | None = None,
+        kind: str = "agent",
+        description: str = "",
+        labels: Mapping[str, str] | None = None,
+        version: str = "",
+        requires: Sequence[str] = (),
+        capacity: Mapping[str, float] | None = None,
+        endpoints: Sequence[str] = (),
+        digest: bytes = b"",
+        signature: bytes = b"",
+        extra: Mapping[str, bytes | str] | None = None,
         url: str | None = None,
         max_in_flight: int = 1,
         group: str = GROUP,
@@ -60,20 +78,26 @@ class Agent:
         """Describe the agent; nothing is connected yet.
 
         Args:
-            name: who it is; `source` of its replies.
-            topic: topic or pattern that it serves.
+            name: who it is, unique among those registered; `source` of its replies.
+            topic: topic or pattern that it serves, besides those of its capabilities.
             handler: a function, an object that can be called, or a class, which is made at start.
-            capabilities: with the registry; refused until then.
+            capabilities: what it can do; without, it is not registered.
+            kind: agent, tool, device, service, worker, ...
+            description, labels: for people, and to choose by.
+            version: of what it runs, as "1.4.0".
+            requires: capabilities that it needs itself.
+            capacity: resource -> amount.
+            endpoints: where else it is reached.
+            digest, signature: of what it runs.
+            extra: kept with the registration, unchanged.
             url: of the node; None: `SIRA_URL`, else the local node.
             max_in_flight: messages handled at the same time.
             group: queue group; agents of the same topic and group share the messages.
             security: token and certificates; None: what the environment says.
             bus: a connected bus to use instead of `url`; it stays open.
         Raises:
-            Unsupported: `capabilities`. BadRequest: a name or number that cannot be.
+            BadRequest: a name or number that cannot be, or two capabilities of one name.
         """
-        if capabilities is not None:
-            raise unsupported("Capability")
         if not name:
             raise BadRequest("an agent has a name", help='sira.Agent("segmenter-1", topic=...)')
         if max_in_flight < 1:
@@ -82,84 +106,180 @@ class Agent:
             _native.check_pattern(topic)
         self.name = name
         self.topic = topic
+        self.capabilities = tuple(capabilities or ())
         self.url = url
         self.max_in_flight = max_in_flight
         self.group = group
+        self._names = capability.names(self.capabilities)
+        self._registration = registry_pb2.Registration(
+            name=name,
+            kind=kind,
+            description=description,
+            labels=labels,
+            capabilities=[
+                each.to_proto(name, own)
+                for each, own in zip(self.capabilities, self._names, strict=True)
+            ],
+            capacity=capacity,
+            endpoints=endpoints,
+            version=version,
+            requires=requires,
+            digest=digest,
+            signature=signature,
+            extra={
+                key: value.encode() if isinstance(value, str) else value
+                for key, value in (extra or {}).items()
+            },
+            max_in_flight=max_in_flight,
+        )
         self._retry, self._security = retry, security
         self._bus = bus
         self._own_bus: Bus | None = None
         self._handler = handler
-        self._serving: Serving | None = None
+        self._handlers: dict[str, Callable[..., Any]] = {}  # by the name of a capability
+        self._servings: list[Serving] = []
+        self._membership: beats.Membership | None = None
         self._runner: Runner | None = None
+
+    @overload
+    def handler(self, function: str, /) -> Callable[[_F], _F]: ...
 
     @overload
     def handler(self, function: _F, /) -> _F: ...
 
-    @overload
-    def handler(self, function: str, /) -> NoReturn: ...
+    def handler(self, function: _F | str, /) -> _F | Callable[[_F], _F]:
+        """Use the decorated function as the handler of all: `@agent.handler`.
 
-    def handler(self, function: _F | str, /) -> _F:
-        """Use the decorated function as the handler: `@agent.handler`.
+        Or of one capability, by its name or its text: `@agent.handler("segment")`.
 
         Raises:
-            BadRequest: there is one already. Unsupported: a capability was named.
+            BadRequest: there is one already, or there is no such capability.
         """
         if isinstance(function, str):
-            raise unsupported("Capability")
+            return self._handler_of(function)
         if self._handler is not None:
             raise BadRequest(f"agent {self.name} has a handler already")
         self._handler = function
         return function
 
+    def _handler_of(self, wanted: str) -> Callable[[_F], _F]:
+        for each, name in zip(self.capabilities, self._names, strict=True):
+            if wanted in (name, each.text):
+                break
+        else:
+            raise BadRequest(
+                f"agent {self.name} has no capability {wanted!r}",
+                help=f"it has: {', '.join(self._names) or 'none'}",
+            )
+        if name in self._handlers:
+            raise BadRequest(f"agent {self.name} has a handler of {name} already")
+
+        def use(function: _F) -> _F:
+            self._handlers[name] = function
+            return function
+
+        return use
+
     # ---- life ------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Connect and serve; messages are taken when this returns.
+    async def start(self, *, timeout_s: float = CONNECT_S) -> None:
+        """Connect, serve and register; messages are taken, and it is found, when this returns.
 
+        Args:
+            timeout_s: how long connecting, and then registering, may take.
         Raises:
-            Unreachable: no node. BadRequest: no topic or no handler. SiraError: the node refused.
+            Unreachable: no node. BadRequest: nothing to serve, or no handler for it.
+            Conflict: an agent of this name lives. SiraError: the node refused.
         """
-        if self._serving is not None:
+        if self._servings:
             raise BadRequest(f"agent {self.name} was started already")
-        if self.topic is None:
-            raise BadRequest(f"agent {self.name} has no topic", help="Agent(name, topic=...)")
-        if self._handler is None:
-            raise BadRequest(
-                f"agent {self.name} has no handler", help="decorate one: @agent.handler"
-            )
-        call = self._handler
-        handler = Handler(call() if isinstance(call, type) else call)
+        served = self._served()
         bus = self._bus
         if bus is None:
             bus = self._own_bus = await connect(
-                self.url, name=self.name, retry=self._retry, security=self._security
-            )
-        serving = Serving(
-            bus,
-            self.topic,
-            handler,
-            agent=self.name,
-            group=self.group,
-            max_in_flight=self.max_in_flight,
-        )
+                self.url, name=self.name, retry=self._retry, timeout_s=timeout_s,
+                security=self._security,
+            )  # fmt: skip
+        load = Load()
+        turns = asyncio.Semaphore(self.max_in_flight) if len(served) > 1 else None
         try:
-            await serving.start()
+            for topic, handler in served:
+                serving = Serving(
+                    bus,
+                    topic,
+                    handler,
+                    agent=self.name,
+                    group=self.group,
+                    max_in_flight=self.max_in_flight,
+                    load=load,
+                    turns=turns,
+                )
+                self._servings.append(serving)
+                await serving.start()
+            if self.capabilities:  # who finds it finds it listening
+                self._registration.instance = secrets.token_hex(16)
+                self._membership = await beats.enrol(
+                    bus, self._registration, load, timeout_s=timeout_s
+                )
         except BaseException:
+            servings, self._servings = self._servings, []
+            for serving in servings:
+                await serving.stop(drain_s=0)
             await self._close_bus()
             raise
-        self._serving = serving
-        _log.info("agent %s serves %s", self.name, self.topic)
+        _log.info("agent %s serves %s", self.name, ", ".join(topic for topic, _ in served))
+
+    def _served(self) -> list[tuple[str, Handler]]:
+        """Return each topic with its handler. Raises BadRequest."""
+        wanted = {
+            told.topic: self._handlers.get(told.name, self._handler)
+            for told in self._registration.capabilities
+        }
+        if self.topic is not None:
+            wanted[self.topic] = self._handler
+        if not wanted:
+            raise BadRequest(
+                f"agent {self.name} has no capability and no topic",
+                help="Agent(name, capabilities=[...]) or Agent(name, topic=...)",
+            )
+        made: dict[int, Handler] = {}  # one of each, whatever it serves
+        served = []
+        for topic, call in wanted.items():
+            if call is None:
+                raise BadRequest(
+                    f"agent {self.name} has no handler of {topic}",
+                    help="decorate one: @agent.handler, or @agent.handler(capability)",
+                )
+            handler = made.get(id(call))
+            if handler is None:
+                handler = made[id(call)] = Handler(call() if isinstance(call, type) else call)
+            served.append((topic, handler))
+        return served
 
     async def stop(self, *, drain_s: float = DRAIN_S) -> None:
-        """Take no more messages, finish those that were taken, disconnect.
+        """Take no more messages, finish those that were taken, leave the registry, disconnect.
+
+        Whoever looks meanwhile finds it draining: it is registered for as long as it may answer.
 
         Args:
             drain_s: how long the handlers may take to finish; then they are cancelled.
         """
-        serving, self._serving = self._serving, None
-        if serving is not None:
-            await serving.stop(drain_s=drain_s)
+        membership, self._membership = self._membership, None
+        servings, self._servings = self._servings, []
+        if membership is not None:
+            await self._quietly(membership.drain())
+        if servings:
+            await asyncio.gather(*[each.stop(drain_s=drain_s) for each in servings])
+        if membership is not None:
+            await self._quietly(membership.leave())
         await self._close_bus()
+
+    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
+        """Tell the node, if it listens: whether or not, the agent goes on."""
+        try:
+            await work
+        except (SiraError, TimeoutError) as error:
+            _log.warning("agent %s: the node was not told: %s", self.name, error)
 
     async def _close_bus(self) -> None:
         bus, self._own_bus = self._own_bus, None
@@ -168,8 +288,14 @@ class Agent:
 
     async def wait(self) -> None:
         """Return when the agent has ended by itself. Raises what ended it."""
-        if self._serving is not None:
-            await self._serving.wait()
+        if not self._servings:
+            return
+        waiting = [asyncio.ensure_future(each.wait()) for each in self._servings]
+        try:
+            await asyncio.gather(*waiting)
+        finally:
+            for each in waiting:
+                each.cancel()
 
     async def __aenter__(self) -> Self:
         """Start."""

@@ -1,19 +1,22 @@
-"""The bus, as an application holds it: publish, subscribe, ask, look.
+"""The bus, as an application holds it: publish, subscribe, ask, find, look.
 
 `Bus` only translates. What sends is in publishing.py, what waits for replies in requests.py, what
-only looks in looking.py, what later features bring in later.py; messages come by subscription.py.
+finds and calls agents in finding.py and calling.py, what only looks in looking.py, what later
+features bring in later.py; messages come by subscription.py.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self, Unpack
 
 from sira import _native
 from sira.client.address import addresses, is_local, url_of
 from sira.client.answers import Answers
+from sira.client.calling import Calls
 from sira.client.connection import Connection
 from sira.client.deadline import Deadline
 from sira.client.envelope import Envelope, envelope
@@ -61,6 +64,29 @@ def connect(
     return Bus(url, name=name, retry=retry, timeout_s=timeout_s, security=security)
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a second connection to the same nodes is made of.
+
+    Attributes:
+        key: equal for buses whose second connections are as good as one.
+        nodes: addresses, in order; `are_ways`: of one node, the best first.
+    """
+
+    key: tuple[object, ...]
+    nodes: tuple[str, ...]
+    are_ways: bool
+    name: str
+    retry: Retry
+    dial: Callable[[str], Transport]
+
+    def nodes_from(self, first: str) -> list[str]:
+        """Return the addresses, that of the node in use first."""
+        if self.are_ways or first not in self.nodes:
+            return list(self.nodes)
+        return [first, *(each for each in self.nodes if each != first)]
+
+
 def _dial(address: str, security: Settled) -> Transport:
     kind = SocketTransport if is_local(address) else GrpcTransport
     return kind(address, security)
@@ -95,8 +121,9 @@ class Bus(Publishing):
         self._nodes, tls = addresses(url)
         self._are_ways = not (url or os.environ.get("SIRA_URL"))
         self.url = url or ",".join(url_of(node, tls=tls) for node in self._nodes)
+        self._settled: Settled | None = None  # None: the way is somebody else's
         if dial is None:
-            settled = (security or Security()).settled(tls=tls)
+            settled = self._settled = (security or Security()).settled(tls=tls)
             dial = partial(_dial, security=settled)
         self.topics = Topics(lambda: self.connection)
         self._name = name
@@ -107,6 +134,7 @@ class Bus(Publishing):
         self._live: Connection | None = None
         self._answers: Answers | None = None
         self._requests: Requests | None = None
+        self._calls: Calls | None = None
 
     async def _open(self) -> Self:
         if self._live is None:
@@ -120,6 +148,7 @@ class Bus(Publishing):
             await connection.open(self._timeout_s)
             self._answers = Answers(connection)
             self._requests = Requests(connection, self._answers, self._message_type)
+            self._calls = Calls(connection, self._requests, self._message_type)
             self.topics.use(connection, self._requests)
             self._live = connection
         return self
@@ -156,6 +185,16 @@ class Bus(Publishing):
             )
         self._live.check()
         return self._live
+
+    def beside(self) -> Beside | None:
+        """Return what a second connection is made of; None: there can be only this one."""
+        if self._settled is None:
+            return None
+        nodes = tuple(self._nodes)
+        return Beside(
+            (nodes, self._are_ways, self._settled, self._retry),
+            nodes, self._are_ways, self._name, self._retry, self._dial,
+        )  # fmt: skip
 
     @property
     def node(self) -> kernel_pb2.NegotiateResponse:

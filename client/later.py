@@ -7,8 +7,6 @@ from typing import Any, NoReturn
 from sira.kernel.errors import Unsupported
 
 _FEATURES = {
-    "call": "calls by capability (registry)",
-    "discover": "discovery (registry)",
     "place": "placement (scheduler)",
     "fetch": "replay (durable log)",
     "intent": "intents",
@@ -17,7 +15,6 @@ _FEATURES = {
     "config.get": "configuration over the bus (cluster)",
     "config.history": "configuration over the bus (cluster)",
     "config.rollback": "configuration over the bus (cluster)",
-    "Capability": "capabilities (registry)",
     "Agent.quick": "model-driven agents",
     "Agent.builder": "model-driven agents",
 }
@@ -34,14 +31,6 @@ def unsupported(name: str) -> Unsupported:
 
 class Later:
     """Methods of the bus that later features bring. Each raises Unsupported when it is called."""
-
-    def call(self, *_args: Any, **_settings: Any) -> NoReturn:
-        """Call a capability by its meaning: with the registry."""
-        raise unsupported("call")
-
-    def discover(self, *_args: Any, **_settings: Any) -> NoReturn:
-        """Find agents by meaning: with the registry."""
-        raise unsupported("discover")
 
     def place(self, *_args: Any, **_settings: Any) -> NoReturn:
         """Reserve a place for a load: with the scheduler."""
@@ -83,11 +72,3 @@ class LaterConfig:
     def rollback(self, *_args: Any, **_settings: Any) -> NoReturn:
         """Go back to a version."""
         raise unsupported("config.rollback")
-
-
-class Capability:
-    """What an agent can do, in words: with the registry."""
-
-    def __init__(self, *_args: Any, **_settings: Any) -> None:
-        """Raise Unsupported."""
-        raise unsupported("Capability")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import sira.kernel.binding  # noqa: F401  ties the C core to its errors and dtypes
 from sira import _native
+from sira.client.call_receipt import CallReceipt, SyncCallReceipt
 
 if TYPE_CHECKING:
     from sira._native import Body as Body
@@ -51,6 +52,11 @@ class Message(_native.Message):
 
     __slots__ = ()
 
+    @property
+    def receipt(self) -> CallReceipt | None:
+        """Who answered a call, and why; None: this is not the answer of `bus.call`."""
+        return self.context if isinstance(self.context, CallReceipt) else None
+
     async def reply(
         self, body: Body = None, *, end: bool = True, priority: int | None = None
     ) -> None:
@@ -79,6 +85,11 @@ class SyncMessage(_native.Message):
     """A message received by the sync twin or by a plain handler; as `Message`, without `await`."""
 
     __slots__ = ()
+
+    @property
+    def receipt(self) -> SyncCallReceipt | None:
+        """Who answered a call, and why; None: this is not the answer of `bus.call`."""
+        return self.context if isinstance(self.context, SyncCallReceipt) else None
 
     def reply(self, body: Body = None, *, end: bool = True, priority: int | None = None) -> None:
         """Answer a request; see `Message.reply`. Blocks only while there is no room to publish."""

@@ -175,6 +175,11 @@ class Nodes(ABC):
         return self._nodes[0]
 
     @property
+    def lane(self) -> str:
+        """How the way to the node is called in receipts; "" while there is none."""
+        return self._transport.lane if self._transport is not None else ""
+
+    @property
     def is_up(self) -> bool:
         """Whether a node is connected at this moment."""
         return self._is_up.is_set()

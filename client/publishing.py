@@ -13,9 +13,9 @@ from typing import Any, Unpack
 from sira import _native
 from sira.client.deadline import Deadline
 from sira.client.envelope import Envelope, envelope
+from sira.client.finding import Finding
 from sira.client.lineage import id_bytes, id_text, lineage
 from sira.client.loan import Loan, layout
-from sira.client.looking import Looking
 from sira.client.message import Body, Message
 from sira.client.publisher import Batch, Publisher
 from sira.client.requests import Requests
@@ -35,7 +35,7 @@ _NODE_LEAD_S = 2.0
 _WAIT_PART = 0.9
 
 
-class Publishing(Looking):
+class Publishing(Finding):
     """What sends messages. `Bus` has it."""
 
     _retry: Retry

@@ -30,11 +30,12 @@ def _final(message: _native.Message) -> _native.Message | SiraError | None:
 class Pending:
     """A request that waits on the loop: the ticket of its publish, and where its reply goes."""
 
-    __slots__ = ("future", "idempotent", "past_node", "refused")
+    __slots__ = ("future", "idempotent", "past_node", "refused", "topic")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, idempotent: bool) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, idempotent: bool, topic: str) -> None:
         self.future: asyncio.Future[Any] | None = loop.create_future()
         self.idempotent = idempotent
+        self.topic = topic
         self.refused = False  # by the node: nobody was asked
         self.past_node = False  # it lives longer than the connection
 
@@ -63,12 +64,13 @@ class Pending:
 class PendingThread:
     """A request that was posted past the node, and waits in a thread."""
 
-    __slots__ = ("answer", "error", "idempotent", "past_node", "waiter")
+    __slots__ = ("answer", "error", "idempotent", "past_node", "topic", "waiter")
 
-    def __init__(self, waiter: Waiter, *, idempotent: bool, has_deadline: bool) -> None:
+    def __init__(self, waiter: Waiter, topic: str, *, idempotent: bool, has_deadline: bool) -> None:
         self.answer: Any = None
         self.error: SiraError | None = None
         self.idempotent = idempotent
+        self.topic = topic
         self.past_node = has_deadline  # one without would wait for ever where both sides are lost
         self.waiter = waiter
 

@@ -23,6 +23,7 @@ from sira.client.local.bells import Waiter
 from sira.client.message import Message, SyncMessage
 from sira.client.replies import Pending, PendingThread, ReplyBox
 from sira.client.reply_stream import ReplyStream, request_options
+from sira.kernel import lanes
 from sira.kernel.errors import (
     NodeDraining,
     OutcomeUnknown,
@@ -32,6 +33,8 @@ from sira.kernel.errors import (
     SiraError,
     Unreachable,
 )
+
+DIRECT_LANE = lanes.NAMES[lanes.SHM]  # `Message.context` of a reply to what went past the node
 
 
 class Requests:
@@ -100,6 +103,16 @@ class Requests:
             if pending.past_node and pending.idempotent:
                 pending.fail(Unreachable("the node was lost before the reply came"))
 
+    def abandon(self, begins: str, error: SiraError, *, repeatable_only: bool) -> None:
+        """Have the requests fail that wait on topics which begin so: who served them is gone.
+
+        Args:
+            repeatable_only: those alone that may be asked twice.
+        """
+        for pending in list(self._pending.values()):
+            if pending.topic.startswith(begins) and (pending.idempotent or not repeatable_only):
+                pending.fail(error)
+
     async def ready(self, deadline: Deadline) -> str:
         """Open the subscription that replies come through; return its topic."""
         box = self._replies
@@ -138,7 +151,7 @@ class Requests:
         """
         delays_s: Iterator[float] | None = None
         while True:
-            pending = Pending(self._connection.loop, idempotent)
+            pending = Pending(self._connection.loop, idempotent, topic)
             try:
                 return await self._once(topic, body, deadline, pending, fields, loan)
             except (RateLimited, QuotaExceeded) as error:
@@ -171,13 +184,14 @@ class Requests:
         message_id = new_id()
         future = pending.future
         assert future is not None, "nobody else lets it go"
-        timer = None
+        timer = lane = None
         try:
             while True:
                 if outbox.links:
                     if connection.direct.waits(topic):
                         await connection.direct.answered(topic, deadline)
                     if self._post(topic, body, message_id, deadline, pending, fields, loan):
+                        lane = DIRECT_LANE
                         break
                 if not outbox.room:
                     await connection.outgoing.room(deadline)
@@ -209,6 +223,7 @@ class Requests:
             pending.future = None
             if timer is not None:
                 timer.cancel()
+        reply.context = lane
         return reply  # or its synchronous twin, as configure() was told
 
     @property
@@ -261,7 +276,9 @@ class Requests:
         until_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
         deadline, message_id, waiter = Deadline(timeout_s, connection.loop), new_id(), Waiter()
         options = request_options(message_id, box.topic, deadline, lineage(), fields)
-        pending = PendingThread(waiter, idempotent=idempotent, has_deadline=timeout_s is not None)
+        pending = PendingThread(
+            waiter, topic, idempotent=idempotent, has_deadline=timeout_s is not None
+        )
         self._pending[message_id] = pending
         try:
             if outbox.direct(topic, body, options) is None:
@@ -270,6 +287,7 @@ class Requests:
                 waiter.woken = False
                 if pending.answer is not None:
                     reply: SyncMessage = pending.answer
+                    reply.context = DIRECT_LANE
                     return reply
                 if pending.error is not None:
                     if idempotent and isinstance(pending.error, Unreachable):

@@ -22,12 +22,12 @@ _T = TypeVar("_T")
 class Runner:
     """One daemon thread and its event loop. It lives as long as the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "sira-sync") -> None:
         """Start the thread."""
         self._forks = forks()
         self.loop = uvloop.new_event_loop()
         self.loop.set_exception_handler(quiet_poller)
-        self._thread = threading.Thread(target=self._main, name="sira-sync", daemon=True)
+        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
 
     def _main(self) -> None:

@@ -16,6 +16,7 @@ from sira.client.bus import Bus
 from sira.client.lineage import handling
 from sira.client.message import Message, SyncMessage
 from sira.client.outgoing import Outcome
+from sira.client.registering import Load
 from sira.client.subscription import Subscription
 from sira.kernel.errors import HandlerFailed, SiraError
 
@@ -31,8 +32,24 @@ class Serving:
     """A handler at work. Belongs to the event loop of its bus."""
 
     def __init__(
-        self, bus: Bus, topic: str, handler: Handler, *, agent: str, group: str, max_in_flight: int
+        self,
+        bus: Bus,
+        topic: str,
+        handler: Handler,
+        *,
+        agent: str,
+        group: str,
+        max_in_flight: int,
+        load: Load,
+        turns: asyncio.Semaphore | None = None,
     ) -> None:
+        """Prepare.
+
+        Args:
+            load: where it is noted what is in hand.
+            turns: shared with the other servings of the agent, which together handle no more than
+                `max_in_flight` at a time; None: there are no others.
+        """
         self._bus = bus
         self._handler = handler
         self._agent = agent
@@ -56,6 +73,10 @@ class Serving:
             else None
         )
         self._max_in_flight = max_in_flight
+        self._turns = turns
+        self._load = load
+        self._held = 0  # taken, and waiting for a turn
+        load.depths.append(lambda: self._subscription.depth + self._held)
         self._takers: list[asyncio.Task[None]] = []
         self._stopping = False
         self.handled = 0
@@ -94,7 +115,13 @@ class Serving:
         async for message in self._subscription:
             token = handling.set(message)
             try:
-                await self._handle(message)
+                if self._turns is None:
+                    await self._handle(message)
+                else:
+                    self._held += 1
+                    async with self._turns:
+                        self._held -= 1
+                        await self._handle(message)
             finally:
                 handling.reset(token)
             if self._stopping:
@@ -103,6 +130,7 @@ class Serving:
     # ---- one message -----------------------------------------------------------------------------
 
     async def _handle(self, message: _native.Message) -> None:
+        self._load.busy += 1
         try:
             arguments = self._handler.bind(message)
             await self._run(message, arguments)
@@ -120,6 +148,8 @@ class Serving:
                 details={"agent": self._agent, "exception": type(error).__name__},
             )
             self._answer_error(message, failure)
+        finally:
+            self._load.busy -= 1
 
     async def _run(self, message: _native.Message, arguments: dict[str, Any]) -> None:
         call, kind = self._handler.call, self._handler.kind

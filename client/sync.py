@@ -16,7 +16,6 @@ from sira.client import bus as async_bus
 from sira.client.bus import Bus
 from sira.client.envelope import Envelope, envelope
 from sira.client.info import Explanation, Ledger
-from sira.client.later import Later
 from sira.client.lineage import lineage
 from sira.client.loan import SyncLoan
 from sira.client.local.direct import ROOM_S
@@ -27,6 +26,7 @@ from sira.client.reply_stream import ReplyStream
 from sira.client.retry import Retry
 from sira.client.runner import Runner, runner
 from sira.client.security import Security, with_token
+from sira.client.sync_finding import SyncFinding
 from sira.client.sync_parts import SyncPublisher, SyncReplyStream, SyncTopics
 from sira.client.sync_subscription import SyncSubscription
 from sira.v1 import kernel_pb2
@@ -58,7 +58,7 @@ def connect_sync(
     )
 
 
-class SyncBus(Later):
+class SyncBus(SyncFinding):
     """A connection to a node and all that is done over it. For any thread."""
 
     def __init__(self, bus: Bus) -> None:

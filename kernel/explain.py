@@ -10,7 +10,7 @@ from sira.kernel.authorize import ACTIONS, ALLOW, Allow
 from sira.kernel.bus import Bus
 from sira.kernel.errors import BadRequest
 from sira.kernel.identity import Principal
-from sira.kernel.subscriptions import Listener, Subscription
+from sira.kernel.subscriptions import Listener, Subscription, readers
 from sira.kernel.topics import (
     NODE_PREFIX,
     REPLY_PREFIX,
@@ -125,7 +125,8 @@ def past_the_node(
             contracted=declared.contract is not None,
             owned=declared.owner != 0,
         ),
-        [direct.target_of(each) for each in listeners[: direct.TARGETS_MAX + 1]],
+        # Some may have left since they were looked up.
+        [direct.target_of(e) for e in listeners[: direct.TARGETS_MAX + 1] if readers(e)],
         limited=bool(bus.admission.for_route(who.principal, name)),
         obliged=isinstance(decision, Allow) and direct.obliges(decision.obligations),
         draining=bus.draining,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from sira import _native
 from sira.kernel.errors import BadRequest, Conflict, MessageTooLarge
+from sira.kernel.slugs import slug
 from sira.kernel.topics import NODE_PREFIX, RESERVED, first_token
 from sira.registry.versions import Version
 from sira.v1 import registry_pb2
@@ -24,13 +24,11 @@ _CAPABILITIES_MAX = 64
 _LABELS_MAX = 64
 _LABEL_CHARS_MAX = 256
 _TEXT_CHARS_MAX = 8_192
-_SLUG_CHARS_MAX = 48
 _DIMS_MAX = 8_192
 _F16_BYTES = 2
 _KIND = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _CAPABILITY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _INSTANCE = re.compile(r"[0-9a-f]{32}")
-_NOT_SLUG = re.compile(r"[^a-z0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +103,6 @@ def may_take_over(
             help="stop it, or choose another name; one that is lost is down after its lease",
             details={"name": asked.name},
         )  # fmt: skip
-
-
-def slug(text: str) -> str:
-    """Return a token of a topic name, made of the first words of a text; "" where it has none."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    words = _NOT_SLUG.sub("-", plain).strip("-")
-    if len(words) > _SLUG_CHARS_MAX:
-        words = words[:_SLUG_CHARS_MAX].rsplit("-", 1)[0]
-    return words
 
 
 def _check_name(name: str) -> None:

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from sira._native import Receipt, keep_memory_warm
     from sira.client.agent import Agent
     from sira.client.bus import Bus, connect
+    from sira.client.call_receipt import CallReceipt, SyncCallReceipt
+    from sira.client.capability import Capability
     from sira.client.info import Explanation, Ledger, LedgerRow, Topic
-    from sira.client.later import Capability
+    from sira.client.matches import AgentChange, AgentInfo, AgentState, Match, Matches, Reason
     from sira.client.message import Message, SyncMessage
     from sira.client.publisher import Publisher
     from sira.client.reply_stream import ReplyStream
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
         NoMatch,
         NotFound,
         OutcomeUnknown,
+        PeerLost,
         QueueFull,
         SiraError,
         StreamTruncated,
@@ -61,10 +64,14 @@ os.environ.setdefault("GRPC_EXPERIMENTS", "-subchannel_connection_scaling")
 # same modules above.
 _PUBLIC: dict[str, str] = {
     "Agent": "sira.client.agent",
+    "AgentChange": "sira.client.matches",
+    "AgentInfo": "sira.client.matches",
+    "AgentState": "sira.client.matches",
     "BadRequest": "sira.kernel.errors",
     "BadTopic": "sira.kernel.errors",
     "Bus": "sira.client.bus",
-    "Capability": "sira.client.later",
+    "CallReceipt": "sira.client.call_receipt",
+    "Capability": "sira.client.capability",
     "Conflict": "sira.kernel.errors",
     "ContractMismatch": "sira.kernel.errors",
     "Denied": "sira.kernel.errors",
@@ -72,12 +79,16 @@ _PUBLIC: dict[str, str] = {
     "HandlerFailed": "sira.kernel.errors",
     "Ledger": "sira.client.info",
     "LedgerRow": "sira.client.info",
+    "Match": "sira.client.matches",
+    "Matches": "sira.client.matches",
     "Message": "sira.client.message",
     "NoMatch": "sira.kernel.errors",
     "NotFound": "sira.kernel.errors",
     "OutcomeUnknown": "sira.kernel.errors",
+    "PeerLost": "sira.kernel.errors",
     "Publisher": "sira.client.publisher",
     "QueueFull": "sira.kernel.errors",
+    "Reason": "sira.client.matches",
     "Receipt": "sira._native",
     "ReplyStream": "sira.client.reply_stream",
     "Retry": "sira.client.retry",
@@ -87,6 +98,7 @@ _PUBLIC: dict[str, str] = {
     "StreamTruncated": "sira.kernel.errors",
     "Subscription": "sira.client.subscription",
     "SyncBus": "sira.client.sync",
+    "SyncCallReceipt": "sira.client.call_receipt",
     "SyncMessage": "sira.client.message",
     "SyncPublisher": "sira.client.sync_parts",
     "SyncReplyStream": "sira.client.sync_parts",
@@ -102,9 +114,13 @@ _PUBLIC: dict[str, str] = {
 
 __all__ = [
     "Agent",
+    "AgentChange",
+    "AgentInfo",
+    "AgentState",
     "BadRequest",
     "BadTopic",
     "Bus",
+    "CallReceipt",
     "Capability",
     "Conflict",
     "ContractMismatch",
@@ -113,12 +129,16 @@ __all__ = [
     "HandlerFailed",
     "Ledger",
     "LedgerRow",
+    "Match",
+    "Matches",
     "Message",
     "NoMatch",
     "NotFound",
     "OutcomeUnknown",
+    "PeerLost",
     "Publisher",
     "QueueFull",
+    "Reason",
     "Receipt",
     "ReplyStream",
     "Retry",
@@ -128,6 +148,7 @@ __all__ = [
     "StreamTruncated",
     "Subscription",
     "SyncBus",
+    "SyncCallReceipt",
     "SyncMessage",
     "SyncPublisher",
     "SyncReplyStream",

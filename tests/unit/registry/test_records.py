@@ -6,7 +6,8 @@ import pytest
 
 from sira import _native
 from sira.kernel.errors import BadRequest, BadTopic, Conflict, MessageTooLarge, SiraError
-from sira.registry.records import checked, fit_of, may_take_over, slug
+from sira.kernel.slugs import slug
+from sira.registry.records import checked, fit_of, may_take_over
 from sira.v1 import registry_pb2
 
 Registration, Capability = registry_pb2.Registration, registry_pb2.Capability
