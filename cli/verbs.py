@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sira.cli import schemas as s
 from sira.cli.output import EXIT_REFUSED, EXIT_UNACCOUNTED
+from sira.cli.registry_verbs import registry_verbs
 from sira.cli.table import Argument, Verb
 from sira.cli.trust_verbs import TRUST_VERBS
 from sira.kernel.authorize import ACTIONS
@@ -28,6 +29,17 @@ _HEADER = Argument(name="--header", many=True, metavar="KEY=VALUE", help="a head
 _PRIORITY = Argument(
     name="--priority", kind="integer", default=0, minimum=0, help="0 to 7, higher first"
 )
+_REQUEST_TIMEOUT = Argument(
+    name="--timeout",
+    kind="number",
+    default=5.0,
+    minimum=0.0,
+    metavar="SECONDS",
+    help="how long to wait for the answer (5)",
+)
+_SAVE = Argument(name="--save", kind="path", metavar="PATH", help="save the reply's tensors (.npz)")
+_CONTENT_TYPE = Argument(name="--content-type", metavar="TYPE", help="what the body is")
+_FULL = Argument(name="--full", kind="boolean", help="print whole texts, not their beginning")
 _ONCE = Argument(name="--once", kind="boolean", help="one picture, then end")
 _METAVARS = {
     "listen": "HOST:PORT",
@@ -141,7 +153,7 @@ VERBS: tuple[Verb, ...] = (
                 metavar="SECONDS",
                 help="how long to wait for room (the node's publish_block_s)",
             ),
-            Argument(name="--content-type", metavar="TYPE", help="what the body is"),
+            _CONTENT_TYPE,
         ),
         effects="once",
         result=s.PUB_RESULT,
@@ -176,7 +188,7 @@ VERBS: tuple[Verb, ...] = (
                 metavar="SECONDS",
                 help="end when nothing came for so long; fails when --count was not reached",
             ),
-            Argument(name="--full", kind="boolean", help="print whole texts, not their beginning"),
+            _FULL,
         ),
         result=s.SUB_RESULT,
         item=s.MESSAGE,
@@ -193,24 +205,18 @@ VERBS: tuple[Verb, ...] = (
             _TENSOR,
             _HEADER,
             _PRIORITY,
-            Argument(
-                name="--timeout",
-                kind="number",
-                default=5.0,
-                minimum=0.0,
-                metavar="SECONDS",
-                help="how long to wait for the answer (5)",
-            ),
+            _REQUEST_TIMEOUT,
             Argument(name="--stream", kind="boolean", help="take many replies, until the end"),
-            Argument(
-                name="--save", kind="path", metavar="PATH", help="save the reply's tensors (.npz)"
-            ),
-            Argument(name="--content-type", metavar="TYPE", help="what the body is"),
-            Argument(name="--full", kind="boolean", help="print whole texts, not their beginning"),
+            _SAVE,
+            _CONTENT_TYPE,
+            _FULL,
         ),
         effects="once",
         result=s.REQUEST_RESULT,
         item=s.MESSAGE,
+    ),
+    *registry_verbs(
+        (_BODY, _TENSOR, _HEADER, _PRIORITY, _REQUEST_TIMEOUT), (_SAVE, _CONTENT_TYPE, _FULL)
     ),
     Verb(
         name="topics list",

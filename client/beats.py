@@ -133,6 +133,15 @@ class Membership:
 
         await _on(self._loop, say())
 
+    async def abandon(self) -> None:
+        """Beat for it no more, and leave the registration to its lease."""
+
+        async def forget() -> None:
+            self._registrar.forget(self._entry)
+            await _homes_here().leave(self._key)
+
+        await _on(self._loop, forget())
+
     async def leave(self) -> None:
         """Take the agent out of the registry. Raises SiraError: the node was not told."""
 

@@ -164,9 +164,8 @@ class Registrar:
 
     async def remove(self, entry: Entry, *, timeout_s: float) -> None:
         """Take an agent out of the registry. Raises SiraError: the node was not told."""
-        entry.wanted = False
-        self._entries.pop(entry.name, None)
-        generation, entry.generation = entry.generation, 0
+        generation = entry.generation
+        self.forget(entry)
         if not generation:
             return
         await self.connection.unary(
@@ -175,6 +174,11 @@ class Registrar:
             registry_pb2.DeregisterResponse,
             timeout_s=timeout_s,
         )
+
+    def forget(self, entry: Entry) -> None:
+        """Beat for it no more."""
+        entry.wanted, entry.generation = False, 0
+        self._entries.pop(entry.name, None)
 
     async def tell(self, entries: Iterable[Entry]) -> None:
         """Send beats of these now, if there is a stream."""

@@ -21,7 +21,7 @@ from sira.cli.verbs import VERBS, groups
 NAMES = [verb.name for verb in VERBS]
 WANTED = {
     "up", "status", "top", "pub", "sub", "request", "topics", "ledger", "explain", "mem", "bench",
-    "events", "doctor", "config", "tls", "token", "verbs", "version",
+    "events", "find", "call", "agents", "doctor", "config", "tls", "token", "verbs", "version",
 }  # fmt: skip
 
 
