@@ -13,7 +13,7 @@ from sira.client.connection import Connection
 from sira.client.incoming import CREDIT_BYTES
 from sira.client.local.bells import Waiter
 from sira.client.outgoing import Outcome, as_error
-from sira.kernel.errors import OutcomeUnknown, SiraError, decode
+from sira.kernel.errors import NoMatch, OutcomeUnknown, SiraError, decode
 from sira.v1 import bus_pb2
 
 # Replies are handed out as they come: the window never fills unless this process stands still.
@@ -43,7 +43,10 @@ class Pending:
         """Take the refusal of the publish."""
         if not isinstance(outcome, _native.Receipt):
             self.refused = True
-            self.fail(as_error(outcome))
+            error = as_error(outcome)
+            if isinstance(error, NoMatch):  # whoever tells it on says nobody listens somewhere else
+                error.details.setdefault("topic", self.topic)
+            self.fail(error)
 
     def fail(self, error: SiraError) -> None:
         """Have the request raise `error`."""

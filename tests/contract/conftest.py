@@ -28,9 +28,12 @@ WATCHDOG_S = 60.0
 # Whose messages also go by reference, whatever their size.
 _BY_REFERENCE = {
     "test_publish_subscribe", "test_delivery", "test_requests", "test_sync_twin", "test_books",
+    "test_capabilities",
 }  # fmt: skip
+# Of what a node in this process has not got.
+_NEEDS_A_NODE = {"test_capabilities"}
 # And also to or from a bus that is on another way; the twin only waits for what the others do.
-_MIXED = _BY_REFERENCE - {"test_sync_twin"}
+_MIXED = _BY_REFERENCE - {"test_sync_twin", "test_capabilities"}
 _A_BUS = re.compile(r"\bworld\.(bus|sync)\(")
 # Short queues, so that few messages fill them: what happens then is the same.
 _QUEUES: dict[str, object] = {"queue_messages_max": 1_024, "publish_held_messages_max": 1_024}
@@ -132,7 +135,7 @@ def ways_of(module: str, source: str, *, large: bool) -> list[str]:
         source: of the test: one that has a single bus is no mixture.
         large: it sends 64 KiB and more; what is smaller is copied on `socket` too.
     """
-    ways = ["local", "node", "socket"]
+    ways = ["node", "socket"] if module in _NEEDS_A_NODE else ["local", "node", "socket"]
     if module in _BY_REFERENCE:
         ways += ["shm", "direct"]
         if module in _MIXED and len(_A_BUS.findall(source)) > 1:

@@ -9,8 +9,6 @@ import pytest
 import sira
 
 CALLS = {
-    "call": lambda bus: bus.call("segment", {"x": 1}),
-    "discover": lambda bus: bus.discover("find the lungs", k=5),
     "place": lambda bus: bus.place({"cpu": 2}, horizon_s=300),
     "fetch": lambda bus: bus.fetch("a", start=0),
     "intent": lambda bus: bus.intent("segment", timeout_s=30),
@@ -67,11 +65,8 @@ async def test_durable_topics_are_refused(world: Any, topic: str, option: dict[s
             await bus.topics.create(topic, **option)
 
 
-def test_capabilities_and_model_driven_agents_are_refused() -> None:
+def test_model_driven_agents_are_refused() -> None:
     for call in (
-        lambda: sira.Capability("segment organs"),
-        lambda: sira.Agent("a", capabilities=[]),
-        lambda: sira.Agent("a", topic="a").handler("capability"),
         lambda: sira.Agent.quick("a"),
         lambda: sira.Agent.builder("a"),
     ):
