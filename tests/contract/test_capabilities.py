@@ -177,14 +177,13 @@ async def test_another_is_asked_where_one_is_gone_also_when_it_may_not_be_done_t
 ) -> None:
     names = [f"i{n}-{words[-4:]}" for n in range(2)]
     agents = [_agent(world, n, sira.Capability(words), handler=lambda: "x") for n in names]
-    async with world.bus() as bus:
-        async with agents[0]:
-            async with agents[1]:
-                for _ in range(10):
-                    await bus.call(words, timeout_s=20)
+    async with world.bus() as bus, agents[0]:
+        async with agents[1]:
             for _ in range(10):
-                receipt = (await bus.call(words, timeout_s=20)).receipt
-                assert receipt.agent == names[0]
+                await bus.call(words, timeout_s=20)
+        for _ in range(10):
+            receipt = (await bus.call(words, timeout_s=20)).receipt
+            assert receipt.agent == names[0]
 
 
 async def test_a_failing_handler_is_not_asked_again(world: Any, words: str) -> None:
@@ -307,7 +306,7 @@ async def test_a_loop_that_is_blocked_is_told_and_so_is_that_it_runs_again(
 
     async def block() -> str:
         blocked.set()
-        leave.wait(30)  # noqa: ASYNC251  what is tested
+        leave.wait(30)
         return "at last"
 
     def serve() -> None:
@@ -318,14 +317,12 @@ async def test_a_loop_that_is_blocked_is_told_and_so_is_that_it_runs_again(
     async def served() -> None:
         async with _agent(world, f"p-{words[-4:]}", sira.Capability(words), handler=block):
             ready.set()
-            while not end.is_set():
-                await asyncio.sleep(0.01)
+            await asyncio.to_thread(end.wait)
 
     thread = threading.Thread(target=serve)
     thread.start()
     async with world.bus() as bus:
-        while not ready.is_set():
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(ready.wait)
         asking = asyncio.ensure_future(bus.call(words, timeout_s=50))
 
         async def state() -> Any:
