@@ -13,10 +13,12 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
 
 from sira.consensus import snapshot
 from sira.consensus.journal import Journal, Told
 from sira.consensus.rows import Row
+from sira.consensus.snapshot import Picture
 from sira.consensus.state import ENTRY_VERSION, Applied, State
 from sira.consensus.storage import Storage
 from sira.consensus.tables import Tables
@@ -31,8 +33,11 @@ from sira.kernel.errors import (
     StorageFull,
     Timeout,
 )
+from sira.kernel.parts import boottime_ns
 from sira.v1 import tables_pb2
 
+P = ParamSpec("P")
+T = TypeVar("T")
 PROPOSALS_MAX = 4_096
 _BATCH_ENTRIES, _BATCH_BYTES = 1_024, 4 << 20
 _CLIENT_BYTES_MAX = 256
@@ -40,11 +45,6 @@ _HOLD_S = 0.002  # the longest that entries are applied in one turn of the loop
 _LOOK_S = 1.0  # the loop's clock stands still while a machine sleeps, committed time does not
 _FOREVER: contextlib.nullcontext[None] = contextlib.nullcontext()
 _FULL_AGAIN_S = 1.0  # a tick for which there was no room on disk is tried again
-
-
-def boottime_ns() -> int:
-    """Return CLOCK_BOOTTIME: it never jumps, and goes on while the machine sleeps."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 @dataclass(slots=True, eq=False)
@@ -87,15 +87,14 @@ class OneNode(Tables):
         self._state = State()
         self._watches = Watches(lambda: self._state.rows)
         self._queue: deque[_Proposal] = deque()
-        self._wake = asyncio.Event()
         self._failure: SiraError | None = None
-        self._stopping = False
+        self._running = False
         self._ticks = False  # a tick is due, and goes with the next batch
         self._at_ns = 0  # clock at which committed time was what the state says
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sira-journal")
         self._snapshot_thread = ThreadPoolExecutor(1, thread_name_prefix="sira-snapshot")
         self._writing: asyncio.Task[None] | None = None
-        self._snapshot: asyncio.Future[None] | None = None
+        self._snapshot: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.snapshots = 0  # written in this life
 
@@ -107,34 +106,43 @@ class OneNode(Tables):
         Raises:
             JournalCorrupt, UpgradeRequired, DataDirUnusable: see `Journal.recover`.
         """
-        loop = asyncio.get_running_loop()
-        recover = loop.run_in_executor(self._thread, self._journal.recover, self._told)
         try:
-            self._state = await recover
+            self._state = await self._on(self._thread, self._journal.recover, self._told)
         except BaseException:
             self._close_threads()
             raise
         self._at_ns = self._clock_ns()
-        self._writing = loop.create_task(self._write(), name="sira-tables")
+        self._running = True
         self.tick()
 
     async def stop(self) -> None:
         """Write what waits, then end; later proposals are refused. Twice is once."""
-        if self._writing is None:
+        if not self._running:
             return
-        self._stopping = True
-        self._wake.set()
-        writing, self._writing = self._writing, None
-        await writing
+        self._running = False
+        if self._writing is not None:
+            await self._writing
         if self._timer is not None:
             self._timer.cancel()
-        self._refuse(ConnectionClosed("the tables of this node have ended"))
         if self._snapshot is not None:
-            with contextlib.suppress(OSError):
-                await self._snapshot
+            await self._snapshot
         self._watches.end()
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.close)
+        await self._on(self._thread, self._journal.close)
         self._close_threads()
+
+    async def _on(
+        self,
+        thread: ThreadPoolExecutor,
+        work: Callable[P, T],
+        *args: P.args,
+        **_none: P.kwargs,
+    ) -> T:
+        """Do what may wait for a disk in a thread; what is in memory at once."""
+        if self._storage.waits:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(thread, lambda: work(*args, **_none))
+        await asyncio.sleep(0)
+        return work(*args, **_none)
 
     def _close_threads(self) -> None:
         self._thread.shutdown(wait=False)
@@ -188,7 +196,7 @@ class OneNode(Tables):
         loop = asyncio.get_running_loop()
         proposal = _Proposal(command, command.ByteSize(), loop.create_future())
         self._queue.append(proposal)
-        self._wake.set()
+        self._write_soon()
         try:
             async with asyncio.timeout(timeout_s) if timeout_s is not None else _FOREVER:
                 return await proposal.answer
@@ -213,7 +221,7 @@ class OneNode(Tables):
         """
         if self._failure is not None:
             raise self._failure
-        if self._writing is None or self._stopping:
+        if not self._running:
             raise ConnectionClosed("the tables of this node have ended, or have not begun")
         if len(self._queue) >= self._proposals_max:
             raise QueueFull(
@@ -241,24 +249,31 @@ class OneNode(Tables):
 
     # ---- the writer ------------------------------------------------------------------------------
 
+    def _write_soon(self) -> None:
+        """Let what waits be written; who writes ends when nothing waits any more."""
+        if self._writing is None:
+            work = self._write()
+            self._writing = asyncio.get_running_loop().create_task(work, name="sira-tables")
+
     async def _write(self) -> None:
-        """Write batch after batch, until the end or a failure."""
-        while not self._failure:
-            if not self._queue and not self._ticks:
-                if self._stopping:
-                    return
-                self._wake.clear()
-                await self._wake.wait()
-                continue
+        """Write batch after batch, as long as something waits."""
+        try:
+            await self._write_all()
+        finally:
+            self._writing = None
+
+    async def _write_all(self) -> None:
+        while (self._queue or self._ticks) and self._failure is None:
             batch = self._next_batch()
             try:
                 await self._write_batch(batch)
             except StorageFull as error:
                 self._answer(batch, error)
                 self._set_timer(_FULL_AGAIN_S)
-            except JournalFailed as error:
-                self._answer(batch, error)
-                self._fail(error)
+            except Exception as error:  # one of ours too must not leave proposals waiting for ever
+                failed = error if isinstance(error, JournalFailed) else JournalFailed(f"{error!r}")
+                self._answer(batch, failed)
+                self._fail(failed)
             else:
                 await self._shorten()
 
@@ -283,8 +298,7 @@ class OneNode(Tables):
         passed_ms = max(0, self._clock_ns() - self._at_ns) // 1_000_000
         commands = [each.command for each in batch]
         first = self._state.index + 1
-        loop = asyncio.get_running_loop()
-        entries = await loop.run_in_executor(self._thread, self._append, first, commands, passed_ms)
+        entries = await self._on(self._thread, self._append, first, commands, passed_ms)
         self._at_ns += passed_ms * 1_000_000
         begun_s = time.perf_counter()
         for at, entry in enumerate(entries):
@@ -340,24 +354,22 @@ class OneNode(Tables):
             return
         if self._snapshot is not None and not self._snapshot.done():
             return
-        loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._thread, self._journal.turn, self._state.index + 1)
+            await self._on(self._thread, self._journal.turn, self._state.index + 1)
         except OSError as error:
             self._say_snapshot(error)
             return
         picture = snapshot.picture(self._state)
-        self._snapshot = loop.run_in_executor(
-            self._snapshot_thread, self._journal.write_snapshot, picture
-        )
-        self._snapshot.add_done_callback(self._snapshot_done)
+        work = self._write_snapshot(picture)
+        self._snapshot = asyncio.get_running_loop().create_task(work, name="sira-snapshot")
 
-    def _snapshot_done(self, written: asyncio.Future[None]) -> None:
-        error = written.exception()
-        if error is None:
-            self.snapshots += 1
-        else:  # what there was is there; the next batch tries again
+    async def _write_snapshot(self, picture: Picture) -> None:
+        try:
+            await self._on(self._snapshot_thread, self._journal.write_snapshot, picture)
+        except OSError as error:  # what there was is there; the next batch tries again
             self._say_snapshot(error)
+        else:
+            self.snapshots += 1
 
     def _say_snapshot(self, error: BaseException) -> None:
         if self._told is not None:
@@ -368,11 +380,11 @@ class OneNode(Tables):
     def tick(self) -> None:
         """Look whether something has ended by now; by itself the tables do so in time."""
         due_ms = self._state.due_ms()
-        if due_ms is None or self._failure is not None:
+        if due_ms is None or self._failure is not None or not self._running:
             return
         if due_ms <= self.now_ms:
             self._ticks = True
-            self._wake.set()
+            self._write_soon()
         else:
             self._set_timer()
 
@@ -382,7 +394,7 @@ class OneNode(Tables):
             self._timer.cancel()
             self._timer = None
         due_ms = self._state.due_ms()
-        if due_ms is None or self._stopping:
+        if due_ms is None or not self._running:
             return
         if wait_s is None:
             wait_s = min(_LOOK_S, max(0, due_ms - self.now_ms) / 1e3)

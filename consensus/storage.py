@@ -12,8 +12,14 @@ class Storage(Protocol):
     """Files by name, and what a disk promises of them.
 
     What was written is there after power loss once `sync` of its file has returned; that a file is
-    there under its name, once `sync_folder` has. Every method may raise OSError.
+    there under its name, once `sync_folder` has. Every method may raise OSError. Two threads may
+    use two files at once.
+
+    Attributes:
+        waits: whether it may keep its caller waiting for a disk.
     """
+
+    waits: bool
 
     def names(self) -> list[str]:
         """Return the names of all files."""
@@ -57,7 +63,9 @@ class Storage(Protocol):
 
 
 class FolderStorage:
-    """A folder of the real disk; made, mode 0700, when it is not there. One thread at a time."""
+    """A folder of the real disk; made, mode 0700, when it is not there."""
+
+    waits = True
 
     def __init__(self, path: Path) -> None:
         """Open the folder.
@@ -135,6 +143,8 @@ class FolderStorage:
 
 class MemoryStorage:
     """Files in memory, for a node that has no folder; gone with the process."""
+
+    waits = False
 
     def __init__(self) -> None:
         """Begin empty."""

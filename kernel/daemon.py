@@ -7,7 +7,7 @@ import contextlib
 import gc
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import uvloop
@@ -19,6 +19,7 @@ from sira.kernel.events import Field
 from sira.kernel.logs import Logs
 from sira.kernel.methods import Verb
 from sira.kernel.node import Node  # loads gRPC, which reads its environment then
+from sira.kernel.parts import Part
 from sira.kernel.process import Signals, begin, let_go_of_log
 from sira.kernel.settings import Settings
 from sira.kernel.supervisor.child import EXIT_ORPHAN
@@ -36,11 +37,15 @@ _LATE_LOOK_S = 0.05
 _GC_OBJECTS, _GC_TURNS = 20_000, 2
 
 
-def main(control_fd: int) -> int:
+def main(control_fd: int, parts: Callable[[], Iterable[Part]] = tuple) -> int:
     """Run the node that the supervisor describes on the control line, until SIGTERM.
 
     The first signal drains: nothing new is taken, what was accepted is delivered (`drain_s`). A
     second one ends at once.
+
+    Args:
+        control_fd: the control line.
+        parts: makes what the node has beside the bus.
 
     Returns:
         0 after an orderly end; 1 when a second signal cut it short, or gRPC gave up; 3 when the
@@ -53,7 +58,8 @@ def main(control_fd: int) -> int:
         _native.keep_memory_warm()
         gc.set_threshold(_GC_OBJECTS, _GC_TURNS, _GC_TURNS)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(settings, control, [Verb(*each) for each in told["verbs"]]))
+            verbs = [Verb(*each) for each in told["verbs"]]
+            return runner.run(_serve(settings, control, verbs, parts()))
     except SiraError as error:
         control.send(failed=error_fields(error))
         return EXIT_CANNOT_START
@@ -61,9 +67,11 @@ def main(control_fd: int) -> int:
         let_go_of_log()
 
 
-async def _serve(settings: Settings, control: Control, verbs: list[Verb]) -> int:
+async def _serve(
+    settings: Settings, control: Control, verbs: list[Verb], parts: Iterable[Part]
+) -> int:
     logs = Logs(node=settings.node_name, level=settings.log_level, queue_max=settings.log_queue_max)
-    node = Node(settings, logs=logs, holds_folder=True)
+    node = Node(settings, logs=logs, holds_folder=True, parts=parts)
     for verb in verbs:
         node.catalog.add_verb(verb)
     signals = Signals()

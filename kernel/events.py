@@ -26,6 +26,7 @@ _LEVELS = {
     "sira.resumed": "info",
     "sira.config": "info",
     "sira.config.refused": "error",
+    "sira.tables.failed": "error",
 }
 
 
@@ -142,6 +143,8 @@ KINDS: dict[str, Kind] = dict(
               child=_CHILD, reason=_ENDED, exit=_EXIT, restarts=_RESTARTS),
         _kind("sira.child.started", "and serves again",
               child=_CHILD, reason=_ENDED, exit=_EXIT, restarts=_RESTARTS),
+        _kind("sira.tables.failed", "the disk failed: the tables can be read and not changed",
+              reason=_REASON, error=("string", "what the disk said")),
         _kind("sira.load.node", "what is going on, each second while somebody listens",
               number=_NUMBER, node=("string", "name of the node"),
               uptime_ns=("integer", "since its start"),

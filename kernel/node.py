@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import grpc
@@ -42,6 +42,7 @@ from sira.kernel.loopback import is_loopback
 from sira.kernel.methods import Catalog
 from sira.kernel.metrics import Counts, Loop
 from sira.kernel.metrics import Door as DoorCounts
+from sira.kernel.parts import Host, Part, start_all, stop_all
 from sira.kernel.settings import Settings
 
 _LAG_EVERY_S = 0.5
@@ -58,12 +59,18 @@ class Node:
     """A node in this process. Belongs to the loop that `start` runs on."""
 
     def __init__(
-        self, settings: Settings, *, logs: Logs | None = None, holds_folder: bool = False
+        self,
+        settings: Settings,
+        *,
+        logs: Logs | None = None,
+        holds_folder: bool = False,
+        parts: Iterable[Part] = (),
     ) -> None:
         """Take the settings; nothing is opened before `start`.
 
         Args:
             holds_folder: the data folder's lock is held for this node: it has `sira.sock` there.
+            parts: what it has beside the bus.
         """
         self.settings = settings
         self.logs = logs or Logs(
@@ -79,6 +86,8 @@ class Node:
         self._holds_folder = holds_folder
         self._server: grpc.aio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._parts = list(parts)
+        self._started_parts: list[Part] = []
 
     @property
     def bus(self) -> Bus:
@@ -96,6 +105,7 @@ class Node:
         Raises:
             AddressInUse: the port is taken.
             BadSetting: a file that is named cannot be used, or the node would be open to strangers.
+            SiraError: why one of its parts cannot start.
         """
         settings = self.settings
         check_exposure(settings)
@@ -112,6 +122,8 @@ class Node:
         self.lent = Lent(limits_of(settings))
         self.direct = Direct(link_limits_of(settings), self.lent, loop)
         self.worlds = Worlds(self._make_world, tenants_max=settings.tenants_max)
+        self.health = HealthService(self.catalog)
+        self._started_parts = await start_all(self._parts, self._host())
         self.telemetry = telemetry.configured(settings)
         self.connections = Connections(
             resets_per_s_max=settings.resets_per_connection_s_max,
@@ -146,7 +158,6 @@ class Node:
         self.mtls_port = listening.mtls_port
         self.connections.serve(self.port, self.mtls_port)
         self.attaching = Attaching(self.catalog, self.links, settings)
-        self.health = HealthService(self.catalog)
         self._fill_catalog()
         await self._server.start()
         self._tasks.append(loop.create_task(self._watch(self._server), name="sira-watch"))
@@ -200,6 +211,7 @@ class Node:
             strays=self.connections.strays,
             farewell_s=farewell_s,
         )
+        await stop_all(self._started_parts)
         while any(world.bus.slices.running for world in self.worlds):  # noqa: ASYNC110  they go on at each turn
             await asyncio.sleep(0)
         for task in self._tasks:
@@ -273,7 +285,7 @@ class Node:
             address=address, setting=setting, count=count,
         )  # fmt: skip
 
-    def say(self, topic: str, **fields: Field) -> None:
+    def say(self, topic: str, /, **fields: Field) -> None:
         """Say a fact of the node's own, known to somebody else, in all worlds; log it once."""
         self.bus.events.emit(topic, **fields)
         for world in self.worlds:
@@ -362,6 +374,21 @@ class Node:
             catalog.add_methods(*service.methods())
         for topic_class in builtin_topic_classes():
             catalog.add_topic_class(topic_class)
+        for each in self._parts:
+            catalog.add_methods(*each.methods())
+            for topic_class in each.topic_classes():
+                catalog.add_topic_class(topic_class)
+
+    def _host(self) -> Host:
+        """Return what parts may use of this node."""
+        return Host(
+            settings=self.settings,
+            logs=self.logs,
+            folder=self.settings.data_path if self._holds_folder else None,
+            bus_of=lambda tenant: self.worlds.of(tenant).bus,
+            say=self.say,
+            not_ready=self.health.not_serving,
+        )
 
     def _counts(self, bus: Bus) -> Counts:
         """Return the numbers of one world and of this process."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -18,6 +19,7 @@ from sira.kernel.introspect import builtin_topic_classes
 from sira.kernel.logs import Logs
 from sira.kernel.methods import Catalog
 from sira.kernel.metrics import Counts, Loop
+from sira.kernel.parts import Part
 from sira.kernel.settings import Settings
 from sira.kernel.trust.credential import Credential
 
@@ -25,7 +27,7 @@ from sira.kernel.trust.credential import Credential
 class Doors:
     """The table of methods of one kernel, and the way through it."""
 
-    def __init__(self, kernel: Kernel, settings: Settings) -> None:
+    def __init__(self, kernel: Kernel, settings: Settings, parts: Iterable[Part]) -> None:
         """Fill the table, as a node does."""
         loop = Loop()
         self._world = World.around(kernel, loop)
@@ -36,11 +38,15 @@ class Doors:
         self.calls_now = 0
         self.calls_taken_back = self.connections_closed = 0  # there are no connections
         self.strangers = self.addresses_held = self.addresses_held_total = 0
-        logs = Logs(node=settings.node_name, level="error")
+        logs = self.logs = Logs(node=settings.node_name, level="error")
         kernel_service = KernelService(
             self._catalog, settings, lambda bus: Counts(bus, logs, loop, self)
         )
         self._catalog.add_methods(*kernel_service.methods(), *BusService(Links()).methods())
+        for part in parts:
+            self._catalog.add_methods(*part.methods())
+            for each in part.topic_classes():
+                self._catalog.add_topic_class(each)
         # Time passes by the local node's own clock.
         self._world.ticker.close()
 

@@ -19,8 +19,11 @@ from sira.kernel.bus import Bus as Kernel
 from sira.kernel.clients import Hello
 from sira.kernel.errors import SiraError, Timeout, Unreachable, Unsupported
 from sira.kernel.identity import Principal
+from sira.kernel.logs import Logs
+from sira.kernel.parts import Host, Part, start_all, stop_all
 from sira.kernel.settings import load
 from sira.kernel.trust.credential import Credential
+from sira.services.node.parts import InMemory
 from sira.testing.clock import Clock
 from sira.testing.doors import Doors
 from sira.testing.streams import LocalPublish, LocalStream, LocalSubscribe
@@ -45,6 +48,10 @@ class LocalNode:
         self._doors: Doors | None = None
         self._streams: set[LocalStream] = set()
         self._ticker: asyncio.Task[None] | None = None
+        self._composition = InMemory()  # outlives `stop`, as a folder does
+        self._parts: list[Part] = []
+        self._starting: asyncio.Task[list[Part]] | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._users = 0
         self._running = True
 
@@ -56,19 +63,41 @@ class LocalNode:
             self._kernel = Kernel(
                 self.settings, clock_ns=self.clock.now_ns, soon=lambda call: loop.call_soon(call)
             )
-            self._doors = Doors(self._kernel, self.settings)
+            self._parts = self._composition.parts()
+            self._doors = Doors(self._kernel, self.settings, self._parts)
+            self._starting = loop.create_task(self._start_parts(self._kernel, self._doors.logs))
         return self._kernel
+
+    async def _start_parts(self, kernel: Kernel, logs: Logs) -> list[Part]:
+        if self._ending is not None:
+            await self._ending
+        host = Host(
+            settings=self.settings,
+            logs=logs,
+            folder=None,
+            bus_of=lambda _tenant: kernel,
+            say=kernel.events.emit,
+            not_ready=lambda: None,
+            clock_ns=self.clock.now_ns,
+        )
+        return await start_all(self._parts, host)
 
     # ---- life ------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """End every stream and forget everything, as `kill -9` would; nobody can connect."""
+        """End every stream and forget everything, as `kill -9` would; nobody can connect.
+
+        What the tables hold is kept for the next life, as a data folder would.
+        """
         self._running = False
         for stream in list(self._streams):
             stream.lose(Unreachable("the node was stopped"))
         if self._kernel is not None:
             self._kernel.hub.close()
         self._kernel = self._doors = None
+        if self._starting is not None:
+            starting, self._starting = self._starting, None
+            self._ending = asyncio.get_running_loop().create_task(_end(starting))
 
     def start(self) -> None:
         """Begin a new life, empty."""
@@ -102,6 +131,8 @@ class LocalNode:
     def _tick(self) -> None:
         if self._kernel is not None:
             self._kernel.tick(self.clock.now_ns())
+            for part in self._parts:
+                part.tick()
 
     # ---- doors -----------------------------------------------------------------------------------
 
@@ -116,7 +147,8 @@ class LocalNode:
         """Call a method of the node."""
         self._check_running()
         kernel = self.kernel
-        assert self._doors is not None, "made with the kernel"
+        assert self._doors is not None and self._starting is not None, "made with the kernel"
+        await asyncio.shield(self._starting)
         hello = Hello.read(dict(metadata))
         kernel.may(self._who(), "call", method)
         return await self._doors.call(method, request, self._who(), hello)
@@ -138,6 +170,11 @@ class LocalNode:
         self._streams.add(stream)
         stream.on_over = self._streams.discard
         return stream
+
+
+async def _end(starting: asyncio.Task[list[Part]]) -> None:
+    """Stop the parts of a life that is over."""
+    await stop_all(await starting)
 
 
 class LocalTransport:

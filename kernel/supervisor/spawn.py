@@ -18,7 +18,7 @@ from sira.kernel.supervisor.control import Control
 
 HTTP = "http"
 # By name: what a child loads is none of ours.
-_MODULES = {pure.NODE: "sira.kernel.daemon", HTTP: "sira.services.http.daemon"}
+_MODULES = {pure.NODE: "sira.services.node.daemon", HTTP: "sira.services.http.daemon"}
 _RUN, _COMMAND = "sira.client.host", "sira.kernel.supervisor.command"
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 # What of our own environment would speak for the node, not for a service.

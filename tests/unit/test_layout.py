@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "registry": {"consensus", "durable", "kernel", "v1"},
     "scheduler": {"durable", "kernel", "registry", "consensus", "v1"},
     "client": {"kernel", "v1"},
-    "testing": {"client", "kernel", "v1"},
+    "testing": {"client", "kernel", "services", "v1"},
     "services": {"durable", "kernel", "registry", "consensus", "scheduler", "client", "v1"},
     "cli": {"client", "kernel", "services", "v1"},
     "console": {"client", "v1"},
