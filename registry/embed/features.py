@@ -116,6 +116,21 @@ def joined(parts: Iterable[tuple[NDArray[np.int32], NDArray[np.float32]]]) -> Ro
     )
 
 
+def stacked(parts: Sequence[Rows]) -> Rows:
+    """Return the rows of several, one below the other."""
+    if not parts:
+        return joined(())
+    ends = np.cumsum([len(part.places) for part in parts])
+    below = [
+        part.starts[:-1] + end - len(part.places) for part, end in zip(parts, ends, strict=True)
+    ]
+    return Rows(
+        np.concatenate([*below, ends[-1:]]),
+        np.concatenate([part.places for part in parts]),
+        np.concatenate([part.values for part in parts]),
+    )
+
+
 @lru_cache(_CACHED_WORDS)
 def _of_word(word: str) -> NDArray[np.int32]:
     """Return the places of a word's stem and, unless it is a function word, of its n-grams."""

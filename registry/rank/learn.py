@@ -1,0 +1,79 @@
+"""A head and what its rankings are worth, from what is registered. For a process of its own."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sira.registry.embed.interface import Embedder
+from sira.registry.rank.calibrate import (
+    DEFAULT,
+    DEFAULT_WITH_EXAMPLES,
+    Calibration,
+    fit,
+    signals_of,
+)
+from sira.registry.rank.entries import Entry, Vectors
+from sira.registry.rank.head import Head, train
+from sira.registry.rank.ranker import Ranker
+
+# Of an entry's examples one in so many is held out while its worth is found; none of fewer than
+# that. The head that is used is trained on all of them afterwards.
+HELD_OUT_ONE_IN = 5
+HELD_OUT_MAX = 2_000  # requests scored: bounds the time
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What a process of learning gives back. `right`: of the held-out requests, 0 to 1."""
+
+    head: Head | None
+    calibration: Calibration
+    held_out: int
+    right: float
+
+
+def learn(entries: Sequence[Entry], model: Embedder | None = None) -> Learned:
+    """Train a head on all examples, and calibrate on held-out ones with a head without them.
+
+    Deterministic: an example is held out by the CRC of its words, not by chance.
+    """
+    kept, held_out = _split(entries)
+    have_examples = any(entry.examples for entry in entries)
+    calibration, right = DEFAULT_WITH_EXAMPLES if have_examples else DEFAULT, 0.0
+    if held_out:
+        ranker = Ranker(model)
+        for entry in kept:
+            ranker.put(entry)
+        ranker.use_head(train(kept))
+        signals, good = [], []
+        for text, key in held_out:
+            ranking = ranker.rank(ranker.query(text))
+            signals.append(signals_of(ranking))
+            good.append(ranking.scored[0].key == key)
+        calibration = fit(np.stack(signals), np.array(good), instead=calibration)
+        right = float(np.mean(good))
+    return Learned(train(entries), calibration, len(held_out), right)
+
+
+def _split(entries: Sequence[Entry]) -> tuple[list[Entry], list[tuple[str, str]]]:
+    """Return entries without the held-out examples, and those: request -> key, HELD_OUT_MAX."""
+    kept, out = [], list[tuple[int, str, str]]()
+    for entry in entries:
+        count = len(entry.examples) // HELD_OUT_ONE_IN
+        by_crc = sorted(
+            (zlib.crc32(f"{entry.key} {text}".encode()), i, text)
+            for i, text in enumerate(entry.examples)
+        )
+        away = {i for _, i, _ in by_crc[:count]}
+        out += [(crc, text, entry.key) for crc, i, text in by_crc if i in away]
+        stay = [i for i in range(len(entry.examples)) if i not in away]
+        vectors = entry.vectors
+        if vectors is not None:
+            vectors = Vectors(vectors.text, vectors.whole, vectors.examples[stay])
+        examples = tuple(entry.examples[i] for i in stay)
+        kept.append(replace(entry, examples=examples, vectors=vectors))
+    return kept, [(text, key) for _, text, key in sorted(out)[:HELD_OUT_MAX]]

@@ -1,0 +1,276 @@
+"""Entries that come and go, and how well each fits a request: parts, their mix, the evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sira.kernel.errors import BadRequest
+from sira.registry.embed import features
+from sira.registry.embed.interface import F32, Embedder, require_same
+from sira.registry.lexical import PAIR_WEIGHT, Bm25, terms
+from sira.registry.rank import mix
+from sira.registry.rank.compare import Compared, Weighed, nearest
+from sira.registry.rank.entries import Entry, Held, hold
+from sira.registry.rank.head import Head
+
+# So many entries or fewer are all scored; of more, these many of BM25 and those an index named.
+SCORED_ALL_MAX = 256
+SCORED_LEXICAL = 128
+# Examples are compared one by one for the best so many; the others cannot come first any more.
+NEAR_CANDIDATES = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A request, made ready: words and features, and a vector of the model where there is one."""
+
+    text: str
+    stems: tuple[str, ...]
+    places: NDArray[np.int32]
+    values: F32
+    vector: F32 | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One candidate.
+
+    Attributes:
+        score: sum of `parts` and `shift`, in standard deviations over the candidates.
+        parts: part -> what it added.
+        raw: part -> what it found, before it was weighed: BM25, cosines.
+        shift: of feedback, within its bounds.
+        example: its nearest example; "": its own text was nearest, or none was compared.
+        example_likeness: cosine of that, by features or by the model, whichever is more.
+        shared: stems that it shares with the request, rarest first.
+    """
+
+    held: Held
+    score: float
+    parts: Mapping[str, float]
+    raw: Mapping[str, float]
+    shift: float
+    example: str
+    example_likeness: float
+    shared: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """Of its entry."""
+        return self.held.entry.key
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Candidates, best first, and which share of the request's words the best one has."""
+
+    query: Query
+    scored: tuple[Scored, ...]
+    considered: int  # candidates before the list was cut
+    coverage: float  # 0 to 1, words weighed by rarity
+    model: str  # embedder whose vectors were compared; "" for none
+    head: str  # digest of the head; "" for none
+
+
+class Ranker:
+    """The entries of a search, ready to be asked. One thread at a time."""
+
+    def __init__(self, model: Embedder | None = None) -> None:
+        """Make an empty one.
+
+        Args:
+            model: an embedder whose vectors are scored beside hashed features, which always are.
+        """
+        self._model = model
+        self._held: dict[str, Held] = {}
+        self._words = Bm25()
+        self._weighed = Weighed()
+        self._head: Head | None = None
+        self._head_rows: dict[str, int] = {}
+        self._all: Compared | None = None
+
+    def __len__(self) -> int:
+        """Count the entries."""
+        return len(self._held)
+
+    def __contains__(self, key: str) -> bool:
+        """Whether an entry is held."""
+        return key in self._held
+
+    def put(self, entry: Entry) -> None:
+        """Hold an entry, in place of the one of the same key.
+
+        Raises:
+            BadRequest: its vectors have other dims than the model's.
+        """
+        if self._model is not None and entry.vectors is not None:
+            require_same(self._model, name=self._model.name, dims=entry.vectors.text.shape[-1])
+        held = hold(entry, self._model)
+        self.remove(entry.key)
+        self._held[entry.key] = held
+        self._words.add(entry.key, held.terms)
+        self._weighed.count(held, 1)
+        self._all = None
+
+    def remove(self, key: str) -> bool:
+        """Forget an entry; return whether there was one."""
+        held = self._held.pop(key, None)
+        if held is None:
+            return False
+        self._words.remove(key)
+        self._weighed.count(held, -1)
+        self._all = None
+        return True
+
+    def use_head(self, head: Head | None) -> None:
+        """Score with a head from now on, or with none. It need not know every entry."""
+        self._head = head
+        self._head_rows = {key: i for i, key in enumerate(head.keys)} if head else {}
+
+    def entries(self) -> list[Entry]:
+        """Return what is held, in no order: what a head is trained from."""
+        return [held.entry for held in self._held.values()]
+
+    def query(
+        self, text: str = "", *, vector: F32 | None = None, embedder: str | None = None
+    ) -> Query:
+        """Make a request ready.
+
+        Args:
+            text: in words; "" where a vector is all there is.
+            vector: f32[dims] of length 1; None: made of the text where there is a model.
+            embedder: whose vector it is, `ID/VERSION`.
+        Raises:
+            BadRequest: a vector of another embedder, or where no model is in use.
+        """
+        if vector is not None:
+            if self._model is None:
+                raise BadRequest(
+                    "vectors are not compared here: no model is in use",
+                    help="send the text, or name a model directory in the settings",
+                    details={"field": "vector"},
+                )
+            require_same(self._model, name=embedder or "", dims=vector.shape[-1])
+        elif self._model is not None and text:
+            vector = self._model.embed([text])[0]
+        places, values = features.features(text)
+        return Query(text, tuple(features.stems(text)), places, values, vector)
+
+    def rank(
+        self,
+        query: Query,
+        *,
+        among: Collection[str] | None = None,
+        found: Iterable[str] = (),
+        shifts: Mapping[str, float] | None = None,
+        count: int = 16,
+    ) -> Ranking:
+        """Score candidates, best first; equal ones in the order of their keys.
+
+        Args:
+            among: keys that may be answered; None: all. A set, where they are many.
+            found: keys that an index of vectors found near; only matter past SCORED_ALL_MAX.
+            shifts: key -> what feedback adds, bounded by whoever made it.
+            count: of candidates wanted.
+        """
+        lexical = self._words.scores(terms(query.stems, pair_weight=PAIR_WEIGHT))
+        keys = self._candidates(lexical, among, found)
+        if not keys or (not len(query.places) and query.vector is None):
+            return Ranking(query, (), len(keys), 0.0, self._model.name if self._model else "", "")
+        compared = self._compared(keys)
+        raw = self._parts(query, keys, compared, lexical)
+        have_examples = bool(compared.examples.any())
+        standard = {part: mix.standard(values) for part, values in raw.items()}
+        first = mix.mixed(standard, mix.weights(standard, have_examples=have_examples))
+        order = np.argsort(-np.sum(list(first.values()), axis=0), kind="stable")
+        chosen = order[:NEAR_CANDIDATES]
+        near = nearest(query, [self._held[keys[i]] for i in chosen], self._weighed)
+        for part, values in near.parts.items() if have_examples else ():
+            raw[part] = np.full(len(keys), np.nan, np.float32)
+            raw[part][chosen] = values
+            standard[part] = mix.standard(raw[part])
+        likeness = dict(zip(chosen.tolist(), near.best, strict=True))
+        added = mix.mixed(standard, mix.weights(standard, have_examples=have_examples))
+        shift = np.array([(shifts or {}).get(key, 0.0) for key in keys], np.float32)
+        score = np.sum(list(added.values()), axis=0) + shift
+        score[order[NEAR_CANDIDATES:]] -= _BEHIND
+        best = np.argsort(-score, kind="stable")[:count]
+        scored = tuple(
+            Scored(
+                held=self._held[keys[i]],
+                score=float(score[i]),
+                parts={part: float(values[i]) for part, values in added.items()},
+                raw={p: float(v[i]) for p, v in raw.items() if not np.isnan(v[i])},
+                shift=float(shift[i]),
+                example=likeness.get(i, (0.0, ""))[1],
+                example_likeness=likeness.get(i, (0.0, ""))[0],
+                shared=tuple(self._words.shared(keys[i], query.stems)[:5]),
+            )
+            for i in best.tolist()
+        )
+        return Ranking(
+            query=query,
+            scored=scored,
+            considered=len(keys),
+            coverage=self._coverage(query, scored[0].key),
+            model=self._model.name if self._model else "",
+            head=self._head.digest if self._head else "",
+        )
+
+    def _candidates(
+        self, lexical: F32, among: Collection[str] | None, found: Iterable[str]
+    ) -> list[str]:
+        """Return keys to score, sorted."""
+        allowed = self._held if among is None else [key for key in among if key in self._held]
+        if len(allowed) <= SCORED_ALL_MAX:
+            return sorted(allowed)
+        slots = np.array([self._words.slot(key) for key in allowed])
+        names = list(allowed)
+        of_allowed = lexical[slots]
+        top = np.argpartition(-of_allowed, SCORED_LEXICAL)[:SCORED_LEXICAL]
+        chosen = {names[i] for i in top.tolist() if of_allowed[i] > 0}
+        listed = allowed if among is None else set(allowed)
+        chosen.update(key for key in found if key in listed)
+        return sorted(chosen)
+
+    def _compared(self, keys: Sequence[str]) -> Compared:
+        """Return candidates side by side; kept while all entries are candidates."""
+        if len(keys) < len(self._held):
+            return Compared([self._held[key] for key in keys], self._weighed)
+        if self._all is None:
+            self._all = Compared([self._held[key] for key in keys], self._weighed)
+        return self._all
+
+    def _parts(
+        self, query: Query, keys: Sequence[str], compared: Compared, lexical: F32
+    ) -> dict[str, F32]:
+        raw: dict[str, F32] = {}
+        if len(query.places):
+            raw[mix.LEXICAL] = lexical[[self._words.slot(key) for key in keys]]
+            raw[mix.FEATURES] = compared.features(query)
+            if self._head is not None:
+                rows = np.array([self._head_rows.get(key, -1) for key in keys])
+                raw[mix.HEAD] = self._head.scores(query.places, query.values, rows)
+        if query.vector is not None:
+            raw.update(compared.model(query.vector))
+        return raw
+
+    def _coverage(self, query: Query, key: str) -> float:
+        """Return which share of the request's words an entry has, a word unheard of as the rarest.
+
+        0 where the request has no words.
+        """
+        stems = set(query.stems)
+        if not stems:
+            return 0.0
+        rarest = float(np.log1p((len(self._held) + 0.5) / 0.5))
+        weight = {stem: self._words.rarity(stem) or rarest for stem in stems}
+        return sum(weight[stem] for stem in self._words.shared(key, stems)) / sum(weight.values())
+
+
+# Candidates whose examples were not compared stay behind those whose were.
+_BEHIND = np.float32(10)

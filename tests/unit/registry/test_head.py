@@ -1,0 +1,102 @@
+"""The head and what it is worth: learned alike each time, bounded, never sure for less."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sira.kernel.errors import BadRequest
+from sira.registry.embed import features
+from sira.registry.rank import head as heads
+from sira.registry.rank.calibrate import DEFAULT, DEFAULT_WITH_EXAMPLES, SIGNALS, fit
+from sira.registry.rank.head import Head, train
+from sira.registry.rank.learn import learn
+from tests.unit.registry.agents_of_a_house import EXAMPLES, house
+
+NUMBERS = st.floats(0, 4, allow_nan=False)
+
+
+def _best(head: Head, text: str) -> str:
+    rows = np.arange(len(head.keys))
+    return head.keys[int(head.scores(*features.features(text), rows).argmax())]
+
+
+def test_every_example_is_its_own_agents() -> None:
+    head = train(house())
+    assert head is not None and head.texts == 6 * 7
+    for name, (_, examples) in EXAMPLES.items():
+        assert {_best(head, example) for example in examples} == {name}
+
+
+def test_the_order_of_entries_does_not_matter_and_a_word_more_does() -> None:
+    one, same, other = train(house()), train(house()[::-1]), train(house(examples=5))
+    assert one is not None and same is not None and other is not None
+    assert one.digest == same.digest != other.digest
+
+
+def test_both_ways_to_solve_find_the_same() -> None:
+    """With fewer texts than dims a system of texts is solved, else one of dims."""
+    rows = features.rows([text for _, texts in EXAMPLES.values() for text in texts])
+    owner = np.repeat(np.arange(6), 6)
+    root = np.full(36, 1 / 6, np.float32)
+    rarity = np.ones(features.PLACES, np.float32)
+    for dims in (16, 64):
+        few, many = (by(rows, owner, root, rarity, dims) for by in (heads.by_texts, heads.by_dims))
+        assert few.shape == many.shape == (6, dims) and np.abs(few).max() > 0.05
+        assert np.allclose(few, many, atol=1e-3)
+
+
+def test_a_head_comes_back_from_its_bytes_and_broken_ones_are_refused() -> None:
+    head = train(house(examples=2))
+    assert head is not None
+    data = head.to_bytes()
+    back = Head.from_bytes(data)
+    assert back.digest == head.digest and back.keys == head.keys and back.texts == head.texts
+    for broken in (b"", b"no head", data[: len(data) // 2]):
+        with pytest.raises(BadRequest):
+            Head.from_bytes(broken)
+
+
+def test_nothing_is_learned_from_descriptions_alone() -> None:
+    assert train(house(examples=0)) is None and train(house()[:1]) is None
+    found = learn(house(examples=0))
+    assert found.head is None and found.calibration == DEFAULT and not found.held_out
+
+
+def test_learning_twice_gives_the_same_and_uses_all_examples_in_the_end() -> None:
+    one, two = learn(house()), learn(house())
+    assert one.held_out == 6 and one.calibration == two.calibration == DEFAULT_WITH_EXAMPLES
+    assert one.head is not None and two.head is not None
+    assert one.head.digest == two.head.digest and one.head.texts == 42
+
+
+@given(st.lists(NUMBERS, min_size=5, max_size=5), st.integers(0, 4), NUMBERS)
+def test_more_of_a_signal_never_makes_less_sure(values: list[float], at: int, more: float) -> None:
+    for calibration in (FITTED, DEFAULT, DEFAULT_WITH_EXAMPLES):
+        low = np.array(values, np.float32)
+        high = low.copy()
+        high[at] += more
+        assert 0 <= calibration.confidence(low) <= calibration.confidence(high) <= 1
+
+
+def test_a_fit_says_how_often_it_is_right_and_answers_alone_from_where_that_suffices() -> None:
+    sure = np.array([FITTED.confidence(row) for row in DRAWN])
+    assert FITTED.fitted_on == len(DRAWN)
+    for low, high in ((0.0, 0.5), (0.5, 0.8), (0.8, 1.0)):
+        part = (sure >= low) & (sure < high)
+        assert abs(sure[part].mean() - RIGHT[part].mean()) < 0.1
+    alone = sure >= FITTED.answer_from
+    assert RIGHT[alone].mean() >= 0.95 and alone.sum() > 100
+
+
+def test_too_few_or_one_sided_requests_are_no_ground_for_a_fit() -> None:
+    few = fit(DRAWN[:10], RIGHT[:10], instead=DEFAULT)
+    assert few == DEFAULT == fit(DRAWN, np.ones(len(DRAWN), bool), instead=DEFAULT)
+
+
+_RNG = np.random.default_rng(5)
+DRAWN = _RNG.uniform(0, 2, (3_000, len(SIGNALS))).astype(np.float32)
+RIGHT = _RNG.random(3_000) < 1 / (1 + np.exp(-(3 * DRAWN[:, 0] + DRAWN[:, 3] - 2)))
+FITTED = fit(DRAWN, RIGHT, instead=DEFAULT)
