@@ -76,7 +76,7 @@ def _linked(system: str, name: str, size_mib: int | None = None) -> Figure:
     return Figure("link", system, name, size_mib)
 
 
-def _local(system: str, name: str, size_mib: int) -> Figure:
+def _local(system: str, name: str, size_mib: int | None = None) -> Figure:
     return Figure("shm", system, name, size_mib)
 
 
@@ -264,6 +264,22 @@ GOALS = (
         )
         for theirs, limit in (("bare", 1.5), ("sira-socket", 0.7), ("zmq-ipc", 1.0))
         for name in ("p50", "p99")
+    ),
+    *(
+        Goal(f"shm, 256 B one way, {what}, messages/s", _local(ours, "messages_per_s"), None, limit)
+        for what, ours, limit in (
+            ("sync", "sira-direct-sync", 400_000),
+            ("asyncio", "sira-direct", 200_000),
+        )
+    ),
+    *(
+        Goal(
+            f"shm, 256 B one way, sync, of {theirs}'s",
+            _local("sira-direct-sync", "messages_per_s"),
+            _local(theirs, "messages_per_s"),
+            1,
+        )
+        for theirs in ("bare", "zmq-ipc", "zenoh", "iceoryx2")
     ),
     Goal(
         "shm, a loan of 16 MiB to four, of bare's",

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benches import payload
 from benches.link import Link
 from benches.pacing import Alarm
 from benches.payload import FILL_PERIOD, HEAD, Lost, Tensors, now_ns, tail
@@ -75,6 +76,17 @@ def pour(link: Link, send: Callable[[bytes], Any], flush: Callable[[], Any] | No
     send(pack(index, index + 1) + filling)
     flush()
     link.say("sent", start_ns=start_ns, count=index + 1 - params["warmup"])
+
+
+def drain(link: Link, receive: Callable[[], Any]) -> None:
+    """Take what `pour` sends, each in its turn; params: warmup."""
+    check = payload.Sequence()
+    while not check.take(receive()):
+        pass
+    link.say("warm")
+    while not check.take(receive()):
+        pass
+    link.say("done", end_ns=now_ns(), count=check.count - link.params["warmup"])
 
 
 async def pour_async(

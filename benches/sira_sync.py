@@ -1,7 +1,7 @@
 """Sira's participants of row `shm` by the synchronous SDK: as `sira_tensors`, without `await`.
 
-Its loop runs on a thread beside the caller's. There is no publisher here: it cannot wait for one
-receipt more, so each message is published by a call of its own.
+Its loop runs on a thread beside the caller's. Tensors have no publisher here: it cannot wait for
+one receipt more, so each is published by a call of its own.
 """
 
 from __future__ import annotations
@@ -57,6 +57,24 @@ def bulk_source(link: Link) -> None:
 
         pour_in_place(link, send)
         told.check()
+        link.rest()
+
+
+def sink(link: Link) -> None:
+    """Take a numbered one-way flow."""
+    with sira.connect_sync(link.params["url"]) as bus, bus.subscribe("bench.flow") as messages:
+        link.say("listening")
+        patterns.drain(link, lambda: next(messages).bytes)
+        link.rest()
+
+
+def source(link: Link) -> None:
+    """Send a numbered one-way flow, one message a call."""
+    with (
+        sira.connect_sync(link.params["url"]) as bus,
+        bus.publisher("bench.flow") as publisher,
+    ):
+        patterns.pour(link, publisher.send, publisher.flush)
         link.rest()
 
 

@@ -18,10 +18,10 @@ from benches import patterns
 from benches.exchange import Answers, Fill, ask_tensors_async, held_array, pour_in_place_async
 from benches.link import Link
 from benches.payload import Lost, Tensors
-from benches.sira_side import asker, connect, echo_server
+from benches.sira_side import asker, connect, echo_server, sink, source
 
-__all__ = ["asker", "bulk_sink", "bulk_source", "echo_server", "loan_asker", "loan_source",
-           "tensor_answerer", "tensor_asker"]  # fmt: skip
+__all__ = ["asker", "bulk_sink", "bulk_source", "echo_server", "loan_asker", "loan_source", "sink",
+           "source", "tensor_answerer", "tensor_asker"]  # fmt: skip
 
 BULK, ASKED, LOOK = "bench.bulk", "bench.asked", "bench.look"
 TIMEOUT_S = 30.0

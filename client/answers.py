@@ -14,7 +14,7 @@ from typing import Any
 from sira import _native
 from sira.client.connection import Connection
 from sira.client.deadline import Deadline
-from sira.client.lineage import lineage
+from sira.client.lineage import is_traced, lineage
 from sira.client.outgoing import Ticket, as_error
 from sira.kernel.errors import BadRequest, QueueFull, SiraError, Unsupported
 from sira.v1 import message_pb2
@@ -144,6 +144,9 @@ class Answers:
         """As `reply`, from a thread that is not the loop's."""
         self._connection.check()
         outbox = self._connection.outgoing.outbox
+        is_plain = end and priority is None and not self._next_seq and not is_traced()
+        if is_plain and outbox.answer(message, body):  # as most are, past the node
+            return
         waits = outbox.links and self._connection.direct.waits(message.reply_to)
         if end and outbox.room and not waits:
             seq = self._take_seq(message.id_bytes, end)

@@ -31,7 +31,7 @@ def lineage(cause: _native.Message | None = None) -> Lineage:
     """Return what to write into the next message; empty outside handlers and traces."""
     if cause is None:  # not `or`: a message without tensors is empty, and so false
         cause = handling.get()
-    traceparent = _span_traceparent() if "opentelemetry.trace" in sys.modules else ""
+    traceparent = _span_traceparent() if is_traced() else ""
     if cause is None:
         return {"traceparent": traceparent} if traceparent else {}
     found: Lineage = {
@@ -43,6 +43,11 @@ def lineage(cause: _native.Message | None = None) -> Lineage:
     if traceparent := traceparent or cause.traceparent:
         found["traceparent"] = traceparent
     return found
+
+
+def is_traced() -> bool:
+    """Whether what is sent now may have a traceparent that no message has brought."""
+    return "opentelemetry.trace" in sys.modules
 
 
 def _span_traceparent() -> str:

@@ -11,15 +11,15 @@ import math
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from sira import _native
 from sira._native import new_id
-from sira.client.answers import Answers
+from sira.client.answers import FINAL, Answers
 from sira.client.connection import Connection
 from sira.client.deadline import Deadline
 from sira.client.lineage import id_text, lineage
-from sira.client.local.bells import Waiter
+from sira.client.local.bells import keep, waiter_here
 from sira.client.message import Message, SyncMessage
 from sira.client.replies import Pending, PendingThread, ReplyBox
 from sira.client.reply_stream import ReplyStream, request_options
@@ -56,7 +56,7 @@ class Requests:
         )
         connection.incoming.after_frame = self._hand_out
         connection.direct.hand_out = self._hand_out
-        connection.direct.loop_waits = lambda: bool(self._pending)
+        connection.direct.loop_waits = self._pending.__len__
         connection.on_lost.append(self._lost)
         connection.on_refused.append(self._refused)
 
@@ -64,15 +64,18 @@ class Requests:
         """Give the replies that have come to those who wait. In any thread."""
         replies = self._replies
         while (message := replies.pop()) is not None:
-            pending = self._pending.get(message.stream_id_bytes)
-            if pending is None:
-                continue
-            if type(pending) is PendingThread or threading.get_ident() == self._thread:
-                pending.reply(message)
-            else:
-                self._connection.loop.call_soon_threadsafe(pending.reply, message)
+            self._give(message)
         if self._connection.direct.bells is not None:
             replies.arm()  # any mailbox that looks at a link may find replies there
+
+    def _give(self, message: _native.Message) -> None:
+        pending = self._pending.get(message.stream_id_bytes)
+        if pending is None:
+            return
+        if type(pending) is PendingThread or threading.get_ident() == self._thread:
+            pending.reply(message)
+        else:
+            self._connection.loop.call_soon_threadsafe(pending.reply, message)
 
     def _refused(self, error: SiraError) -> None:
         for pending in list(self._pending.values()):
@@ -271,17 +274,22 @@ class Requests:
         """
         connection, box = self._connection, self._replies
         outbox, bells = connection.outgoing.outbox, connection.direct.bells
-        if bells is None or not self._takes_replies:
+        left_s = math.inf if timeout_s is None else timeout_s
+        if bells is None or not self._takes_replies or not left_s > 0:
             return None
-        until_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
-        deadline, message_id, waiter = Deadline(timeout_s, connection.loop), new_id(), Waiter()
-        options = request_options(message_id, box.topic, deadline, lineage(), fields)
+        until_s = time.monotonic() + left_s
+        message_id, origin, waiter = new_id(), lineage(), waiter_here()
         pending = PendingThread(
             waiter, topic, idempotent=idempotent, has_deadline=timeout_s is not None
         )
         self._pending[message_id] = pending
         try:
-            if outbox.direct(topic, body, options) is None:
+            if fields or origin:
+                deadline = Deadline(timeout_s, connection.loop)
+                options = request_options(message_id, box.topic, deadline, origin, fields)
+                if outbox.direct(topic, body, options, None, left_s) is None:
+                    return None
+            elif not outbox.ask(topic, body, message_id, box.topic, timeout_s):
                 return None
             while True:
                 waiter.woken = False
@@ -293,13 +301,20 @@ class Requests:
                     if idempotent and isinstance(pending.error, Unreachable):
                         return None
                     raise pending.error
-                left_s = until_s - time.monotonic()
                 if left_s <= 0:
-                    raise connection.late(deadline, f"request to {topic}", id=id_text(message_id))
-                bells.wait(waiter, left_s)
+                    late = Deadline(timeout_s, connection.loop)
+                    raise connection.late(late, f"request to {topic}", id=id_text(message_id))
+                message = bells.take(waiter, box, left_s)
+                if message is not None:
+                    if message.stream_id_bytes == message_id and message.reply_kind == FINAL:
+                        message.context = DIRECT_LANE
+                        return cast(SyncMessage, message)  # `message_type` said so
+                    self._give(message)
+                left_s = until_s - time.monotonic()
         finally:
             del self._pending[message_id]
             bells.leave(waiter)
+            keep(waiter)
 
     def _expire(self, pending: Pending, deadline: Deadline, topic: str, key: bytes) -> None:
         pending.fail(self._connection.late(deadline, f"request to {topic}", id=id_text(key)))

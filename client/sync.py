@@ -275,7 +275,9 @@ class SyncBus(SyncFinding):
                 body,
                 timeout_s=timeout_s,
                 idempotent=idempotent,
-                fields=envelope(priority=priority, key=key, headers=headers, further=further),
+                fields=envelope(priority=priority, key=key, headers=headers, further=further)
+                if priority or key or headers or further
+                else {},
             )
             if found is not None:
                 return found

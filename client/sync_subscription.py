@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from sira.client.answers import Answers
 from sira.client.connection import Connection
-from sira.client.local.bells import Waiter
+from sira.client.local.bells import Waiter, keep, waiter_here
 from sira.client.message import SyncMessage
 from sira.client.runner import Runner
 from sira.client.subscription import Subscription
@@ -117,19 +117,19 @@ class SyncSubscription:
     def _wait(self, timeout_s: float | None) -> Any:
         self.open()
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
-        waiter, bells = Waiter(), None
-        self._inner.waiting.append(waiter)
+        waiter, bells, inner = waiter_here(), None, self._inner
+        inner.waiting.append(waiter)
         try:
             while True:
                 # Armed first, looked at second: what comes in between is seen or announced.
                 waiter.woken = False
-                self._inner.arm()
-                message = self._inner.pop()
+                inner.arm()
+                message = inner.pop()
                 if message is not None:
                     return message
-                if self._inner._error is not None:
-                    raise self._inner._error
-                if self._inner._finished.done():
+                if inner._error is not None:
+                    raise inner._error
+                if inner._finished.done():
                     return None
                 left_s = math.inf if until_s is None else until_s - time.monotonic()
                 if left_s <= 0:
@@ -141,11 +141,14 @@ class SyncSubscription:
                 if bells is None:
                     waiter.sleep(left_s)
                 else:
-                    bells.wait(waiter, left_s)
+                    message = bells.take(waiter, inner, left_s)
+                    if message is not None:
+                        return message
         finally:
-            self._inner.waiting.remove(waiter)
+            inner.waiting.remove(waiter)
             if bells is not None:
                 bells.leave(waiter)
+            keep(waiter)
 
 
 class _Waking(Subscription):

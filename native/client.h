@@ -135,6 +135,8 @@ bool mailbox_is_child(PyObject *cell); /* after a fork: an exception is set */
 int mailbox_bind(Mailbox *mailbox, PyObject *reader, uint32_t cell, PyObject *topic, PyObject *stamp); /* -1: exception */
 void mailbox_unbind_all(Mailbox *mailbox);
 void mailbox_close_cells(Mailbox *mailbox); /* give out nothing of links from now on, and leave it where it lies */
+/* The next message, a new reference; NULL without an exception: none. May run anything after it has left. */
+PyObject *mailbox_take(Mailbox *mailbox);
 /* Call the mailboxes that looks found something for. An exception that is set stays set. May run anything. */
 void mailbox_call_due(void);
 PyObject *mailbox_bind_method(Mailbox *mailbox, PyObject *args);
@@ -448,6 +450,9 @@ enum outbox_direct outbox_direct_wait(Outbox *self, PyObject *topic, struct sira
                                       struct sira_receipt *receipt, int64_t wait_ns);
 int64_t outbox_wait_ns(PyObject *wait_s); /* of seconds, None or NULL (0); -1: an exception */
 PyObject *outbox_direct(Outbox *self, PyObject *const *args, Py_ssize_t count, PyObject *names);
+/* route_ask.c */
+PyObject *outbox_ask(Outbox *self, PyObject *const *args, Py_ssize_t count);
+PyObject *outbox_answer(Outbox *self, PyObject *const *args, Py_ssize_t count);
 /* route_wait.c */
 PyObject *outbox_blocked(Outbox *self, PyObject *topic);
 PyObject *outbox_sleeps(Outbox *self, PyObject *topic);

@@ -112,8 +112,7 @@ void mailbox_call(Mailbox *self)
     }
 }
 
-/* The next message; NULL without an exception: none. May run Python code after the message has left. */
-static PyObject *take_next(Mailbox *self)
+PyObject *mailbox_take(Mailbox *self)
 {
     for (;;) {
         if (!self->mask) {
@@ -147,14 +146,14 @@ static PyObject *take_next(Mailbox *self)
 
 static PyObject *mailbox_pop(Mailbox *self, PyObject *Py_UNUSED(ignored))
 {
-    PyObject *message = take_next(self); /* owned */
+    PyObject *message = mailbox_take(self); /* owned */
     if (message || PyErr_Occurred()) return message;
     Py_RETURN_NONE;
 }
 
 static PyObject *mailbox_anext(Mailbox *self)
 {
-    PyObject *message = take_next(self); /* owned */
+    PyObject *message = mailbox_take(self); /* owned */
     if (message) return sira_ready_new(message);
     if (PyErr_Occurred()) return NULL;
     static PyObject *wait_name; /* owned, for ever */

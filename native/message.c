@@ -17,6 +17,8 @@ int sira_message_fill(struct message *self, const struct sira_env *env)
     self->reply_to = env->reply_to;
     self->id = env->id.data;
     self->correlation_id = env->correlation_id.data;
+    self->stream_id = env->stream_id.data;
+    self->is_traced = env->intent_id.len || env->traceparent.len;
     self->payload_bytes = env->payload_bytes;
     self->stream_seq = env->stream_seq;
     self->stream_end = env->stream_end;

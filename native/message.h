@@ -23,12 +23,13 @@ struct message {
     PyObject *context;       /* owned; NULL: None */
     PyObject *weakrefs;
     struct sira_slice raw, topic, source, reply_to;
-    const uint8_t *id, *correlation_id;   /* 16 bytes each, or NULL */
+    const uint8_t *id, *correlation_id, *stream_id; /* 16 bytes each, or NULL */
     uint64_t payload_bytes, stream_seq;
     uint32_t priority, reply_kind;
     uint32_t view_count;
     bool assembled;          /* raw is a head */
     bool stream_end;
+    bool is_traced;          /* it has an intent_id or a traceparent, which are parsed when asked for */
     struct message_view *views;  /* small_views or PyMem */
     uint64_t *dims;              /* small_dims or PyMem */
     struct message_view small_views[MESSAGE_VIEWS_SMALL];

@@ -1,6 +1,6 @@
 /* Routes past the node: what a client publishes on a topic goes into links (shm_link.h) of all who are subscribed, as long
- * as the node has granted it. Inside of the outbox: route.c (asking, leaving), route_grant.c (answers), route_direct.c (posting) and
- * route_wait.c (waiting for room).
+ * as the node has granted it. Inside of the outbox: route.c (asking, leaving), route_grant.c (answers), route_direct.c (posting),
+ * route_wait.c (waiting for room) and route_ask.c (requests and their answers).
  *
  * The node stays the truth. A route is used only while the word of its topic in the node's generation page stands, and
  * only for a message that each target has room for, now or within ROUTE_ROOM_NS; any other goes by the node, and by that

@@ -1,4 +1,5 @@
 /* Waiting: one descriptor for all that a client waits for, spinning, sleeping without the GIL. */
+#include "client.h"
 #include "shm_py.h"
 
 #include <errno.h>
@@ -128,7 +129,78 @@ static bool all_sleep(void *of)
     return !any_stirs(of);
 }
 
-/* Those of `tokens` whose members are still there, as a list; they are awake from now on. */
+/* One wait: the readers that it looks at, and who rang. */
+enum { TOKENS = 64, SMALL = 16 };
+struct round {
+    struct awake awake;
+    ShmReader *small[SMALL];
+    uint64_t small_tokens[SMALL], *awake_tokens;
+    uint64_t tokens[TOKENS]; /* of those that rang */
+    uint32_t count;
+};
+
+static void round_end(struct round *round)
+{
+    for (size_t i = 0; i < round->awake.count; i++) Py_DECREF(round->awake.readers[i]);
+    if (round->awake.readers != round->small) PyMem_Free(round->awake.readers);
+    if (round->awake_tokens != round->small_tokens) PyMem_Free(round->awake_tokens);
+}
+
+/* Wait; round_end() is due in any case. Whoever rang, or was looked at and has something, is awake then. -1: an exception. */
+static int round_wait(ShmBells *self, struct round *round, double timeout_s)
+{
+    int64_t timeout_ns = timeout_s < 0 ? -1 : timeout_s > 1e9 ? INT64_MAX : (int64_t)(timeout_s * 1e9);
+    struct awake *awake = &round->awake;
+    *awake = (struct awake){.readers = round->small};
+    round->awake_tokens = round->small_tokens;
+    round->count = 0;
+    if (self->fork_depth != sira_fork_depth) {
+        sira_raise("CONNECTION_CLOSED", "these bells belong to the parent process: connect anew after fork()");
+        return -1;
+    }
+    const Py_ssize_t most = PyDict_GET_SIZE(self->members);
+    if (most > SMALL) {
+        awake->readers = PyMem_New(ShmReader *, (size_t)most);
+        round->awake_tokens = PyMem_New(uint64_t, (size_t)most);
+    }
+    if (!awake->readers || !round->awake_tokens) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    Py_ssize_t at = 0;
+    PyObject *key, *value; /* borrowed */
+    while (PyDict_Next(self->members, &at, &key, &value)) {
+        ShmReader *reader = as_reader(value);
+        if (!reader || reader->is_armed) continue;
+        round->awake_tokens[awake->count] = PyLong_AsUnsignedLongLong(key);
+        awake->readers[awake->count++] = (ShmReader *)Py_NewRef(value);
+        if (sira_link_stirs(&reader->reader)) timeout_ns = 0; /* what a look kept for later, too */
+    }
+    const struct sira_sleeper sleeper = {.stirs = any_stirs, .sleeps = all_sleep, .of = awake};
+    enum sira_wait woken = SIRA_WAIT_STIRS;
+    if (timeout_ns == 0) {
+        woken = sira_bells_wait(&self->spin, self->bells, &sleeper, 0, round->tokens, TOKENS, &round->count);
+    } else {
+        Py_BEGIN_ALLOW_THREADS
+        woken = sira_bells_wait(&self->spin, self->outer, &sleeper, timeout_ns, round->tokens, TOKENS, &round->count);
+        Py_END_ALLOW_THREADS
+        const int found = woken == SIRA_WAIT_RANG ? sira_bells_collect(self->bells, round->tokens, TOKENS) : 0;
+        round->count = found > 0 ? (uint32_t)found : 0;
+    }
+    const int error = errno;
+    if (woken == SIRA_WAIT_SIGNAL && PyErr_CheckSignals() < 0) return -1;
+    if (woken == SIRA_WAIT_FAILED) {
+        errno = error;
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    const bool slept = timeout_ns != 0 && (woken == SIRA_WAIT_RANG || woken == SIRA_WAIT_TIMEOUT);
+    for (size_t i = 0; slept && i < awake->count; i++)
+        awake->readers[i]->is_armed = sira_word_load(awake->readers[i]->memory->link.r_sleeps) != 0;
+    return 0;
+}
+
+/* Those that rang whose members are still there, as a list; they are awake from now on. */
 static PyObject *who_rang(ShmBells *self, const uint64_t *tokens, uint32_t count)
 {
     PyObject *list = PyList_New(0); /* owned */
@@ -149,72 +221,75 @@ static PyObject *who_rang(ShmBells *self, const uint64_t *tokens, uint32_t count
 /* wait(timeout_s) -> list of tokens that rang or have something; empty: timeout, a signal, or look at your own */
 static PyObject *bells_wait(PyObject *object, PyObject *arg)
 {
-    enum { TOKENS = 64, SMALL = 16 };
     ShmBells *self = (ShmBells *)object;
     const double timeout_s = PyFloat_AsDouble(arg);
     if (timeout_s == -1 && PyErr_Occurred()) return NULL;
-    if (self->fork_depth != sira_fork_depth)
-        return sira_raise("CONNECTION_CLOSED", "these bells belong to the parent process: connect anew after fork()");
-    int64_t timeout_ns = timeout_s < 0 ? -1 : timeout_s > 1e9 ? INT64_MAX : (int64_t)(timeout_s * 1e9);
-
-    ShmReader *small[SMALL];
-    uint64_t small_tokens[SMALL], *awake_tokens = small_tokens;
-    struct awake awake = {.readers = small};
-    const Py_ssize_t most = PyDict_GET_SIZE(self->members);
-    if (most > SMALL) {
-        awake.readers = PyMem_New(ShmReader *, (size_t)most);
-        awake_tokens = PyMem_New(uint64_t, (size_t)most);
-    }
-    PyObject *result = NULL; /* owned */
-    if (!awake.readers || !awake_tokens) {
-        PyErr_NoMemory();
-        goto done;
-    }
-    Py_ssize_t at = 0;
-    PyObject *key, *value; /* borrowed */
-    while (PyDict_Next(self->members, &at, &key, &value)) {
-        ShmReader *reader = as_reader(value);
-        if (!reader || reader->is_armed) continue;
-        awake_tokens[awake.count] = PyLong_AsUnsignedLongLong(key);
-        awake.readers[awake.count++] = (ShmReader *)Py_NewRef(value);
-        if (sira_link_stirs(&reader->reader)) timeout_ns = 0; /* what a look kept for later, too */
-    }
-    uint64_t tokens[TOKENS];
-    uint32_t count = 0;
-    const struct sira_sleeper sleeper = {.stirs = any_stirs, .sleeps = all_sleep, .of = &awake};
-    enum sira_wait woken = SIRA_WAIT_STIRS;
-    if (timeout_ns == 0) {
-        woken = sira_bells_wait(&self->spin, self->bells, &sleeper, 0, tokens, TOKENS, &count);
-    } else {
-        Py_BEGIN_ALLOW_THREADS
-        woken = sira_bells_wait(&self->spin, self->outer, &sleeper, timeout_ns, tokens, TOKENS, &count);
-        Py_END_ALLOW_THREADS
-        const int found = woken == SIRA_WAIT_RANG ? sira_bells_collect(self->bells, tokens, TOKENS) : 0;
-        count = found > 0 ? (uint32_t)found : 0;
-    }
-    const int error = errno;
-    if (woken == SIRA_WAIT_SIGNAL && PyErr_CheckSignals() < 0) goto done;
-    if (woken == SIRA_WAIT_FAILED) {
-        errno = error;
-        PyErr_SetFromErrno(PyExc_OSError);
-        goto done;
-    }
-    const bool slept = timeout_ns != 0 && (woken == SIRA_WAIT_RANG || woken == SIRA_WAIT_TIMEOUT);
-    for (size_t i = 0; slept && i < awake.count; i++)
-        awake.readers[i]->is_armed = sira_word_load(awake.readers[i]->memory->link.r_sleeps) != 0;
-    result = who_rang(self, tokens, count);
-    for (size_t i = 0; result && i < awake.count; i++) {
-        if (awake.readers[i]->is_armed || !sira_link_stirs(&awake.readers[i]->reader)) continue;
-        PyObject *token = PyLong_FromUnsignedLongLong(awake_tokens[i]); /* owned */
+    struct round round;
+    PyObject *result = round_wait(self, &round, timeout_s) < 0 ? NULL : who_rang(self, round.tokens, round.count); /* owned */
+    for (size_t i = 0; result && i < round.awake.count; i++) {
+        ShmReader *reader = round.awake.readers[i];
+        if (reader->is_armed || !sira_link_stirs(&reader->reader)) continue;
+        PyObject *token = PyLong_FromUnsignedLongLong(round.awake_tokens[i]); /* owned */
         const int has = token ? PySequence_Contains(result, token) : -1;
         if (has < 0 || (has == 0 && PyList_Append(result, token) < 0)) Py_CLEAR(result);
         Py_XDECREF(token);
     }
-done:
-    for (size_t i = 0; i < awake.count; i++) Py_DECREF(awake.readers[i]);
-    if (awake.readers != small) PyMem_Free(awake.readers);
-    if (awake_tokens != small_tokens) PyMem_Free(awake_tokens);
+    round_end(&round);
     return result;
+}
+
+/* Have mailboxes know what came to this reader. 0; -1: an exception. Runs no Python code. */
+static int look_at(ShmReader *reader, uint64_t token, PyObject *broken)
+{
+    if (!reader->broken && sira_reader_share(reader, false) < 0) return -1;
+    if (!reader->broken) return 0;
+    PyObject *number = PyLong_FromUnsignedLongLong(token); /* owned */
+    const int result = number ? PyList_Append(broken, number) : -1;
+    Py_XDECREF(number);
+    return result;
+}
+
+/* take(mailbox, timeout_s) -> Message, or list of tokens whose links are broken */
+static PyObject *bells_take(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    ShmBells *self = (ShmBells *)object;
+    if (count != 2 || !PyObject_TypeCheck(args[0], &sira_mailbox_type)) {
+        PyErr_SetString(PyExc_TypeError, "take(mailbox, timeout_s)");
+        return NULL;
+    }
+    const double timeout_s = PyFloat_AsDouble(args[1]);
+    if (timeout_s == -1 && PyErr_Occurred()) return NULL;
+    PyObject *broken = PyList_New(0); /* owned */
+    if (!broken) return NULL;
+    struct round round;
+    bool failed = round_wait(self, &round, timeout_s) < 0;
+    for (uint32_t i = 0; !failed && i < round.count; i++) {
+        PyObject *token = PyLong_FromUnsignedLongLong(round.tokens[i]); /* owned */
+        PyObject *member = token ? PyDict_GetItemWithError(self->members, token) : NULL; /* borrowed: looking runs nothing */
+        ShmReader *reader = member ? as_reader(member) : NULL;
+        if (reader) {
+            reader->is_armed = false;
+            failed = look_at(reader, round.tokens[i], broken) < 0;
+        } else {
+            failed = PyErr_Occurred() != NULL;
+        }
+        Py_XDECREF(token);
+    }
+    for (size_t i = 0; !failed && i < round.awake.count; i++) {
+        ShmReader *reader = round.awake.readers[i];
+        if (!reader->is_armed && sira_link_stirs(&reader->reader)) failed = look_at(reader, round.awake_tokens[i], broken) < 0;
+    }
+    round_end(&round);
+    /* Taken before others are called, who might take it, or be called because of it. */
+    PyObject *message = failed ? NULL : mailbox_take((Mailbox *)args[0]); /* owned */
+    mailbox_call_due();
+    for (Py_ssize_t i = 0; message && i < PyList_GET_SIZE(broken); i++) { /* for the next wait */
+        PyObject *member = PyDict_GetItemWithError(self->members, PyList_GET_ITEM(broken, i)); /* borrowed */
+        if (member && as_reader(member)) (void)sira_bell_ring(as_reader(member)->bell);
+    }
+    if (!message && !PyErr_Occurred()) return broken;
+    Py_DECREF(broken);
+    return message;
 }
 
 /* sleep() -> bool: for an event loop, before it waits on fileno() */
@@ -253,6 +328,9 @@ static PyMethodDef bells_methods[] = {
     {"kick", bells_kick, METH_NOARGS, "kick(): end the wait that goes on in another thread, or the next one."},
     {"wait", bells_wait, METH_O,
      "wait(timeout_s) -> tokens of those that rang or have something; negative: no limit. Spins, then sleeps, without the GIL."},
+    {"take", (PyCFunction)(void (*)(void))bells_take, METH_FASTCALL,
+     "take(mailbox, timeout_s) -> the Message that came there, or a list: tokens of links that are broken. As wait, and "
+     "all that rang is given to its mailboxes."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -75,6 +75,7 @@ set(SIRA_PYTHON_SOURCES
   native/outbox_lost.c
   native/route.c
   native/route_direct.c
+  native/route_ask.c
   native/route_grant.c
   native/route_wait.c
   native/shm_arena_py.c

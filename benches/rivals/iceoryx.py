@@ -22,6 +22,7 @@ from benches.payload import Lost
 PROCESSES_MAX = 8
 ALIGNMENT_BYTES = 64
 TAKEN_BYTES = 8
+FLOW_ROOM, TOLD = 512, 128
 
 
 class _Way:
@@ -172,6 +173,41 @@ def bulk_source(link: Link) -> None:
         sent += 1
 
     pour_in_place(link, send)
+    link.rest()
+
+
+def sink(link: Link) -> None:
+    """Take a numbered one-way flow; tell now and then."""
+    node, count = _node(link), 0
+    reader = _Way(node, "there", size=link.params["message_bytes"], room=FLOW_ROOM).reader()
+    taken = _Way(node, "taken.0", size=TAKEN_BYTES, room=FLOW_ROOM).writer()
+    link.say("listening")
+
+    def receive() -> memoryview:
+        nonlocal count
+        if count and count % TOLD == 0:
+            taken.send(bytes(TAKEN_BYTES))
+        count += 1
+        return reader.receive()
+
+    patterns.drain(link, receive)
+    link.rest()
+
+
+def source(link: Link) -> None:
+    """Send a numbered one-way flow; a full queue would lose."""
+    node, count = _node(link), 0
+    writer = _Way(node, "there", size=link.params["message_bytes"], room=FLOW_ROOM).writer()
+    taken = _Way(node, "taken.0", size=TAKEN_BYTES, room=FLOW_ROOM).reader()
+
+    def send(message: bytes) -> None:
+        nonlocal count
+        if count >= FLOW_ROOM and count % TOLD == 0:
+            taken.receive()
+        writer.send(message)
+        count += 1
+
+    patterns.pour(link, send)
     link.rest()
 
 

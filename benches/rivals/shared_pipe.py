@@ -21,6 +21,8 @@ from benches.exchange import Answers, Fill, ask_tensors, leave_when_closed, pour
 from benches.link import Link
 
 NAME_BYTES = 64
+FLOW_SLOTS, TOLD = 512, 128
+"""Small messages under way at most, and after how many the reader tells that it took them."""
 
 
 def _attached(name: str) -> SharedMemory:
@@ -118,6 +120,40 @@ def bulk_source(link: Link) -> None:
         sent += 1
 
     pour_in_place(link, send)
+
+
+def sink(link: Link) -> None:
+    """Take a numbered one-way flow, each message where it lies; tell now and then."""
+    reader, size, count = _Reader(link), link.params["message_bytes"], 0
+
+    def receive() -> memoryview:
+        nonlocal count
+        if count and count % TOLD == 0:
+            reader.tell()
+        reader.wait()
+        at = count % FLOW_SLOTS * size
+        count += 1
+        return reader.memory.buf[at : at + size]
+
+    patterns.drain(link, receive)
+
+
+def source(link: Link) -> None:
+    """Send a numbered one-way flow, each message into a slot that the reader has done with."""
+    size, count = link.params["message_bytes"], 0
+    maker = _Maker(link, FLOW_SLOTS * size)
+
+    def send(message: bytes) -> None:
+        nonlocal count
+        if count >= FLOW_SLOTS and count % TOLD == 0:
+            maker.wait()
+        at = count % FLOW_SLOTS * size
+        maker.memory.buf[at : at + size] = message
+        maker.tell()
+        count += 1
+
+    patterns.pour(link, send)
+    link.rest()
 
 
 def echo_server(link: Link) -> None:

@@ -106,6 +106,19 @@ def _dialled(link: Link) -> _End:
     return end
 
 
+def sink(link: Link) -> None:
+    """Take a numbered one-way flow."""
+    patterns.drain(link, _listening(link).receive)
+    link.rest()
+
+
+def source(link: Link) -> None:
+    """Send a numbered one-way flow."""
+    end = _dialled(link)
+    patterns.pour(link, end.send)
+    link.rest()
+
+
 def bulk_sink(link: Link) -> None:
     """Sum each tensor."""
     end, check = _listening(link), patterns.TensorSink(link)

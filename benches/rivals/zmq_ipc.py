@@ -14,9 +14,10 @@ from benches import patterns
 from benches.exchange import Answers, Fill, ask_tensors, held_array, leave_when_closed
 from benches.link import Link
 from benches.rivals import zmq_tcp
-from benches.rivals.zmq_tcp import address, asker, queue_length
+from benches.rivals.zmq_tcp import address, asker, queue_length, sink, source
 
-__all__ = ["asker", "bulk_sink", "bulk_source", "echo_server", "tensor_answerer", "tensor_asker"]
+__all__ = ["asker", "bulk_sink", "bulk_source", "echo_server", "sink", "source", "tensor_answerer",
+           "tensor_asker"]  # fmt: skip
 
 
 def echo_server(link: Link) -> None:

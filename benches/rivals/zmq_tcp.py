@@ -64,13 +64,7 @@ def sink(link: Link) -> None:
     socket = _socket(zmq.PULL)
     socket.bind(address(link.params))
     link.say("listening")
-    check = Sequence()
-    while not check.take(socket.recv(copy=False).buffer):
-        pass
-    link.say("warm")
-    while not check.take(socket.recv(copy=False).buffer):
-        pass
-    link.say("done", end_ns=now_ns(), count=check.count - link.params["warmup"])
+    patterns.drain(link, lambda: socket.recv(copy=False).buffer)
 
 
 def source(link: Link) -> None:

@@ -27,11 +27,12 @@ def measure(
     *,
     source: str = "source",
     seen: Callable[[Stage, str], Figures] | None = None,
+    after: Callable[[str, int], None] | None = None,
 ) -> Figures:
     """Messages a second, from the first send to the arrival of the last.
 
-    `seen` looks at the address before anybody else does. CPU of the server alone is told where
-    there is one between the two ends.
+    `seen` looks at the address before anybody else does, `after` once so many have come. CPU of the
+    server alone is told where there is one between the two ends.
     """
     with Stage(timeout_s=60) as stage:
         url, server = system.listen(stage)
@@ -47,6 +48,8 @@ def measure(
         (sent,) = stage.hear_all([producer], "sent")
         (done,) = stage.hear_all([sink], "done")
         cpu_s, server_cpu_s = stage.cpu_s() - cpu_s, stage.cpu_s(servers) - server_cpu_s
+        if after is not None:
+            after(url, done["count"])
     assert sent["count"] == done["count"], (sent, done)  # the sink checked it: our bug otherwise
     elapsed_s = (done["end_ns"] - sent["start_ns"]) / 1e9
     return {

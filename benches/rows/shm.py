@@ -1,7 +1,8 @@
 """shm: large tensors between two processes of one host, by reference and by every other way.
 
 Each size is filled where it is sent from and summed where it arrives: one way (1 to 256 MiB), as
-request and reply (256 B, 1 and 16 MiB, both filled and both summed), and to four (16 MiB).
+request and reply (256 B, 1 and 16 MiB, both filled and both summed), and to four (16 MiB). Of 256 B
+a flow one way, too: numbered, none lost.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from typing import Any
 
 import sira
 from benches.harness import BenchError, Case, Figures, Stage
-from benches.local_systems import LANES, PAST_NODE, RIVALS, SIRA_LOAN
-from benches.rows import rtt
+from benches.local_systems import FLIGHT, LANES, PAST_NODE, RIVALS, SIRA_LOAN
+from benches.rows import rate, rtt
 from benches.systems import System, case
 
 SUMMARY = "tensors of one host, filled and summed: one way, asked, and to four at 16 MiB"
@@ -30,6 +31,7 @@ def groups(quick: bool) -> list[list[Case]]:
         "message_bytes": 256,
         "warmup": 300,
         "calls": 1_000 if quick else 5_000,
+        "send_s": 0.7 if quick else 3.0,
     }
     made = [[case("shm", s, small, measure_small) for s in SYSTEMS if s is not SIRA_LOAN]]
     for size_mib in (1, 16, 64, 256):
@@ -49,17 +51,22 @@ def groups(quick: bool) -> list[list[Case]]:
 
 
 def measure_small(system: System, params: dict[str, Any]) -> Figures:
-    """Request and reply of bytes."""
+    """Request and reply of bytes, and a flow of them one way, but by Flight: it has batches."""
 
-    def past_node(url: str) -> None:
+    def past_node(url: str, due: int = 2 * (params["warmup"] + params["calls"])) -> None:
         with sira.connect_sync(url) as bus:
             count = bus.stats().values["messages_direct"]
-        due = 2 * (params["warmup"] + params["calls"])
         if count < PAST_NODE_SHARE * due:
             raise BenchError(f"{count:.0f} of {due} messages went past the node")
 
-    asked = rtt.measure(system, params, after=past_node if system in PAST_NODE else None)
-    return {"rtt_us_p50": asked["latency_us_p50"], "rtt_us_p99": asked["latency_us_p99"]}
+    after = past_node if system in PAST_NODE else None
+    asked = rtt.measure(system, params, after=after)
+    figures = {"rtt_us_p50": asked["latency_us_p50"], "rtt_us_p99": asked["latency_us_p99"]}
+    if system is FLIGHT:
+        return figures
+    flow = rate.measure(system, params, after=after)
+    kept = ("messages_per_s", "cpu_us_per_message", "lost")
+    return {**figures, **{name: flow[name] for name in kept}}
 
 
 def measure(system: System, params: dict[str, Any]) -> Figures:

@@ -80,6 +80,24 @@ class Waiter:
             self._lock.acquire(timeout=-1 if timeout_s == math.inf else timeout_s)
 
 
+class _Kept(threading.local):
+    waiter: Waiter | None = None
+
+
+_kept = _Kept()
+
+
+def waiter_here() -> Waiter:
+    """Return a waiter of this thread; `Bells.leave` or `keep` gives it back."""
+    waiter, _kept.waiter = _kept.waiter, None  # a signal's handler may wait, too
+    return waiter if waiter is not None else Waiter()
+
+
+def keep(waiter: Waiter) -> None:
+    """Let this thread wait with it again. It may still be woken for nothing."""
+    _kept.waiter = waiter
+
+
 class Bells:
     """The bells of one client. Belongs to its loop but for `wait`, `leave` and `kick`."""
 
@@ -88,7 +106,7 @@ class Bells:
         loop: asyncio.AbstractEventLoop,
         *,
         rang: Callable[[list[int]], None],
-        loop_waits: Callable[[], bool],
+        loop_waits: Callable[[], int],
     ) -> None:
         """Watch from now on.
 
@@ -215,6 +233,23 @@ class Bells:
         tokens = bells.wait(-1.0 if timeout_s == math.inf else timeout_s)
         if tokens:
             self._rang(tokens)
+
+    def take(
+        self, waiter: Waiter, mailbox: _native.Mailbox, timeout_s: float
+    ) -> _native.Message | None:
+        """Wait as `wait` does, and return the next message of `mailbox`, if one has come."""
+        bells = self._bells
+        if bells is None or (waiter.leads is None and not self._begin_to_lead(waiter)):
+            self.wait(waiter, timeout_s)
+            return None
+        if waiter.woken:
+            return None
+        found = bells.take(mailbox, -1.0 if timeout_s == math.inf else timeout_s)
+        if not isinstance(found, list):
+            return found
+        if found:
+            self._rang(found)
+        return None
 
     def _begin_to_lead(self, waiter: Waiter) -> bool:
         if not self._lead.acquire(blocking=False):

@@ -71,7 +71,7 @@ class Direct:
         self.bells: Bells | None = None  # made with the first link that is read
         # Hands out the replies that have come; whether somebody on the loop waits for one.
         self.hand_out: Callable[[], None] = _nothing
-        self.loop_waits: Callable[[], bool] = _nobody
+        self.loop_waits: Callable[[], int] = _nobody
 
     # ---- connections -----------------------------------------------------------------------------
 
@@ -241,7 +241,7 @@ class Direct:
         self._inbox.link(number, reader)
         self._tend_later()
 
-    def _loop_waits(self) -> bool:
+    def _loop_waits(self) -> int:
         return self.loop_waits()
 
     def rang(self, tokens: Sequence[int]) -> None:
@@ -330,9 +330,9 @@ def _nothing() -> None:
     """Hand nothing out."""
 
 
-def _nobody() -> bool:
+def _nobody() -> int:
     """Nobody waits."""
-    return False
+    return 0
 
 
 def _go_on(turn: asyncio.Future[None]) -> None:

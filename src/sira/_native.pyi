@@ -331,6 +331,13 @@ class Outbox:
         again where `blocked` says so. A quiet push, and Sender.send, try it by themselves. A
         `grade` past accepted, a `dedupe_key` and a fence always go by the node.
         """
+    # post a request past the node, or its final answer, with what these always say and no more; as
+    # `direct`, and waits for room as that does. False: nobody has it. A message that is traced, or
+    # whose topic somebody waits for, is not answered here
+    def ask(
+        self, topic: str, body: Body, id: bytes, reply_to: str, timeout_s: float | None, /
+    ) -> bool: ...
+    def answer(self, message: Message, body: Body, /) -> bool: ...
     # the end that has no room for the last message that direct() did not take on this topic: wait
     # for it to be taken from, then try again. None: it has, or there is no route any more
     def blocked(self, topic: str, /) -> ShmWriter | None: ...
@@ -1000,3 +1007,6 @@ class ShmBells:
     def kick(self) -> None: ...
     # tokens that rang or have something; empty: timeout, kick or signal. Negative: no limit
     def wait(self, timeout_s: float, /) -> list[int]: ...
+    # as wait, and all that rang is given to its mailboxes: the message that came to this one, or
+    # tokens of links that are broken; none: as above
+    def take(self, mailbox: Mailbox, timeout_s: float, /) -> Message | list[int]: ...
