@@ -107,6 +107,9 @@ class Connection(Streams):
         delays_s = self.retry.delays_s(self.rng)
         while True:
             transport = await self.up(deadline)
+            if transport.over is not None and not self.has_streams:  # else these notice
+                self._lost(transport.over)
+                continue
             try:
                 answer = await transport.unary(
                     method,

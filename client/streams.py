@@ -92,6 +92,8 @@ class Streams(Nodes):
         lent = transport.lent
         if lent is not None:
             self.lender.begin(lent, dict(node.limits))
+        else:
+            self.lender.end()
         self.incoming.inbox.maps = lent.maps if lent is not None else None
         self.direct.begin(lent.links if lent is not None else None)
         asides = (
@@ -111,6 +113,11 @@ class Streams(Nodes):
 
     def _stream_metadata(self) -> list[tuple[str, str]]:
         return [*self.metadata(), ("sira-link", self._link)] if self._link else self.metadata()
+
+    @property
+    def has_streams(self) -> bool:
+        """Whether one is open, which tells of a loss."""
+        return self.outgoing.stream is not None or self.incoming.stream is not None
 
     def want_publish(self) -> None:
         """Open the Publish stream when there is none, now or when connected again."""
@@ -236,7 +243,7 @@ class Streams(Nodes):
         transport, self._transport = self._transport, None
         self._is_up.clear()
         self.direct.lost()
-        self.lender.end()
+        self.lender.lost()
         self.outgoing.stop()
         self.incoming.stop()
         self._drop(transport)

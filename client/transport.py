@@ -103,6 +103,10 @@ class Transport(Protocol):
     def stream(self, method: str, *, metadata: Metadata) -> Stream:
         """Open a bidirectional stream; errors come from its reads and writes."""
 
+    @property
+    def over(self) -> SiraError | None:
+        """Why it is over for good; None: it is not, or connects again by itself."""
+
     def renewed(self) -> bool:
         """Return whether a new way would show another token or certificate than this one does."""
 
@@ -115,6 +119,7 @@ class GrpcTransport:
 
     lane = "grpc"
     lent = None
+    over = None  # the channel dials again
 
     _forks_at_first_use: ClassVar[int | None] = None
 

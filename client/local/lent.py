@@ -189,9 +189,9 @@ class Lender:
     def _tell(self) -> bool:
         """Tell the node what it does not know yet; False: it cannot be told."""
         way = self._way
-        news = self.arenas.news()
         if way is None:
             return False
+        news = self.arenas.news()
         if news.gone:
             way.gone(news.gone)
         try:
@@ -221,8 +221,15 @@ class Lender:
         if self._timer is None and self.arenas.segment_bytes:
             self._tend_later()
 
+    def lost(self) -> None:
+        """Tell nobody anything until the next `begin`: the way is lost.
+
+        What goes past the node still finds memory, in segments that its readers have mapped.
+        """
+        self._way = None
+
     def end(self) -> None:
-        """Lend no more: the way is lost, or the client is at its end."""
+        """Lend no more: the client is at its end."""
         self._way = None
         self._outbox.placer = None
         self.arenas.end()

@@ -129,6 +129,11 @@ class SocketTransport:
         except SiraError as error:
             return _Refused(error)
 
+    @property
+    def over(self) -> SiraError | None:
+        """Why the connection is over; None: it is not."""
+        return self._ended
+
     def renewed(self) -> bool:
         """Return whether the token's file says something else than when this was made."""
         return self._security.shows_another(self._proof)

@@ -182,6 +182,7 @@ class LocalTransport:
 
     lane = "grpc"  # what its receipts tell: it stands for a node that is reached so
     lent = None
+    over = None
 
     def __init__(self, node: LocalNode) -> None:
         """Connect to `node`."""

@@ -77,6 +77,14 @@ def own(request: pytest.FixtureRequest) -> Iterator[Any]:
     node.close()
 
 
+async def test_who_only_calls_finds_the_next_node(own: Any) -> None:
+    async with own.bus() as bus:
+        for _ in range(2):
+            await asyncio.to_thread(own.kill)
+            await asyncio.to_thread(own.start)
+            assert (await bus.ledger(timeout_s=30)).balanced
+
+
 async def test_a_subscription_lives_over_the_end_of_its_node(own: Any, until: Any) -> None:
     async with own.bus() as bus, bus.subscribe("a.>") as messages:
         await bus.publish("a.b", b"before")

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import sira
 import sira.testing
 
 from .raw import run, until
-from .test_past_node import BODY, past_node, settled
+from .test_past_node import BODY, past_node, past_total, settled
 
 pytestmark = pytest.mark.integration
 
@@ -109,7 +110,39 @@ def test_a_publisher_goes_on_when_its_reader_is_killed(node: sira.testing.Node) 
     run(work)
 
 
-def test_small_messages_flow_on_while_the_node_is_gone() -> None:
+SIZES = (200, 20_000, 1_000_000)
+
+
+async def flows_on(
+    bus: sira.Bus, messages: sira.Subscription, topic: str, numbers: range, size: int
+) -> None:
+    """Publish and take, one after the other."""
+    for number in numbers:
+        body = {"x": np.full(size, number % 251, np.uint8)}
+        receipt = await bus.publish(topic, body)
+        assert receipt.lanes == ["shm"] and receipt.matched == 1
+        message = await messages.next(timeout_s=10)
+        assert (message["x"] == number % 251).all() and message["x"].size == size
+
+
+async def flows_past(
+    node: sira.testing.Node, bus: sira.Bus, messages: sira.Subscription, topic: str, size: int
+) -> None:
+    """Publish and take until that goes past the node, by its own account.
+
+    One message is looked at while the next is written, as in `flows_on`: memory for both is there.
+    """
+    body, kept = {"x": np.zeros(size, np.uint8)}, None
+    async with sira.connect(node.url) as asked:
+        while await past_total(asked) < 20:
+            receipt = await bus.publish(topic, body)
+            for _ in range(receipt.matched):
+                kept = await messages.next(timeout_s=10)
+    del kept
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_flow_goes_on_while_its_node_is_gone_and_both_ends_find_the_next(size: int) -> None:
     async def work() -> None:
         with sira.testing.node() as node:
             async with (
@@ -117,15 +150,43 @@ def test_small_messages_flow_on_while_the_node_is_gone() -> None:
                 sira.connect(node.socket_url) as other,
                 other.subscribe("direct.nodeless") as messages,
             ):
-                for _ in range(await past_node(bus, "direct.nodeless") + 1):
-                    await messages.next(timeout_s=10)
-                os.kill(node.pid, signal.SIGKILL)
-                await until(lambda: not bus.connection.is_up and not other.connection.is_up)
-                for number in range(100):
-                    receipt = await bus.publish("direct.nodeless", number.to_bytes(4, "little"))
-                    assert receipt.lanes == ["shm"]
-                    message = await messages.next(timeout_s=10)
-                    assert int.from_bytes(message.bytes, "little") == number
+                await flows_past(node, bus, messages, "direct.nodeless", size)
+                for _ in range(2):
+                    await asyncio.to_thread(node.kill)
+                    await until(lambda: not bus.connection.is_up and not other.connection.is_up)
+                    await flows_on(bus, messages, "direct.nodeless", range(100), size)
+                    with pytest.raises(sira.SiraError):  # what needs a node
+                        await bus.publish("direct.other", b"", timeout_s=0.1)
+                    await flows_on(bus, messages, "direct.nodeless", range(100), size)
+                    await asyncio.to_thread(node.start)
+                    await flows_past(node, bus, messages, "direct.nodeless", size)
+                    await flows_on(bus, messages, "direct.nodeless", range(20), size)
+                row = await settled(bus, "direct.nodeless")
+                unheard = row.dropped.get("NO_MATCH", 0)  # the publisher was back first
+                assert row.owed == row.delivered + unheard and set(row.dropped) <= {"NO_MATCH"}
+
+    run(work)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_flow_goes_on_while_its_node_stands_still(size: int) -> None:
+    async def work() -> None:
+        with sira.testing.node() as node:
+            async with (
+                sira.connect(node.socket_url) as bus,
+                sira.connect(node.socket_url) as other,
+                other.subscribe("direct.still") as messages,
+            ):
+                await flows_past(node, bus, messages, "direct.still", size)
+                os.kill(node.pid, signal.SIGSTOP)
+                try:
+                    await flows_on(bus, messages, "direct.still", range(200), size)
+                finally:
+                    os.kill(node.pid, signal.SIGCONT)
+                assert (await bus.publish("direct.other", b"")).matched == 0
+                await flows_on(bus, messages, "direct.still", range(100), size)
+                row = await settled(bus, "direct.still")
+                assert row.owed == row.delivered and row.published >= 300 and not row.dropped
 
     run(work)
 
