@@ -1,5 +1,6 @@
 /* What the node has to do with messages that pass it by (docs/shm.md): the page that tells publishers when to ask
  * anew, the books of what went over links, and what must be over before a route begins. */
+#include "fault.h"
 #include "hub_stream.h"
 #include "pyutil.h"
 #include "shm_atomic.h"
@@ -27,6 +28,7 @@ static uint32_t word_of(struct sira_slice name)
 static void word_move(uint64_t *word)
 {
     sira_word_store(word, *word + 1);
+    SIRA_FAULT_POINT("page.moved");
 }
 
 void hub_moved(Hub *hub, PyObject *name)
@@ -171,6 +173,7 @@ PyObject *hub_account(PyObject *self, PyObject *args, PyObject *kwargs)
         }
         return NULL;
     }
+    SIRA_FAULT_POINT("account.checked");
     row->published += account.published;
     row->owed += account.owed;
     row->delivered += account.delivered;
@@ -207,6 +210,7 @@ int ingress_ask(Ingress *in, const struct sira_item *item)
         sira_raise("PROTOCOL_ERROR", "a route was asked for on a stream that has none");
         return -1;
     }
+    SIRA_FAULT_POINT("ask.came");
     PyObject *asked = Py_NewRef(in->asked); /* owned: it may be replaced meanwhile */
     PyObject *result = PyObject_CallFunction(asked, "Is#", ask.ask, (const char *)ask.topic.data,
                                              (Py_ssize_t)ask.topic.len); /* owned */

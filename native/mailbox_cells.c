@@ -1,5 +1,6 @@
 /* The messages of a mailbox that lie in links: cells are bound, looked at, taken from. How it works stands in client.h. */
 #include "client.h"
+#include "fault.h"
 #include "shm_py.h"
 
 _Static_assert((int)SIRA_PRIORITIES == (int)SIRA_LINK_PRIORITIES, "a message has the priority of its slot");
@@ -78,6 +79,7 @@ static Py_ssize_t cell_tell(Cell *cell)
             count++;
         }
     }
+    if (count) SIRA_FAULT_POINT("cell.told");
     if (count) note(mailbox);
     return count;
 }
@@ -86,6 +88,7 @@ static void pass_over(ShmReader *reader, uint32_t cell)
 {
     if (reader->fork_depth != sira_fork_depth || reader->reader.corrupt) return;
     if (sira_link_pass_over(&reader->reader, cell)) sira_reader_break(reader);
+    SIRA_FAULT_POINT("cell.passed_over");
     if (sira_link_calls_writer(&reader->memory->link)) (void)sira_bell_ring(reader->peer_bell);
 }
 
@@ -142,6 +145,7 @@ PyObject *mailbox_from_cell(Mailbox *self, PyObject *object, uint32_t priority)
     struct sira_taken taken;
     const uint64_t now_ns = sira_now_mono_ns();
     const enum sira_link_status status = sira_link_take_oldest(&reader->reader, cell->index, priority, now_ns, &taken);
+    SIRA_FAULT_POINT("cell.taken");
     if (sira_link_calls_writer(&reader->memory->link)) (void)sira_bell_ring(reader->peer_bell);
     if (status == SIRA_LINK_CORRUPT) sira_reader_break(reader);
     if (status != SIRA_LINK_OK) return NULL;
@@ -211,6 +215,7 @@ static void unbind(Cell *cell)
     struct mailbox_link *link = mailbox->links;
     while (link->reader != reader) link++;
     if (--link->cells == 0) *link = mailbox->links[--mailbox->link_count];
+    SIRA_FAULT_POINT("cell.unbound");
     reader->bound[cell->index] = NULL;
     reader->bound_count--;
     sira_reader_discard(reader, cell->index);
@@ -298,6 +303,7 @@ int mailbox_bind(Mailbox *self, PyObject *object, uint32_t index, PyObject *topi
     self->cell_count++;
     reader->bound[index] = cell;
     reader->bound_count++;
+    SIRA_FAULT_POINT("cell.bound");
     if (reader->reader.corrupt || cell_tell(cell) >= 0) return 0;
     unbind(cell);
     return -1;

@@ -9,6 +9,7 @@
  * the message holds it until it is answered, and can be sent again until then. Leases that nobody will return, because
  * their connection is gone, are forgotten together with their segments: no byte of those is handed out again. */
 #include "client.h"
+#include "fault.h"
 
 #include "pb.h"
 #include "shm_py.h"
@@ -152,6 +153,7 @@ static uint64_t lease_take(Outbox *self, PyObject *chunk)
     while (self->leases[at].number) at = (at + 1) & (self->leases_room - 1);
     self->leases[at] = (struct lease){number, Py_NewRef(chunk)};
     self->lease_count++;
+    SIRA_FAULT_POINT("lease.given");
     return number;
 }
 
@@ -174,6 +176,7 @@ static PyObject *lease_end(Outbox *self, uint64_t number)
     }
     self->leases[hole] = (struct lease){0, NULL};
     self->lease_count--;
+    SIRA_FAULT_POINT("lease.back");
     return chunk;
 }
 

@@ -163,6 +163,7 @@ void route_leave(Outbox *self, ShmRoute *route)
     tell_ended(&self->routes, route->ask);
     self->routes.left++;
     route_idle(self, route);
+    SIRA_FAULT_POINT("route.left");
 }
 
 void route_broken(Outbox *self, ShmRoute *route, ShmWriter *writer)
@@ -224,6 +225,7 @@ void routes_pushed(Outbox *self, PyObject *topic, const struct sira_options *opt
     if (routes->ask_last == UINT32_MAX) return; /* none is used twice */
     route->dirty = false;
     route_enter(self, route, ROUTE_WANTED);
+    SIRA_FAULT_POINT("route.wanted");
 }
 
 static size_t ask_size(uint32_t ask, size_t topic_len)
@@ -261,6 +263,7 @@ PyObject *routes_take(Outbox *self)
         at = pb_put_bytes(at, 2, names[next].data, names[next].len);
         next++;
         route_enter(self, route, ROUTE_ASKED);
+        SIRA_FAULT_POINT("route.asked");
     }
     assert(at == (uint8_t *)PyBytes_AS_STRING(frame) + size);
     return frame;

@@ -16,6 +16,7 @@
 #define SIRA_ROUTE_H
 
 #include "client.h"
+#include "fault.h"
 #include "shm_py.h"
 
 enum {

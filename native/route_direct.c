@@ -81,6 +81,7 @@ static void post_to_all(ShmRoute *route, struct sira_post *post)
         const enum sira_link_status status = sira_link_post(&target->writer->writer, post, &ticket);
         assert(status == SIRA_LINK_OK);
         if (status != SIRA_LINK_OK && post->owner) sira_shm_release(post->owner, post->chunk);
+        SIRA_FAULT_POINT("route.posted_to_one");
     }
     for (uint32_t i = 0; i < route->target_count; i++) {
         const struct route_target *target = &route->targets[i];
@@ -106,6 +107,7 @@ static enum outbox_direct post_chunk(Outbox *self, PyObject *topic, const struct
     if (result == DIRECT_POSTED) result = route_room(self, route, post->priority, placing.bytes);
     if (result == DIRECT_POSTED) result = place(self, topic, body, loan, &placing, copied);
     if (result != DIRECT_POSTED) return result;
+    SIRA_FAULT_POINT("route.placed");
 
     route = route_live(self, topic);
     const ShmChunk *chunk = (const ShmChunk *)body->chunk;

@@ -125,6 +125,7 @@ PyObject *outbox_route(Outbox *self, PyObject *args, PyObject *kwargs)
         route->fork_depth = sira_fork_depth;
         route_enter(self, route, ROUTE_LIVE);
         self->routes.granted++;
+        SIRA_FAULT_POINT("route.granted");
         Py_RETURN_TRUE;
     }
     if (route) {
@@ -148,6 +149,7 @@ PyObject *outbox_refuse(Outbox *self, PyObject *args, PyObject *kwargs)
     if (!route) Py_RETURN_NONE;
     const uint64_t now_ns = sira_now_mono_ns();
     route_enter(self, route, ROUTE_REFUSED);
+    SIRA_FAULT_POINT("route.refused");
     route->dirty = false;
     if (again_ms) {
         route->until_ns = now_ns + again_ms * UINT64_C(1000000);

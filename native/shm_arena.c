@@ -1,5 +1,7 @@
 #include "shm_arena.h"
 
+#include "fault.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -57,6 +59,7 @@ static int make_segment(struct sira_arena *arena, uint64_t bytes, uint32_t *inde
     arena->segments[arena->count++] = segment;
     arena->segment_bytes += size;
     arena->made_total++;
+    SIRA_FAULT_POINT("segment.made");
     if (size <= SIRA_SEGMENT_BYTES_MAX) arena->next_bytes = size < SIRA_SEGMENT_BYTES_MAX ? 2 * size : size;
     return 0;
 }
@@ -91,6 +94,7 @@ static bool retire(struct sira_arena *arena, uint32_t index)
     arena->retired[arena->retired_count++] = segment->id;
     unlist(arena, index);
     destroy(segment);
+    SIRA_FAULT_POINT("segment.retired");
     return true;
 }
 
@@ -140,6 +144,7 @@ static bool take_from(struct sira_arena *arena, uint32_t index, uint64_t bytes, 
     arena->asked_bytes_total += bytes;
     arena->chunk_bytes_total += taken;
     arena->hot = index;
+    SIRA_FAULT_POINT("chunk.taken");
     *out = (struct sira_shm_chunk){.segment = segment, .index = chunk};
     return true;
 }
@@ -249,5 +254,6 @@ void sira_chunk_give(struct sira_shm_chunk chunk)
         segment->arena->chunk_bytes -= sira_heap_bytes(&segment->heap, chunk.index);
     }
     sira_heap_give(&segment->heap, chunk.index);
+    SIRA_FAULT_POINT("chunk.back");
     if (!segment->arena && segment->heap.used_count == 0) destroy(segment);
 }

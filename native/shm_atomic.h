@@ -81,15 +81,4 @@ static inline void sira_bytes_out(void *to, const void *shared, size_t len)
 
 #endif
 
-/* A place where a test may kill the process. Costs nothing in a release: the name is gone. */
-#if defined(SIRA_FAULTS)
-extern void (*sira_fault_hook)(const char *name); /* NULL: go on */
-#define SIRA_FAULT_POINT(name)                                                                                       \
-    do {                                                                                                             \
-        if (sira_fault_hook) sira_fault_hook(name);                                                                  \
-    } while (0)
-#else
-#define SIRA_FAULT_POINT(name) ((void)0)
-#endif
-
 #endif

@@ -1,5 +1,7 @@
 #include "shm_bell.h"
 
+#include "fault.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <sys/epoll.h>
@@ -44,6 +46,7 @@ int sira_bell_make(void)
 int sira_bell_ring(int bell)
 {
     const uint64_t one = 1;
+    SIRA_FAULT_POINT("bell.ringing");
     while (write(bell, &one, sizeof one) < 0)
         if (errno != EINTR) return errno == EAGAIN ? 0 : errno;
     return 0;
@@ -132,6 +135,7 @@ static enum sira_wait sleep_on(struct bed *bed, int64_t timeout_ns)
         got = epoll_wait(bed->fd, events, bed->room < EVENTS_MAX ? (int)bed->room : EVENTS_MAX, to_ms(timeout_ns));
     }
     if (got < 0) return errno == EINTR ? SIRA_WAIT_SIGNAL : SIRA_WAIT_FAILED;
+    if (got) SIRA_FAULT_POINT("bell.heard");
     bed->count = (uint32_t)got;
     for (int i = 0; !bed->is_bell && i < got; i++) bed->tokens[i] = events[i].data.u64;
     return got ? SIRA_WAIT_RANG : SIRA_WAIT_TIMEOUT;

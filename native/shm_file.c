@@ -1,5 +1,7 @@
 #include "shm_file.h"
 
+#include "fault.h"
+
 #include <errno.h>
 
 #if defined(__linux__)
@@ -35,6 +37,7 @@ int sira_shm_make(const char *name, size_t bytes, bool is_private, struct sira_s
     if (bytes == 0 || bytes > (size_t)INT64_MAX) return EINVAL;
     const int fd = open_memory(name);
     if (fd < 0) return errno;
+    SIRA_FAULT_POINT("memory.opened");
     int error = 0;
     void *base = MAP_FAILED;
     if (ftruncate(fd, (off_t)bytes) < 0) error = errno;
@@ -45,6 +48,7 @@ int sira_shm_make(const char *name, size_t bytes, bool is_private, struct sira_s
         close(fd);
         return error;
     }
+    SIRA_FAULT_POINT("memory.sealed");
     *out = (struct sira_shm){.fd = fd, .base = base, .bytes = bytes};
     return 0;
 }
@@ -59,6 +63,7 @@ int sira_shm_map(int fd, size_t bytes, bool is_writable, bool is_private, struct
     if ((seals & wanted) != wanted || stat.st_size < 0 || (uint64_t)stat.st_size != bytes || bytes == 0) return EPERM;
     void *base = mmap(NULL, bytes, is_writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
     if (base == MAP_FAILED) return errno;
+    SIRA_FAULT_POINT("memory.mapped");
     *out = (struct sira_shm){.fd = fd, .base = base, .bytes = bytes};
     return 0;
 }

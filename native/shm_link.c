@@ -1,6 +1,8 @@
 /* The memory of a link: sizes, head, counts. What both ends and the node share. */
 #include "shm_link.h"
 
+#include "fault.h"
+
 #include <assert.h>
 
 #if defined(SIRA_FAULTS)
@@ -81,7 +83,9 @@ void sira_link_format(void *memory, const struct sira_link_shape *shape, uint64_
 {
     assert(sira_link_bytes(shape) != 0);
     const struct head head = {.magic = MAGIC, .version = VERSION, .generation = generation, .shape = *shape};
+    SIRA_FAULT_POINT("link.made");
     memcpy(memory, &head, sizeof head);
+    SIRA_FAULT_POINT("link.formatted");
 }
 
 enum sira_link_status sira_link_open(void *memory, size_t bytes, const struct sira_link_shape *shape,
@@ -147,6 +151,7 @@ enum sira_link_status sira_link_counts(const struct sira_link *link, struct sira
         for (uint32_t r = 0; r < SIRA_LINK_REASONS; r++)
             out[c].withdrawn[r] = sira_word_load(&link->cells[c].withdrawn[r]);
     }
+    SIRA_FAULT_POINT("counts.begun");
     for (uint32_t s = 0; s < link->shape.slots; s++)
         if (count_slot(link, &link->slots[s], out)) status = SIRA_LINK_CORRUPT;
     for (uint32_t c = 0; c < link->shape.cells; c++) {

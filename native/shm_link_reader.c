@@ -1,6 +1,8 @@
 /* The reading end of a link: the subscriber. The protocol stands in shm_link.h. */
 #include "shm_link.h"
 
+#include "fault.h"
+
 #include <assert.h>
 #include <stdlib.h>
 
@@ -134,6 +136,7 @@ enum sira_link_status sira_link_look(struct sira_link_reader *reader, bool all)
             const uint32_t left = reader->link.shape.slots - w * 64;
             bits = left >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << left) - 1;
         }
+        if (bits) SIRA_FAULT_POINT("look.taken");
         if (bits && look_at_bits(reader, w, bits, UINT64_MAX, &newest)) return SIRA_LINK_CORRUPT;
     }
     /* A post may have set its bit in a word behind us and the next post its bit in one before us; or a slot that we
@@ -254,7 +257,9 @@ bool sira_link_calls_writer(const struct sira_link *link)
     /* The or of the last take or hold came before: either we see what is wanted, or the writer sees the bit. */
     const uint64_t wants = sira_word_load(link->w_wants);
     if (wants == 0 || sira_link_back_count(link) < wants) return false;
-    return sira_word_swap(link->w_wants, 0) != 0;
+    if (!sira_word_swap(link->w_wants, 0)) return false;
+    SIRA_FAULT_POINT("writer.woken"); /* it is owed a ring */
+    return true;
 }
 
 bool sira_link_stirs(const struct sira_link_reader *reader)

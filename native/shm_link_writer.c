@@ -1,6 +1,8 @@
 /* The writing end of a link: the publisher. The protocol stands in shm_link.h. */
 #include "shm_link.h"
 
+#include "fault.h"
+
 #include <assert.h>
 #include <stdlib.h>
 
@@ -109,6 +111,7 @@ enum sira_link_status sira_link_collect(struct sira_link_writer *writer, bool al
     const struct sira_link *link = &writer->link;
     for (uint32_t w = 0; w < sira_link_words(link->shape.slots); w++) {
         uint64_t bits = sira_word_load(&link->returned[w]) ? sira_word_swap(&link->returned[w], 0) : 0;
+        if (bits) SIRA_FAULT_POINT("collect.taken");
         if (all) bits = ~UINT64_C(0); /* only those that are out are looked at */
         for (; bits; bits &= bits - 1) {
             const uint32_t slot = w * 64 + (uint32_t)__builtin_ctzll(bits);
@@ -121,6 +124,7 @@ enum sira_link_status sira_link_collect(struct sira_link_writer *writer, bool al
     }
     for (uint32_t w = 0; w < sira_link_words(link->shape.holds); w++) {
         uint64_t bits = sira_word_load(&link->holds[w]) ? sira_word_swap(&link->holds[w], 0) : 0;
+        if (bits) SIRA_FAULT_POINT("collect.holds_taken");
         for (; bits; bits &= bits - 1) {
             const uint32_t hold = w * 64 + (uint32_t)__builtin_ctzll(bits);
             if (hold >= writer->holds_made || !writer->holds[hold].owner) return corrupt(writer);
@@ -285,7 +289,9 @@ uint32_t sira_link_withdraw_all(struct sira_link_writer *writer, uint32_t cell, 
 bool sira_link_calls_reader(struct sira_link_writer *writer)
 {
     /* The or of the last post came before: either we see the flag, or the reader sees the bit. */
-    return sira_word_load(writer->link.r_sleeps) && sira_word_swap(writer->link.r_sleeps, 0);
+    if (!sira_word_load(writer->link.r_sleeps) || !sira_word_swap(writer->link.r_sleeps, 0)) return false;
+    SIRA_FAULT_POINT("reader.woken"); /* it is owed a ring */
+    return true;
 }
 
 bool sira_link_writer_sleeps(struct sira_link_writer *writer, uint32_t wants)

@@ -1,5 +1,7 @@
 #include "shm_map.h"
 
+#include "fault.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -32,6 +34,7 @@ static void drop(struct sira_maps *maps, uint32_t index)
     struct sira_map *map = maps->maps[index];
     maps->maps[index] = maps->maps[--maps->count];
     map->is_dropped = true;
+    SIRA_FAULT_POINT("map.dropped");
     if (map->views == 0) destroy(map);
 }
 
@@ -62,6 +65,7 @@ int sira_maps_add(struct sira_maps *maps, uint32_t id, int fd, uint64_t bytes, u
     map->id = id;
     map->forwarded_id = forwarded_id;
     maps->maps[maps->count++] = map;
+    SIRA_FAULT_POINT("map.added");
     return 0;
 }
 

@@ -2,6 +2,7 @@
  * mapping; what nobody looks at any more is told by its lease, for which a bell is rung. */
 #include "shm_span.h"
 
+#include "fault.h"
 #include "shm_py.h"
 
 #include <errno.h>
@@ -153,6 +154,7 @@ static void note_end(ShmMaps *maps, uint64_t lease)
 {
     assert(maps->ended_count < maps->ended_room);
     maps->ended[maps->ended_count++] = lease;
+    SIRA_FAULT_POINT("span.over");
     if (maps->ended_count == 1 && maps->bell >= 0 && maps->fork_depth == sira_fork_depth)
         (void)sira_bell_ring(maps->bell);
 }
@@ -177,6 +179,7 @@ PyObject *sira_span_new(PyObject *object, const struct sira_lent *lent)
     sira_map_hold(map);
     maps->spans++;
     maps->lent_bytes += lent->bytes;
+    SIRA_FAULT_POINT("span.made");
     return (PyObject *)span;
 }
 

@@ -2,7 +2,8 @@
 
 Every round prints its seed; `--seed N --rounds 1 --victim V --lane L` repeats one. Exits 1 if a
 promise did not hold, or if the node ended the rounds with more descriptors, threads or memory than
-after the first ones.
+after the first ones. `--issue shm` walks the fault points instead, whose options `python -m
+tests.fault.walk --help` tells.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -30,13 +32,16 @@ TRIED_ROUNDS = 6
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fault", description=__doc__)
-    parser.add_argument("--issue", default="bus", choices=["bus"])
+    parser.add_argument("--issue", default="bus", choices=["bus", "shm"])
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--victim", choices=bus.VICTIMS, default=None)
     parser.add_argument("--lane", choices=bus.LANES, default=None, help="default: in turn")
     parser.add_argument("--out", type=Path, default=None)
     given = parser.parse_args()
+    if given.issue == "shm":  # another build of the C core: a process of its own
+        seed = [] if given.seed is None else ["--seed", str(given.seed)]
+        return subprocess.run([sys.executable, "-m", "tests.fault.walk", *seed]).returncode
     first = given.seed if given.seed is not None else random.SystemRandom().randrange(1 << 31)
     lines: list[str] = []
 

@@ -1,0 +1,317 @@
+"""One case: a process is killed, stopped or ended at a pass of a point, and what must hold then.
+
+Whoever it is:
+- the pair beside goes on, and loses nothing;
+- who lives and subscribed gets, once and in order, every message that was accepted (but for what a
+  node had taken when it died), and views of dead publishers' memory read what was written;
+- the node's ledger balances, what was dropped was dropped for a reason that the case explains;
+- no memory, link, segment or chunk of the dead is left: with the node, or with who lent to them;
+- nothing is left in /dev/shm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from dataclasses import dataclass, field
+
+from tests.fault.bus import UNKNOWN, Broken
+
+from . import actors
+from .stage import BESIDE, PAUSE_S, Actor, Sent, Stage, wait_for
+
+ROLES = ("publisher", "subscriber", "node")
+ACTIONS = {
+    "kill": signal.SIGKILL,
+    "stop": signal.SIGSTOP,  # and on
+    "stop_kill": signal.SIGSTOP,
+    "exit": signal.SIGTERM,  # in order
+}
+GO_ON = 10  # messages that show that a pair goes on
+SLOT_FLOATS_MAX = 32  # a message of so few goes in a slot: "shm" is past the node then
+EXPLAINED = {"PEER_LOST", "UNSUBSCRIBED", "NO_MATCH"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What happens to whom, and where."""
+
+    point: str
+    role: str
+    action: str
+    count: int
+    when: str = "flow"  # reached there; "death": after that of a reader; "end": of the process
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it is there afterwards as it was before."""
+        return self.action == "stop" and self.when != "end"
+
+
+@dataclass
+class Outcome:
+    problems: list[str] = field(default_factory=list)
+    accepted: int = 0
+    got: int = 0
+
+
+def census(stage: Stage) -> dict[str, dict[str, tuple[str, int]]]:
+    """Return for each role which points it passes, when first, and how often by the end of that."""
+    subscriber = stage.start(actors.subscriber, "walk.census.>")
+    wait_for(lambda: subscriber.has("open"), "it subscribed")
+    publisher = stage.start(actors.publisher, "walk.census", PAUSE_S)
+    mortal = stage.start(actors.subscriber, "walk.census.d")
+    wait_for(lambda: mortal.has("open"), "it subscribed")
+    flows(publisher, "walk.census")
+    clients = (publisher, subscriber, stage.node)
+    in_flow = passes(clients)
+    leave_unread(publisher, mortal, "walk.census.d")
+    flows(publisher, "walk.census")
+    at_death = passes(clients)
+    publisher.end()
+    subscriber.end()
+    stage.bus.close()
+    for each in (stage.bystander, *stage.beside):
+        each.end()
+    stage.node.end()
+    found: dict[str, dict[str, tuple[str, int]]] = {}
+    for index, role in enumerate(ROLES):
+        found[role] = {}
+        others_die = role == "publisher"  # what the other roles first pass late only takes longer
+        at_end = [each.passes["end"] for each in clients]
+        for when, passed in (("end", at_end), ("death", at_death), ("flow", in_flow)):
+            said = when if others_die or when == "end" else "flow"
+            found[role] |= {point: (said, count) for point, count in passed[index].items()}
+    return found
+
+
+def passes(clients: tuple[Actor, ...]) -> list[dict[str, int]]:
+    for each in clients:
+        each.passes.clear()
+        each.signal(signal.SIGUSR2)
+        wait_for(lambda a=each: "asked" in a.look().passes, "it says what it passed")
+    return [each.passes["asked"] for each in clients]
+
+
+def leave_unread(publisher: Actor, reader: Actor, topic: str) -> None:
+    """Kill a reader that has left something unread in its link."""
+    reader.signal(signal.SIGSTOP)
+    wait_for(lambda: reader.is_stopped, "the reader is stopped")
+    before = len(publisher.look().ok[topic])
+    wait_for(
+        lambda: (
+            len(publisher.look().ok[topic]) >= before + GO_ON
+            or "flow" in publisher.passes  # it ends, and waits for what the reader has
+            or publisher.is_over
+            or publisher.is_stopped
+        ),
+        "it publishes on",
+    )
+    reader.signal(signal.SIGKILL)
+    reader.join()
+
+
+def flows(publisher: Actor, base: str, *, victim: Actor | None = None) -> None:
+    """Wait until all that a publisher does is under way, past the node, too; or it is struck."""
+    topic = f"{base}.d"
+    before = len(publisher.look().ok[topic])
+
+    def goes() -> bool:
+        publisher.look()
+        is_over = publisher.is_over
+        if publisher is victim and (is_over or publisher.is_stopped):
+            return True
+        if is_over:
+            raise Broken(f"{publisher.path.stem} ended with {publisher.process.exitcode}")
+        new = publisher.ok[topic][before:]
+        return (
+            len(new) >= 3 * GO_ON
+            and sum(past_node(topic, each) for each in new) >= GO_ON
+            and len(publisher.ok[f"{base}.n"]) >= GO_ON
+        )
+
+    wait_for(goes, f"{base} flows past the node")
+
+
+def is_small(number: int) -> bool:
+    return actors.FLOATS[number % len(actors.FLOATS)] <= SLOT_FLOATS_MAX
+
+
+def past_node(topic: str, sent: Sent) -> bool:
+    """Whether it surely went past the node; of a chunk the receipt does not tell."""
+    return topic.endswith(".d") and sent.lane == "shm" and is_small(sent.number)
+
+
+def run(stage: Stage, number: int, case: Case) -> Outcome:
+    """Run one case; the stage is whole again at the end. Raises Broken: something stands still."""
+    outcome = Outcome()
+    base = f"walk.c{number}"
+    fault = actors.Fault(case.point, case.count, ACTIONS[case.action])
+    debris = set(os.listdir("/dev/shm"))
+    beside_before = stage.beside_got()
+    if case.role == "node":
+        stage.arm(stage.node, fault)
+    subscriber = stage.start(
+        actors.subscriber, f"{base}.>", fault=fault if case.role == "subscriber" else None
+    )
+    wait_for(lambda: subscriber.has("open") or subscriber.is_over, "it subscribed")
+    publisher = stage.start(
+        actors.publisher, base, PAUSE_S, fault=fault if case.role == "publisher" else None
+    )
+    victim = {"publisher": publisher, "subscriber": subscriber, "node": stage.node}[case.role]
+    if case.when != "flow":
+        flows(publisher, base, victim=victim)
+    if case.when == "end":
+        victim.signal(signal.SIGTERM)
+    elif case.when == "death" and not (victim.is_over or victim.is_stopped):
+        leave_unread(publisher, subscriber, f"{base}.d")
+    happen(stage, case, victim)
+
+    if case.role != "publisher":
+        flows(publisher, base)
+    beside = stage.beside_got()
+    wait_for(lambda: stage.beside_got() >= beside + GO_ON, "the pair beside goes on")
+    if case.goes_on and case.role == "publisher":
+        flows(publisher, base)
+    for each in (publisher, subscriber):
+        if not each.is_over:
+            each.end()
+    check(stage, case, base, outcome, publisher, subscriber)
+    if stage.beside_got() <= beside_before:
+        outcome.problems.append("the pair beside did not go on")
+    left = set(os.listdir("/dev/shm")) - debris
+    if left:
+        outcome.problems.append(f"left in /dev/shm: {sorted(left)}")
+    return outcome
+
+
+def happen(stage: Stage, case: Case, victim: Actor) -> None:
+    """Wait for it, and do what is to be done with a process that was stopped."""
+    wait_for(lambda: is_struck(case, victim), f"{case} is reached")
+    if victim.is_stopped and case.role != "node":
+        before = stage.beside_got()
+        wait_for(
+            lambda: stage.beside_got() >= before + GO_ON,
+            "the pair beside goes on while another one is stopped",
+        )
+    struck_on(case, victim)
+    if case.role == "node" and victim.is_over:
+        stage.start_node_again()
+
+
+def is_struck(case: Case, victim: Actor) -> bool:
+    """Whether it is dead, or stopped. Raises Broken: it ended in another way."""
+    if ACTIONS[case.action] == signal.SIGSTOP:
+        return victim.is_stopped
+    if case.action == "kill" and victim.is_over and victim.process.exitcode != -signal.SIGKILL:
+        raise Broken(f"{case}: it ended with {victim.process.exitcode}")
+    return victim.is_over
+
+
+def struck_on(case: Case, victim: Actor) -> None:
+    """Let one that was stopped go on, or kill it."""
+    if victim.is_over:
+        return
+    victim.signal(signal.SIGCONT if case.action == "stop" else signal.SIGKILL)
+    if not case.goes_on:
+        victim.join()
+
+
+def check(
+    stage: Stage, case: Case, base: str, outcome: Outcome, publisher: Actor, subscriber: Actor
+) -> None:
+    problems = outcome.problems
+    node_died = case.role == "node" and not case.goes_on
+    bystander = stage.bystander
+    for topic in (f"{base}.d", f"{base}.n"):
+        _settle(stage, topic)
+        publisher.look(), subscriber.look(), bystander.look()
+        accepted = publisher.ok[topic]
+        outcome.accepted += len(accepted)
+        refused = {code for code in publisher.no[topic].values()}
+        if refused - (UNKNOWN if node_died else set()):
+            problems.append(f"{topic}: refused for {sorted(refused)}")
+        readers = [("the bystander", bystander)]
+        if case.when != "death" and (case.role != "subscriber" or case.goes_on):
+            readers.append(("the subscriber", subscriber))
+        for name, reader in readers:
+            got = reader.got[topic]
+            outcome.got += len(got)
+            if got != sorted(set(got)):
+                problems.append(f"{topic}: {name} got messages twice, or out of order")
+            if set(got) - set(range(publisher.sent[topic])):
+                problems.append(f"{topic}: {name} got what nobody sent")
+            owed = [each.number for each in accepted if each.matched >= 2]
+            if node_died:  # what it had taken died with it
+                owed = [
+                    each.number for each in accepted if each.matched >= 2 and past_node(topic, each)
+                ]
+            if missing := set(owed) - set(got):
+                problems.append(
+                    f"{topic}: {name} misses {len(missing)} of {len(owed)}: {sorted(missing)[:5]}"
+                )
+    for each in (publisher, subscriber, bystander, *stage.beside):
+        problems.extend(each.look().wrong)
+        each.wrong.clear()
+    check_books(stage, case, base, outcome)
+    try:
+        wait_for(lambda: not stage.memory(base), "all memory is back")
+    except Broken:
+        problems.append(f"memory is left: {stage.memory(base)}")
+
+
+def _settle(stage: Stage, topic: str) -> None:
+    """Until all that is owed is settled."""
+
+    def settled() -> bool:
+        ledger = stage.ledger(topic)
+        return ledger is not None and all(row.pending == 0 for row in ledger)
+
+    try:
+        wait_for(settled, f"nothing is pending on {topic}")
+    except Broken as error:
+        raise Broken(f"{error}: {stage.ledger(topic)}; {stage.memory('walk')}") from None
+
+
+def check_books(stage: Stage, case: Case, base: str, outcome: Outcome) -> None:
+    ledger = stage.ledger(f"{base}.>")
+    if ledger is None or not ledger.balanced:
+        outcome.problems.append(f"the ledger does not balance: {ledger and ledger.rows}")
+        return
+    for row in ledger.rows:
+        if strange := set(row.dropped) - EXPLAINED:
+            outcome.problems.append(f"{row.topic}: dropped for {sorted(strange)}")
+        if case.goes_on and case.when == "flow" and row.dropped and row.topic[-1] == "d":
+            outcome.problems.append(f"{row.topic}: {row.dropped}, and nobody died")
+
+
+def end_beside(stage: Stage) -> list[str]:
+    """End the pair beside; return what it has lost."""
+    reader, publisher = stage.beside
+    publisher.end()
+    with contextlib.suppress(Broken):  # it is told what is wrong
+        wait_for(lambda: not check_beside(stage), "the last messages have come")
+    reader.end()
+    return check_beside(stage)
+
+
+def check_beside(stage: Stage) -> list[str]:
+    """At the end of all cases: has the pair beside lost anything, but what dead nodes had?"""
+    subscriber, publisher = (each.look() for each in stage.beside)
+    problems = []
+    for way in "dn":
+        topic = f"{BESIDE}.{way}"
+        got = subscriber.got[topic]
+        accepted = {
+            each.number
+            for each in publisher.ok[topic]
+            if not stage.node_died or past_node(topic, each)
+        }
+        if got != sorted(set(got)):
+            problems.append(f"{topic}: twice, or out of order")
+        if missing := accepted - set(got):
+            problems.append(f"{topic}: misses {len(missing)}: {sorted(missing)[:5]}")
+        if publisher.no[topic] and not stage.node_died:
+            problems.append(f"{topic}: refused {publisher.no[topic]}")
+    return problems
