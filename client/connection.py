@@ -144,6 +144,26 @@ class Connection(Streams):
         """Queue one message; returns its id. Raises for a topic or body that cannot be sent."""
         return self.outgoing.outbox.push(topic, body, options, ticket)
 
+    def post(
+        self,
+        topic: str,
+        body: _native.Body,
+        options: _native.Options | None,
+        loan: _native.ShmChunk | None = None,
+    ) -> _native.Receipt | None:
+        """Publish one message past the node now, unless others wait to; None: see `past_node`."""
+        if topic in self.direct.lines:
+            return None
+        return self.outgoing.outbox.direct(topic, body, options, loan)
+
+    def due(self) -> bool:
+        """Whether the loop is due a turn, after one message more that waited for nobody."""
+        self._in_a_row += 1
+        if self._in_a_row < IN_A_ROW_MAX:
+            return False
+        self._in_a_row = 0
+        return True
+
     async def past_node(
         self,
         topic: str,
@@ -156,17 +176,12 @@ class Connection(Streams):
 
         Of many in a row the loop gets a turn now and then: most wait for nobody.
         """
-        direct, post, receipt = self.direct, self.outgoing.outbox.direct, None
-        if topic not in direct.lines:
-            receipt = post(topic, body, options, loan)
-        if receipt is None and direct.waits(topic):
-            await direct.answered(topic, deadline)
-            receipt = post(topic, body, options, loan)
-        if receipt is not None:
-            self._in_a_row += 1
-            if self._in_a_row >= IN_A_ROW_MAX:
-                self._in_a_row = 0
-                await NEXT_TURN
+        receipt = self.post(topic, body, options, loan)
+        if receipt is None and self.direct.waits(topic):
+            await self.direct.answered(topic, deadline)
+            receipt = self.outgoing.outbox.direct(topic, body, options, loan)
+        if receipt is not None and self.due():
+            await NEXT_TURN
         return receipt
 
     async def publish(

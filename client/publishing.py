@@ -14,9 +14,10 @@ from sira import _native
 from sira.client.deadline import Deadline
 from sira.client.envelope import Envelope, envelope
 from sira.client.finding import Finding
-from sira.client.lineage import id_bytes, id_text, lineage
+from sira.client.lineage import id_text, lineage
 from sira.client.loan import Loan, layout
 from sira.client.message import Body, Message
+from sira.client.outgoing import NEXT_TURN
 from sira.client.publisher import Batch, Publisher
 from sira.client.requests import Requests
 from sira.client.retry import Retry
@@ -33,6 +34,10 @@ REQUEST_S = 10.0
 # the caller hears.
 _NODE_LEAD_S = 2.0
 _WAIT_PART = 0.9
+
+
+def _id(each: bytes | _native.Receipt) -> str:
+    return id_text(each) if isinstance(each, bytes) else each.id
 
 
 class Publishing(Finding):
@@ -78,7 +83,6 @@ class Publishing(Finding):
             Timeout, Unreachable, OutcomeUnknown: no answer; the details say what is known.
         """
         connection = self.connection
-        deadline = Deadline(self._publish_s(timeout_s), connection.loop)
         fields = envelope(
             grade=grade,
             dedupe_key=dedupe_key,
@@ -89,6 +93,15 @@ class Publishing(Finding):
             headers=headers,
             further=further,
         )
+        if connection.outgoing.outbox.links and timeout_s is None:  # past the node, as most go
+            fields.update(lineage())
+            options = _native.Options(**fields) if fields else None
+            receipt = connection.post(topic, body, options)
+            if receipt is not None:
+                if connection.due():
+                    await NEXT_TURN
+                return receipt
+        deadline = Deadline(self._publish_s(timeout_s), connection.loop)
         return await self._publish(topic, body, fields, deadline)
 
     async def _publish(
@@ -217,20 +230,26 @@ class Publishing(Finding):
         )
         fields.update(lineage())
         options = _native.Options(**fields) if fields else None
-        outbox, batch, ids = outgoing.outbox, Batch(connection.loop), list[bytes]()
+        outbox, batch = outgoing.outbox, Batch(connection.loop)
+        ids: list[bytes | _native.Receipt] = []
         past_node = 0
         try:
             for body in bodies:
                 if outbox.links:
-                    receipt = await connection.past_node(topic, body, options, deadline)
+                    receipt = connection.post(topic, body, options)
+                    if receipt is None:
+                        receipt = await connection.past_node(topic, body, options, deadline)
+                    elif connection.due():
+                        await NEXT_TURN
                     if receipt is not None:
-                        ids.append(id_bytes(receipt.id))
-                        batch(receipt)
+                        ids.append(receipt)
+                        batch.receipts.append(receipt)
                         past_node += 1
                         continue
                 if renew is not None and not outbox.room:
                     deadline = renew()
                 ids.append(await outgoing.push(topic, body, options, batch, deadline))
+            batch.count += past_node
             await batch.wait(len(ids), deadline, renew=renew)
         except TimeoutError as error:
             while outbox.cancel(batch):
@@ -245,13 +264,13 @@ class Publishing(Finding):
         if batch.error is not None:
             # A large message is refused before smaller ones that were sent earlier are answered.
             accepted = {receipt.id for receipt in batch.receipts}
-            index = next(i for i, each in enumerate(ids) if id_text(each) not in accepted)
+            index = next(i for i, each in enumerate(ids) if _id(each) not in accepted)
             batch.error.details["index"] = str(index)
             batch.error.details["accepted"] = str(len(batch.receipts))
             batch.error.details["refused"] = str(batch.refused)
             raise batch.error
         if 0 < past_node < len(ids):  # the two ways have no common order
-            order = {id_text(each): at for at, each in enumerate(ids)}
+            order = {_id(each): at for at, each in enumerate(ids)}
             batch.receipts.sort(key=lambda receipt: order[receipt.id])
         return batch.receipts
 

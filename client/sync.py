@@ -29,6 +29,7 @@ from sira.client.security import Security, with_token
 from sira.client.sync_finding import SyncFinding
 from sira.client.sync_parts import SyncPublisher, SyncReplyStream, SyncTopics
 from sira.client.sync_subscription import SyncSubscription
+from sira.kernel.errors import SiraError
 from sira.v1 import kernel_pb2
 
 
@@ -151,19 +152,48 @@ class SyncBus(SyncFinding):
         **further: Unpack[Envelope],
     ) -> list[_native.Receipt]:
         """Publish several messages on one topic; see `Bus.publish_many`."""
-        return self._runner.run(
-            self._bus.publish_many(
-                topic,
-                list(bodies),  # a generator of the caller's runs in the caller's thread
+        left, rest = iter(bodies), list[Body]()  # a generator runs in the caller's thread
+        posted: list[_native.Receipt] = []
+        outbox = self._bus.connection.outgoing.outbox
+        if outbox.links:  # past the node, in this thread
+            fields = envelope(
                 grade=grade,
                 key=key,
                 priority=priority,
-                timeout_s=timeout_s,
                 ttl_s=ttl_s,
                 headers=headers,
-                **further,
+                further=further,
             )
-        )
+            fields.update(lineage())
+            options = _native.Options(**fields) if fields else None
+            wait_s = ROOM_S if timeout_s is None else timeout_s
+            for body in left:
+                receipt = outbox.direct(topic, body, options, None, wait_s)
+                if receipt is None:
+                    rest.append(body)
+                    break
+                posted.append(receipt)
+        rest.extend(left)
+        if posted and not rest:
+            return posted
+        try:
+            return posted + self._runner.run(
+                self._bus.publish_many(
+                    topic,
+                    rest,
+                    grade=grade,
+                    key=key,
+                    priority=priority,
+                    timeout_s=timeout_s,
+                    ttl_s=ttl_s,
+                    headers=headers,
+                    **further,
+                )
+            )
+        except SiraError as error:
+            for name in error.details.keys() & {"index", "accepted"}:
+                error.details[name] = str(int(error.details[name]) + len(posted))
+            raise
 
     def publisher(
         self,
