@@ -1,6 +1,7 @@
 /* Two processes and a node over one link, killed at random moments and at every fault point: what was posted is
  * taken, withdrawn or pending, no chunk is lost or overwritten under a view, and the survivor goes on to the end.
  * The seed is printed and may be given. */
+#include "../fault.h"
 #include "../shm_arena.h"
 #include "../shm_bell.h"
 #include "../shm_link.h"
