@@ -11,6 +11,7 @@ one answer, a shortlist and none is learned from the examples, too.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -65,20 +66,21 @@ class Remembered:
         if file is not None and file.exists():
             with np.load(file) as read:
                 if str(read["name"]) == self.name:
-                    self._known = dict(zip(read["texts"].tolist(), read["vectors"], strict=True))
+                    self._known = dict(zip(read["digests"].tolist(), read["vectors"], strict=True))
 
     def embed(self, texts: Sequence[str]) -> F32:
         """Return f32[len(texts), dims]."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        digests = [_digest(text) for text in texts]
+        new = {d: t for d, t in zip(digests, texts, strict=True) if d not in self._known}
         if new:
-            self._known.update(zip(new, self._inner.embed(new), strict=True))
-        return np.stack([self._known[text] for text in texts])
+            self._known.update(zip(new, self._inner.embed(list(new.values())), strict=True))
+        return np.stack([self._known[digest] for digest in digests])
 
     def keep(self) -> None:
         """Write what is known."""
         if self._file is not None and self._known:
-            texts, vectors = np.array(list(self._known)), np.stack(list(self._known.values()))
-            np.savez(self._file, name=self.name, texts=texts, vectors=vectors)
+            digests, vectors = np.array(list(self._known)), np.stack(list(self._known.values()))
+            np.savez(self._file, name=self.name, digests=digests, vectors=vectors)
 
 
 def load(folder: Path) -> tuple[list[Entry], list[Asked]]:
@@ -176,6 +178,10 @@ class _Index:
             likeness = vectors @ vector
             found.update(self._keys[i] for i in np.argsort(-likeness)[:_FOUND].tolist())
         return found
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

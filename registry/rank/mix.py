@@ -18,17 +18,23 @@ MODEL_MEAN = "model mean"  # cosine with the mean of the examples' vectors
 HEAD = "head"
 PARTS = (LEXICAL, FEATURES, MODEL, NEAR, MODEL_NEAR, MODEL_MEAN, HEAD)
 
-# Weights of z-scores. Found on toole's `pool` and sealtools' `dev` by benches/discovery.py --tune;
-# they stand in steps of a tenth, for the scores around the best are flat.
-_WORDS = {LEXICAL: 0.3, FEATURES: 0.5, MODEL: 1.5}
-_EXAMPLES = {
-    LEXICAL: 1.0, FEATURES: 0.3, MODEL: 0.3, NEAR: 0.6, MODEL_NEAR: 0.8, MODEL_MEAN: 0.6, HEAD: 0.8
+# Weights of z-scores: without examples and with, without a model and with. Found on parts of toole's
+# `pool` and sealtools' `dev`, by turns (coordinate ascent on top-1 and top-5 over 5, 20 and all
+# examples); in steps of a tenth, for around the best they change little.
+_WORDS = {LEXICAL: 0.3, FEATURES: 0.5}
+_WORDS_MODEL = {LEXICAL: 0.1, FEATURES: 0.2, MODEL: 0.5}
+_EXAMPLES = {LEXICAL: 1.5, FEATURES: 0.5, NEAR: 0.4, HEAD: 0.7}
+_EXAMPLES_MODEL = {
+    LEXICAL: 1.0, MODEL: 0.4, NEAR: 0.2, MODEL_NEAR: 1.5, MODEL_MEAN: 0.7, HEAD: 0.2
 }  # fmt: skip
 
 
 def weights(present: Collection[str], *, have_examples: bool) -> Mapping[str, float]:
     """Return part -> weight of those that are present; they sum to 1."""
-    chosen = _EXAMPLES if have_examples else _WORDS
+    if MODEL in present:
+        chosen = _EXAMPLES_MODEL if have_examples else _WORDS_MODEL
+    else:
+        chosen = _EXAMPLES if have_examples else _WORDS
     found = {part: chosen[part] for part in PARTS if part in present and part in chosen}
     total = sum(found.values()) or 1.0
     return {part: weight / total for part, weight in found.items()}
