@@ -63,6 +63,7 @@ class Remembered:
         self._inner, self._file = inner, file
         self.name, self.dims = inner.name, inner.dims
         self._known: dict[str, F32] = {}
+        self._is_kept = True
         if file is not None and file.exists():
             with np.load(file) as read:
                 if str(read["name"]) == self.name:
@@ -73,12 +74,13 @@ class Remembered:
         digests = [_digest(text) for text in texts]
         new = {d: t for d, t in zip(digests, texts, strict=True) if d not in self._known}
         if new:
+            self._is_kept = False
             self._known.update(zip(new, self._inner.embed(list(new.values())), strict=True))
         return np.stack([self._known[digest] for digest in digests])
 
     def keep(self) -> None:
         """Write what is known."""
-        if self._file is not None and self._known:
+        if self._file is not None and not self._is_kept:
             digests, vectors = np.array(list(self._known)), np.stack(list(self._known.values()))
             np.savez(self._file, name=self.name, digests=digests, vectors=vectors)
 
@@ -221,6 +223,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benches.discovery", description=__doc__)
     parser.add_argument("--data", type=Path, default=os.environ.get("SIRA_DISCOVERY_DATA"))
     parser.add_argument("--onnx", type=Path, help="a model directory, measured beside the default")
+    parser.add_argument("--model-only", action="store_true", help="leave the default out")
     parser.add_argument("--vectors", type=Path, help="a file that keeps the model's vectors")
     parser.add_argument("--sets", default=f"{TOOLE},{SEALTOOLS}")
     parser.add_argument("--k", default="0,5,20,all", help="examples an agent, of toole")
@@ -230,7 +233,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.data is None:
         parser.error("name the data by --data or SIRA_DISCOVERY_DATA")
-    models: list[Remembered | None] = [None]
+    models: list[Remembered | None] = [] if arguments.model_only else [None]
     if arguments.onnx is not None:
         models.append(Remembered(OnnxEmbedder(arguments.onnx), arguments.vectors))
     described = machine.describe()
