@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -63,6 +63,7 @@ class Bm25:
 
     def __init__(self) -> None:
         self._slots: dict[str, int] = {}
+        self._keys: list[str] = []  # by slot; a free one keeps the key that was there
         self._terms: dict[str, Mapping[str, float]] = {}
         self._free: list[int] = []
         self._postings: dict[str, _Postings] = {}
@@ -92,6 +93,9 @@ class Bm25:
         if slot == len(self._lengths):
             self._lengths = np.concatenate([self._lengths, np.zeros_like(self._lengths)])
         self._slots[key], self._terms[key] = slot, dict(terms)
+        if slot == len(self._keys):
+            self._keys.append(key)
+        self._keys[slot] = key
         for term, weight in terms.items():
             held = self._postings.get(term)
             if held is None:
@@ -138,6 +142,12 @@ class Bm25:
             # No slot stands twice in a term's postings, so += adds each.
             total[slots] += (times * self.rarity(term) * (K1 + 1)) * weights / (weights + full)
         return total
+
+    def best(self, scores: NDArray[np.float32]) -> Iterator[str]:
+        """Yield keys that score more than 0, best first."""
+        found = np.flatnonzero(scores)
+        for slot in found[np.argsort(-scores[found], kind="stable")].tolist():
+            yield self._keys[slot]
 
     def rarity(self, term: str) -> float:
         """Return the Robertson/Sparck Jones weight of a term; 0 of one that nobody has."""

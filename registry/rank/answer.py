@@ -86,8 +86,7 @@ def answer(
         shifts: as given to `rank`, for the reasons.
     """
     if not ranking.scored:
-        why = "the request has no words" if ranking.considered else "there is nobody to ask"
-        return Answer((), (), True, False, why)
+        return Answer((), (), True, False, _why_empty(ranking))
     sure = calibration.confidence(signals_of(ranking))
     shares = _shares(ranking.scored, sure)
     twins = _twins(ranking.scored)
@@ -111,6 +110,14 @@ def answer(
         reason = f"such an answer is right {sure:.0%} of the time: choose, or ask in more words"
     said = tuple(_not(each, f"{why}; {made[0].score - each.score:.2f} behind it") for each in rest)
     return Answer(tuple(chosen), said, False, is_shortlist, reason)
+
+
+def _why_empty(ranking: Ranking) -> str:
+    if not ranking.considered:
+        return "there is nobody to ask"
+    if not len(ranking.query.places) and ranking.query.vector is None:
+        return "the request has no words"
+    return "nothing here shares a word with it"
 
 
 def _why_nothing(ranking: Ranking, sure: float, calibration: Calibration) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,8 +45,8 @@ class Weighed:
     def __init__(self) -> None:
         self._have = np.zeros(features.PLACES, np.int32)
         self._texts = 0
-        self._rarity: F32 | None = None
-        self._near: dict[str, features.Rows] = {}
+        self._rarity: dict[float, F32] = {}
+        self._rows: dict[tuple[str, str], features.Rows] = {}
         # Zeros between two uses: a query's values by place. A fresh one would cost a megabyte.
         self.spread: F32 = np.zeros(features.PLACES, np.float32)
 
@@ -55,35 +55,48 @@ class Weighed:
         self._have[held.whole[0]] += by
         np.add.at(self._have, held.near.places, by)
         self._texts += by * (1 + len(held.near))
-        self._rarity = None
-        self._near.clear()
+        self._rarity.clear()
+        self._rows.clear()
 
-    def near(self, held: Held) -> features.Rows:
-        """Return an entry's examples, weighed, of length 1; kept until an entry comes or goes."""
-        made = self._near.get(held.entry.key)
+    def rarity(self, power: float = 1.0) -> F32:
+        """Return f32[features.PLACES]; the same array until an entry comes or goes."""
+        made = self._rarity.get(power)
         if made is None:
-            rarity, rows = self.rarity(), held.near
-            weighed = _Cosines(rows, rarity).unit_values()
-            made = self._near[held.entry.key] = features.Rows(rows.starts, rows.places, weighed)
+            table = np.log((1 + self._texts) / (1 + np.arange(self._texts + 1))) + 1
+            made = self._rarity[power] = (table**power).astype(np.float32)[self._have]
         return made
 
-    def rarity(self) -> F32:
-        """Return f32[features.PLACES]; the same array until an entry comes or goes."""
-        if self._rarity is None:
-            table = np.log((1 + self._texts) / (1 + np.arange(self._texts + 1))) + 1
-            self._rarity = table.astype(np.float32)[self._have]
-        return self._rarity
+    def near(self, held: Held) -> features.Rows:
+        """Return an entry's examples and text, weighed, each of length 1."""
+        return self._kept("near", held, lambda: held.near, 1.0)
+
+    def text(self, held: Held) -> features.Rows:
+        """Return an entry's text, weighed, of length 1."""
+        return self._kept("text", held, lambda: features.joined([held.text]), _TEXT_POWER)
+
+    def whole(self, held: Held) -> features.Rows:
+        """Return an entry's text with its parameters, weighed, of length 1."""
+        return self._kept("whole", held, lambda: features.joined([held.whole]), _TEXT_POWER)
+
+    def _kept(
+        self, which: str, held: Held, rows: Callable[[], features.Rows], power: float
+    ) -> features.Rows:
+        """Return rows weighed; kept until an entry comes or goes."""
+        made = self._rows.get((which, held.entry.key))
+        if made is None:
+            made = self._rows[which, held.entry.key] = unit(rows(), self.rarity(power))
+        return made
 
 
 class Compared:
     """Candidates side by side. Holds while no entry comes or goes."""
 
     def __init__(self, held: Sequence[Held], weighed: Weighed) -> None:
-        self._weighed, self._rarity = weighed, weighed.rarity() ** _TEXT_POWER
-        self._text = _Cosines(features.joined(each.text for each in held), self._rarity)
-        self._whole = None
+        self._weighed = weighed
+        self._text = _Cosines(features.stacked([weighed.text(each) for each in held]))
+        self._whole: _Cosines | None = None
         if any(each.whole is not each.text for each in held):
-            self._whole = _Cosines(features.joined(each.whole for each in held), self._rarity)
+            self._whole = _Cosines(features.stacked([weighed.whole(each) for each in held]))
         self.examples = np.array([len(each.entry.examples) for each in held])
         have = [each for each in held if each.vectors is not None and each.mean is not None]
         self._vectors: tuple[F32, F32, F32] | None = None
@@ -96,10 +109,10 @@ class Compared:
 
     def features(self, query: Asked) -> F32:
         """Cosines of features: mean of z-scores of those without and with parameters."""
-        text = self._text.with_query(query, self._weighed, self._rarity)
+        text = self._text.with_query(query, self._weighed, _TEXT_POWER)
         if self._whole is None:
             return text
-        whole = self._whole.with_query(query, self._weighed, self._rarity)
+        whole = self._whole.with_query(query, self._weighed, _TEXT_POWER)
         return (mix.standard(text) + mix.standard(whole)) / np.float32(2)
 
     def model(self, vector: F32) -> dict[str, F32]:
@@ -132,7 +145,7 @@ def nearest(query: Asked, held: Sequence[Held], weighed: Weighed) -> Nearest:
     likeness = np.zeros(len(group), np.float32)
     if len(query.places):
         rows = features.stacked([weighed.near(each) for each in held])
-        likeness = _Cosines(rows).with_query(query, weighed, weighed.rarity())
+        likeness = _Cosines(rows).with_query(query, weighed, 1.0)
         parts[mix.NEAR] = mix.soft_max_of_groups(likeness, group, len(held), sharpness=_SHARPNESS)
     if query.vector is not None and all(each.vectors is not None for each in held):
         vectors = np.vstack([
@@ -153,35 +166,36 @@ def nearest(query: Asked, held: Sequence[Held], weighed: Weighed) -> Nearest:
     return Nearest(parts, best)
 
 
+def unit(rows: features.Rows, rarity: F32) -> features.Rows:
+    """Return rows weighed by how rare their features are, each of length 1."""
+    counts = np.diff(rows.starts)
+    full = np.flatnonzero(counts)  # reduceat knows no empty rows
+    if not len(full):
+        return rows
+    weighed = rows.values * rarity[rows.places]
+    lengths = np.sqrt(np.add.reduceat(weighed * weighed, rows.starts[full]))
+    return features.Rows(rows.starts, rows.places, weighed / np.repeat(lengths, counts[full]))
+
+
 class _Cosines:
-    """Sparse rows, weighed and of length 1."""
+    """Rows of length 1, ready to be compared."""
 
-    def __init__(self, rows: features.Rows, rarity: F32 | None = None) -> None:
-        """Take rows as they are (of length 1), or weigh them by the rarity of their features."""
-        self._places, self._values, self._count = rows.places, rows.values, len(rows)
-        counts = np.diff(rows.starts)
-        self._full = np.flatnonzero(counts)  # reduceat knows no empty rows
+    def __init__(self, rows: features.Rows) -> None:
+        self._rows = rows
+        self._full = np.flatnonzero(np.diff(rows.starts))
         self._starts = rows.starts[self._full]
-        if rarity is not None and len(self._full):
-            weighed = rows.values * rarity[rows.places]
-            lengths = np.sqrt(np.add.reduceat(weighed * weighed, self._starts))
-            self._values = weighed / np.repeat(lengths, counts[self._full])
 
-    def unit_values(self) -> F32:
-        """Return the values, weighed and each row's of length 1."""
-        return self._values
-
-    def with_query(self, query: Asked, weighed: Weighed, rarity: F32) -> F32:
-        """Return f32[rows]."""
-        made = np.zeros(self._count, np.float32)
+    def with_query(self, query: Asked, weighed: Weighed, power: float) -> F32:
+        """Return f32[rows]; the query is weighed as they were."""
+        made = np.zeros(len(self._rows), np.float32)
         if not len(self._full):
             return made
-        values = query.values * rarity[query.places]
+        values = query.values * weighed.rarity(power)[query.places]
         norm = max(float(np.linalg.norm(values)), 1e-12)
         spread = weighed.spread
         spread[query.places] = values / np.float32(norm)
-        products = spread[self._places]
+        products = spread[self._rows.places]
         spread[query.places] = 0
-        products *= self._values
+        products *= self._rows.values
         made[self._full] = np.add.reduceat(products, self._starts)
         return made

@@ -19,8 +19,8 @@ HEAD = "head"
 PARTS = (LEXICAL, FEATURES, MODEL, NEAR, MODEL_NEAR, MODEL_MEAN, HEAD)
 
 # Weights of z-scores: without examples and with, without a model and with. Found on parts of
-# toole's `pool` and sealtools' `dev`, by turns (coordinate ascent on top-1 and top-5 over 5, 20 and all
-# examples); in steps of a tenth, for around the best they change little.
+# toole's `pool` and sealtools' `dev`, by turns (coordinate ascent on top-1 and top-5, over 5, 20
+# and all examples); in steps of a tenth, for around the best they change little.
 _WORDS = {LEXICAL: 0.3, FEATURES: 0.5}
 _WORDS_MODEL = {LEXICAL: 0.1, FEATURES: 0.2, MODEL: 0.5}
 _EXAMPLES = {LEXICAL: 1.5, FEATURES: 0.5, NEAR: 0.4, HEAD: 0.7}

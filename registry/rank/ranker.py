@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,7 @@ class Ranking:
 
     query: Query
     scored: tuple[Scored, ...]
-    considered: int  # candidates before the list was cut
+    considered: int  # candidates before the list was cut; without one, entries that were allowed
     coverage: float  # 0 to 1, words weighed by rarity
     model: str  # embedder whose vectors were compared; "" for none
     head: str  # digest of the head; "" for none
@@ -172,7 +173,7 @@ class Ranker:
         """Score candidates, best first; equal ones in the order of their keys.
 
         Args:
-            among: keys that may be answered; None: all. A set, where they are many.
+            among: keys that may be answered; None: all. Past SCORED_ALL_MAX only its `in` is used.
             found: keys that an index of vectors found near; only matter past SCORED_ALL_MAX.
             shifts: key -> what feedback adds, bounded by whoever made it.
             count: of candidates wanted.
@@ -180,7 +181,8 @@ class Ranker:
         lexical = self._words.scores(terms(query.stems, pair_weight=PAIR_WEIGHT))
         keys = self._candidates(lexical, among, found)
         if not keys or (not len(query.places) and query.vector is None):
-            return Ranking(query, (), len(keys), 0.0, self._model.name if self._model else "", "")
+            count = len(self._held) if among is None else len(among)
+            return Ranking(query, (), count, 0.0, self._model.name if self._model else "", "")
         compared = self._compared(keys)
         raw = self._parts(query, keys, compared, lexical)
         have_examples = bool(compared.examples.any())
@@ -225,16 +227,14 @@ class Ranker:
         self, lexical: F32, among: Collection[str] | None, found: Iterable[str]
     ) -> list[str]:
         """Return keys to score, sorted."""
-        allowed = self._held if among is None else [key for key in among if key in self._held]
-        if len(allowed) <= SCORED_ALL_MAX:
-            return sorted(allowed)
-        slots = np.array([self._words.slot(key) for key in allowed])
-        names = list(allowed)
-        of_allowed = lexical[slots]
-        top = np.argpartition(-of_allowed, SCORED_LEXICAL)[:SCORED_LEXICAL]
-        chosen = {names[i] for i in top.tolist() if of_allowed[i] > 0}
-        listed = allowed if among is None else set(allowed)
-        chosen.update(key for key in found if key in listed)
+        if among is None and len(self._held) <= SCORED_ALL_MAX:
+            return sorted(self._held)
+        if among is not None and len(among) <= SCORED_ALL_MAX:
+            return sorted(key for key in among if key in self._held)
+        allowed: Collection[str] = self._held if among is None else among
+        best = (key for key in self._words.best(lexical) if key in allowed)
+        chosen = set(islice(best, SCORED_LEXICAL))
+        chosen.update(key for key in found if key in allowed and key in self._held)
         return sorted(chosen)
 
     def _compared(self, keys: Sequence[str]) -> Compared:

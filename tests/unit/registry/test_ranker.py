@@ -104,6 +104,9 @@ def test_of_many_entries_those_with_its_words_or_named_by_an_index_are_scored() 
     only = held.rank(held.query("zone217"), found={"n3"}, among={f"n{i}" for i in range(290)} - {
         "n3"}, count=500)  # fmt: skip
     assert "n3" not in {each.key for each in only.scored}
+    assert _answer(held, "quarks").reason == "nothing here shares a word with it"
+    assert _answer(held, "").reason == "the request has no words"
+    assert _answer(Ranker(), "quarks").reason == "there is nobody to ask"
 
 
 def test_a_shift_moves_a_candidate_by_what_it_says_and_no_other() -> None:
