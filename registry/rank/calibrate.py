@@ -132,12 +132,13 @@ def _projected_newton(
 def _threshold(sure: NDArray[np.float64], right: NDArray[np.bool_], precision: float) -> float:
     """Return the least confidence such that those at or above it are right often enough.
 
-    Half a standard error above `precision`, because the best of many thresholds is a lucky one.
+    A standard error above `precision`: the best of many thresholds is a lucky one, and requests to
+    come are not drawn as examples were.
     """
     order = np.argsort(-sure, kind="stable")
     answered = np.arange(1, len(order) + 1)
     found = np.cumsum(right[order]) / answered
-    enough = precision + 0.5 * np.sqrt(precision * (1 - precision) / answered)
+    enough = precision + np.sqrt(precision * (1 - precision) / answered)
     fits = np.flatnonzero((found >= np.minimum(enough, 1)) & (answered >= FIT_MIN // 2))
     return float(sure[order[fits[-1]]]) if len(fits) else 1.0
 
