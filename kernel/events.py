@@ -85,6 +85,8 @@ _EXIT = ("integer", "exit code of that life; negative: the signal that ended it"
 _RESTARTS = ("integer", "how often it was started again")
 _NUMBER = ("integer", "which snapshot: facts of one have the same")
 _ROWS = ("array", "objects, at most 200")
+_WHY_STATUS = ("string", "why it is not up; for people")
+_GENERATION = ("integer", "which instance of the name")
 _LEFT_OUT = ("integer", "rows past these")
 
 KINDS: dict[str, Kind] = dict(
@@ -158,6 +160,13 @@ KINDS: dict[str, Kind] = dict(
               number=_NUMBER, rows=_ROWS, left_out=_LEFT_OUT),
         _kind("sira.load.subscriptions", "the fullest and busiest subscriptions of that second",
               number=_NUMBER, rows=_ROWS, left_out=_LEFT_OUT),
+        _kind("sira.agent.changed", "an agent was registered, or what is thought of it has changed",
+              agent=("string", "its name"), kind=("string", "agent, tool, device, ..."),
+              status=("string", "up, suspect, down, draining"), reason=_WHY_STATUS,
+              generation=_GENERATION, principal=_PRINCIPAL),
+        _kind("sira.agent.removed", "an agent is registered no more",
+              agent=("string", "its name"), kind=("string", "agent, tool, device, ..."),
+              generation=_GENERATION),
         _kind("sira.node.draining", "the node takes nothing new and ends when its queues are empty",
               node=("string", "name of the node"), drain_s=("number", "how long it waits")),
     ]

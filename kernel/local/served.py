@@ -63,6 +63,11 @@ class ServedCall:
         """Who is at the other end."""
         return self._session.peer
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection is over, not the call alone: its process has ended or left."""
+        return self._session.is_lost
+
     def peer(self) -> str:
         """Return it for people."""
         return str(self._session.peer)

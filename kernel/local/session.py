@@ -81,7 +81,7 @@ class Session:
             settings.stream_window_bytes + record.BODY_BYTES_MAX
         )
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_lost = False
+        self.is_lost = False
         self.channel = Channel(sock, self.loop, taken=self._take, lost=self._lost)
         hello = socket_pb2.SocketHello(
             version=record.VERSION,
@@ -307,7 +307,7 @@ class Session:
         self._forget_pidfd()
         for call in list(self._calls.values()):
             call.cancel()
-        self._is_lost = True
+        self.is_lost = True
         self._end_of_lending()
         self._over(self, error)
 
@@ -321,7 +321,7 @@ class Session:
         Not before: what they had read still names segments, and who was shown memory by a stream
         must not be thought to have given it back before its publisher was told to stop.
         """
-        if self._is_lost and not self._tasks and self.lending is not None:
+        if self.is_lost and not self._tasks and self.lending is not None:
             assert self.borrowing is not None, "both or none"
             if self.direct is not None:  # before its memory goes: what it posted is still read
                 self.direct.over()

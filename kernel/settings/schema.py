@@ -225,6 +225,35 @@ class Settings:
         "smaller than a publisher's window: a retry ends as OUTCOME_UNKNOWN",
         minimum=1, maximum=1 << 20,
     )  # fmt: skip
+    # ---- agents ----
+    agents_max: int = _s(
+        20_000, "agents", "registrations of one tenant",
+        "too small: QUOTA_EXCEEDED for the next; too large: a few KiB of memory each",
+        minimum=1, maximum=1 << 20,
+    )  # fmt: skip
+    agent_beat_s: float = _s(
+        5.0, "s", "how often agents are asked to say that they live",
+        "too long: silent ones are noticed late; too short: CPU for nothing",
+        minimum=0.1, maximum=600,
+    )  # fmt: skip
+    agent_suspect_s: float = _s(
+        10.0, "s", "an agent that is silent for so long is offered after all others",
+        "shorter than two beats: one lost beat makes it suspect", minimum=0.2, maximum=1_800,
+    )  # fmt: skip
+    agent_lease_s: float = _s(
+        15.0, "s", "an agent that is silent for so long is down, and not offered",
+        "too long: calls go to the dead; too short: a pause takes an agent out",
+        minimum=0.3, maximum=3_600,
+    )  # fmt: skip
+    agent_forget_s: float = _s(
+        3_600.0, "s", "an agent that has been down for so long is registered no more",
+        "too short: what was learned of it goes while it restarts", minimum=1, maximum=86_400 * 365,
+    )  # fmt: skip
+    qdrant_url: str = _s(
+        "", "", "Qdrant server that holds the index of capabilities; empty: the embedded engine",
+        "gone: searches are exact and local until it is back; written by two nodes: each takes "
+        "out what the other put in",
+    )  # fmt: skip
     # ---- services in processes of their own ----
     attached_max: int = _s(
         64, "services", "services attached to the node at once, of all tenants",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sira.consensus.part import TablesPart
 from sira.consensus.storage import MemoryStorage
 from sira.kernel.parts import Part
+from sira.registry.part import Registry
 
 
 def parts(memory: MemoryStorage | None = None) -> list[Part]:
@@ -15,7 +16,7 @@ def parts(memory: MemoryStorage | None = None) -> list[Part]:
             where the node holds none.
     """
     tables = TablesPart(memory)
-    return [tables]
+    return [tables, Registry(tables)]
 
 
 class InMemory:

@@ -84,7 +84,7 @@ class RegistryServicer:
 
     def Heartbeat(self, request_iterator, context):
         """Keeps registrations alive and carries load. Beats of all agents of a process share one stream;
-        its end in order leaves them to their lease, the loss of its connection ends them.
+        with its end they are suspect, and down if their process on the node's host has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,0 +1,133 @@
+"""The registry as a part of a node: made of the node's tables and settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from sira.consensus.part import TablesPart
+from sira.kernel.errors import QuotaExceeded
+from sira.kernel.methods import Method, TopicClass
+from sira.kernel.parts import Host
+from sira.kernel.settings import Settings
+from sira.registry.directory import Entry
+from sira.registry.embed.hashed import HashedEmbedder
+from sira.registry.feed import Feed
+from sira.registry.health import Rules, Status
+from sira.registry.index.edge import Edge
+from sira.registry.index.exact import Exact
+from sira.registry.index.interface import Collection, Index
+from sira.registry.index.mirrored import Mirrored
+from sira.registry.index.server import Server
+from sira.registry.records import TOPIC_PREFIX
+from sira.registry.search import TAGS, Search
+from sira.registry.service import RegistryService
+
+INDEX_FOLDER = "index"
+INDEX_DIMS = 512
+API_KEY = "QDRANT_API_KEY"  # environment of the node: a secret is no setting
+
+
+class Registry:
+    """Registrations, who is alive, and finding them."""
+
+    def __init__(self, tables: TablesPart) -> None:
+        """Use tables that are started before this is."""
+        self._tables = tables
+        self._service = RegistryService()
+        self._host: Host | None = None
+        # Only names candidates: what they score is worked out of all features.
+        self._near = HashedEmbedder(INDEX_DIMS)
+        self._index: Index | None = None
+        self._feed: Feed | None = None
+
+    @property
+    def feed(self) -> Feed:
+        """What is known of agents. Requires: started."""
+        assert self._feed is not None, "started"
+        return self._feed
+
+    def methods(self) -> Iterable[Method]:
+        """Return the entries for the node's table."""
+        return self._service.methods()
+
+    def topic_classes(self) -> Iterable[TopicClass]:
+        """Return where agents are asked."""
+        summary = "agents.NAME.CAPABILITY: where a registered agent is asked"
+        return (TopicClass(f"{TOPIC_PREFIX}.>", "user", summary),)
+
+    async def start(self, host: Host) -> None:
+        """Take what the tables hold, before the node listens.
+
+        Raises:
+            SiraError: a row that this node does not understand.
+        """
+        self._host = host
+        collection = Collection("agents", self._near.name, self._near.dims, TAGS)
+        url = host.settings.qdrant_url
+        if url:
+            key = os.environ.get(API_KEY) or None
+            self._index = Mirrored(collection, lambda: Server.open(collection, url, api_key=key))
+        elif host.folder is None:
+            self._index = Exact(collection)
+        else:
+            self._index = Edge(collection, host.folder / INDEX_FOLDER)
+        tables = self._tables.tables
+        self._feed = Feed(
+            tables,
+            rules_of(host.settings),
+            forget_s=host.settings.agent_forget_s,
+            clock_ns=host.clock_ns,
+            make_search=self._search,
+            told=self._told,
+        )
+        self._service.begin(tables, self._feed, agents_max=host.settings.agents_max)
+        await self._feed.start()
+
+    def tick(self) -> None:
+        """Judge all on a clock that was moved by hand."""
+        if self._feed is not None:
+            self._feed.judge()
+
+    async def stop(self) -> None:
+        """End."""
+        if self._feed is not None:
+            await self._feed.stop()
+        if self._index is not None:
+            await self._index.close()
+
+    def _search(self, tenant: str) -> Search:
+        assert self._index is not None, "started"
+        return Search(tenant, near=self._near, index=self._index)
+
+    def _told(self, tenant: str, entry: Entry, status: Status | None, reason: str) -> None:
+        assert self._host is not None, "started"
+        try:
+            events = self._host.bus_of(tenant).events
+        except QuotaExceeded:  # a tenant that nobody has come from since the start
+            return
+        about: dict[str, Any] = {
+            "agent": entry.name,
+            "kind": entry.registration.kind,
+            "generation": entry.agent.generation,
+        }
+        if status is None:
+            events.emit("sira.agent.removed", **about)
+            return
+        events.emit(
+            "sira.agent.changed", status=status.name.lower(), reason=reason,
+            principal=entry.agent.principal, **about,
+        )  # fmt: skip
+
+
+def rules_of(settings: Settings) -> Rules:
+    """Return the rules of health that the settings ask for."""
+    beat_ms = round(settings.agent_beat_s * 1e3)
+    suspect_ms = max(beat_ms, round(settings.agent_suspect_s * 1e3))
+    return Rules(
+        beat_ms=beat_ms,
+        suspect_ms=suspect_ms,
+        lease_ms=max(suspect_ms, round(settings.agent_lease_s * 1e3)),
+        deviation_ms_min=beat_ms / 10,
+    )

@@ -1,0 +1,252 @@
+"""The search of one tenant: capabilities in, answers with reasons out.
+
+Ranking is the ranker's (`rank`), what fits is the filter's (`discovery`). An index of vectors names
+candidates where there are more than are all scored. Agents of each kind are ranked apart: which
+kind is wanted is known, and words are as rare as they are among their like.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+
+import numpy as np
+
+from sira.kernel.errors import BadRequest
+from sira.registry.directory import Entry
+from sira.registry.discovery import Filter, Found, Place, named
+from sira.registry.embed.interface import F32, Embedder
+from sira.registry.index.interface import Index, Point
+from sira.registry.rank import entries as ranked
+from sira.registry.rank.answer import Match, answer
+from sira.registry.rank.calibrate import DEFAULT, DEFAULT_WITH_EXAMPLES
+from sira.registry.rank.feedback import Record, Shift, shift
+from sira.registry.rank.ranker import SCORED_ALL_MAX, Query, Ranker
+from sira.v1 import registry_pb2
+
+# Looked at of a ranking before what does not fit is left out; more only where too few do.
+_LOOKED_AT = 64
+_NEAR = 64  # that an index names
+_INDEXED_EXAMPLES = 8
+TAGS = ("tenant", "kind")
+
+
+@dataclass(slots=True)
+class _Kind:
+    """Agents of one kind."""
+
+    ranker: Ranker
+    places: dict[str, Place] = field(default_factory=dict)
+
+
+class Search:
+    """Capabilities of the agents of one tenant. Belongs to the node's loop."""
+
+    def __init__(
+        self, tenant: str, *, near: Embedder, index: Index, model: Embedder | None = None
+    ) -> None:
+        """Begin empty.
+
+        Args:
+            near: makes the vectors that `index` compares; the model, where there is one.
+            index: of all tenants.
+            model: an embedder whose vectors are scored, too.
+        """
+        self._tenant, self._near, self._index, self._model = tenant, near, index, model
+        self._kinds: dict[str, _Kind] = {}
+        self._kind_of: dict[str, str] = {}  # agent -> kind
+        self._keys_of: dict[str, list[str]] = {}  # agent -> keys of its capabilities
+        self._keys: dict[int, str] = {}  # id of a point -> key
+        self._points: dict[str, list[int]] = {}  # key -> ids of its points
+        self._records: dict[str, Record] = {}
+
+    @property
+    def embedder(self) -> str:
+        """Whose vectors a request may bring."""
+        return self._model.name if self._model is not None else ""
+
+    # ---- what there is ---------------------------------------------------------------------------
+
+    async def put(self, entry: Entry) -> None:
+        """Take an agent, in the place of what had its name."""
+        await self.remove(entry.name)
+        kind = entry.registration.kind
+        of = self._kinds.get(kind)
+        if of is None:
+            of = self._kinds[kind] = _Kind(Ranker(self._model))
+        self._kind_of[entry.name] = kind
+        points, keys = list[Point](), self._keys_of.setdefault(entry.name, [])
+        for index, capability in enumerate(entry.registration.capabilities):
+            key = _key(entry.name, capability.name)
+            of.places[key] = Place(entry, index)
+            keys.append(key)
+            made = await self._ranked(key, entry, capability)
+            of.ranker.put(made)
+            points += self._made_points(key, kind, made)
+        await self._index.upsert(points)
+
+    async def remove(self, name: str) -> None:
+        """Forget an agent."""
+        kind = self._kind_of.pop(name, None)
+        if kind is None:
+            return
+        of, gone = self._kinds[kind], list[int]()
+        for key in self._keys_of.pop(name):
+            del of.places[key]
+            of.ranker.remove(key)
+            gone += self._points.pop(key, ())
+        for each in gone:
+            del self._keys[each]
+        await self._index.delete(gone)
+
+    async def _ranked(
+        self, key: str, entry: Entry, capability: registry_pb2.Capability
+    ) -> ranked.Entry:
+        made = ranked.Entry(
+            key=key,
+            name=f"{entry.name} {capability.name}",
+            text=f"{capability.text} {entry.registration.description}".strip(),
+            params=dict(capability.params),
+            examples=tuple(capability.examples),
+        )
+        if self._model is None:
+            return made
+        own = _own_vector(capability, self._model)
+        vectors = await asyncio.to_thread(self._model.embed, ranked.texts_to_embed(made))
+        if own is not None:
+            vectors[0] = vectors[1] = own
+        return replace(made, vectors=ranked.Vectors(vectors[0], vectors[1], vectors[2:]))
+
+    def _made_points(self, key: str, kind: str, made: ranked.Entry) -> list[Point]:
+        if made.vectors is not None:
+            rows = np.vstack([made.vectors.text, made.vectors.examples[:_INDEXED_EXAMPLES]])
+        else:
+            rows = self._near.embed([ranked.told(made), *made.examples[:_INDEXED_EXAMPLES]])
+        ids = [self._id(key, number) for number in range(len(rows))]
+        self._points[key] = ids
+        tags = {"tenant": self._tenant, "kind": kind}
+        return [Point(id_, row, tags) for id_, row in zip(ids, rows, strict=True)]
+
+    def _id(self, key: str, number: int) -> int:
+        """Return a number that no other point has: the same one on every node, as a rule."""
+        salt = 0
+        while True:
+            text = f"{self._tenant}\0{key}\0{number}\0{salt}".encode()
+            made = int.from_bytes(blake2b(text, digest_size=8).digest()) >> 1 or 1
+            if self._keys.setdefault(made, key) == key:
+                return made
+            salt += 1
+
+    # ---- feedback --------------------------------------------------------------------------------
+
+    def learned(self, agent: str, capability: str, record: Record | None) -> None:
+        """Take what outcomes have taught of a capability; None: nothing, or it was reset."""
+        if record is None:
+            self._records.pop(_key(agent, capability), None)
+        else:
+            self._records[_key(agent, capability)] = record
+
+    def shift(self, agent: str, capability: str, query: str) -> Shift:
+        """Return by how much a capability's score is shifted for a request."""
+        record = self._records.get(_key(agent, capability))
+        return shift(record, query) if record is not None else Shift()
+
+    # ---- finding ---------------------------------------------------------------------------------
+
+    async def find(self, request: registry_pb2.DiscoverRequest, wanted: Filter) -> Found:
+        """Find capabilities.
+
+        Raises:
+            BadRequest: nothing to search by, or a vector of another embedder.
+        """
+        of = self._kinds.get(wanted.kind)
+        kind = request.WhichOneof("query")
+        if kind is None:
+            raise BadRequest("what is looked for?", help="text, capability or vector")
+        if kind == "capability":
+            named_so = (each for each in self._shown(of, wanted)
+                        if each.capability.name == request.capability)  # fmt: skip
+            return named(named_so, wanted)
+        ranker = of.ranker if of is not None else Ranker(self._model)
+        query = await self._query(ranker, request)
+        places = of.places if of is not None else {}
+        near = await self._named_by_index(query, ranker, wanted.kind)
+        shifts = {key: shift(each, query.text) for key, each in self._records.items()
+                  if key in places}  # fmt: skip
+        totals = {key: each.total for key, each in shifts.items()}
+        ranking = ranker.rank(query, found=near, shifts=totals, count=_LOOKED_AT)
+        fits, denied = [], []
+        for each in ranking.scored:
+            place = places[each.key]
+            if not wanted.shows(place):
+                continue
+            why = wanted.denies(place)
+            if why is None:
+                fits.append(each)
+            else:
+                denied.append((each, why))
+        if len(fits) <= wanted.k and ranking.considered > len(ranking.scored):
+            among = {_key(p.entry.name, p.capability.name) for p in self._shown(of, wanted)
+                     if wanted.denies(p) is None}  # fmt: skip
+            again = ranker.rank(query, among=among, found=near, shifts=totals, count=_LOOKED_AT)
+            fits, ranking = list(again.scored), again if again.scored else ranking
+        has_examples = any(each.held.entry.examples for each in fits)
+        calibration = DEFAULT_WITH_EXAMPLES if has_examples else DEFAULT
+        made = answer(replace(ranking, scored=tuple(fits)), calibration, k=wanted.k, shifts=shifts)
+        if not fits and denied:
+            made = replace(made, reason=f"what comes nearest does not fit: {denied[0][1][1]}")
+        why_not = [(Match(each.key, each.score, 0.0, (), 0), why) for each, why in denied]
+        return Found(made, places, why_not)
+
+    async def _query(self, ranker: Ranker, request: registry_pb2.DiscoverRequest) -> Query:
+        if request.HasField("vector"):
+            vector = _decoded(request.vector)
+            return ranker.query(vector=vector, embedder=request.vector.embedder)
+        if self._model is None:
+            return ranker.query(request.text)
+        # In a thread: a model takes some ms, and lets others run meanwhile.
+        (made,) = await asyncio.to_thread(self._model.embed, [request.text])
+        return ranker.query(request.text, vector=made, embedder=self._model.name)
+
+    async def _named_by_index(self, query: Query, ranker: Ranker, kind: str) -> list[str]:
+        if len(ranker) <= SCORED_ALL_MAX:
+            return []
+        vector = query.vector if query.vector is not None else self._near.embed([query.text])[0]
+        where = {"tenant": self._tenant, "kind": kind}
+        hits = await self._index.search(vector, _NEAR, where=where)
+        return [self._keys[hit.id] for hit in hits if hit.id in self._keys]
+
+    @staticmethod
+    def _shown(of: _Kind | None, wanted: Filter) -> Iterator[Place]:
+        for place in list(of.places.values()) if of is not None else ():
+            if wanted.shows(place):
+                yield place
+
+
+def _key(agent: str, capability: str) -> str:
+    return f"{agent}/{capability}"
+
+
+def _own_vector(capability: registry_pb2.Capability, model: Embedder) -> F32 | None:
+    for each in capability.vectors:
+        if each.embedder == model.name and each.dims == model.dims:
+            return _decoded(each)
+    return None
+
+
+def _decoded(vector: registry_pb2.CapabilityVector) -> F32:
+    """Return f32[dims] of length 1.
+
+    Raises:
+        BadRequest: not as many numbers as it says, or none of them.
+    """
+    values = np.frombuffer(vector.values, "<f2").astype(np.float32) if (
+        len(vector.values) == 2 * vector.dims
+    ) else np.zeros(0, np.float32)  # fmt: skip
+    length = float(np.linalg.norm(values)) if values.size else 0.0
+    if not np.isfinite(length) or length == 0.0:
+        raise BadRequest("a vector has `dims` finite f16, not all zero",
+                         details={"field": "vector"})  # fmt: skip
+    return values / np.float32(length)

@@ -1,0 +1,413 @@
+"""`sira.v1.Registry`: registering, beating, finding, following. Thin: decisions are elsewhere.
+
+Belongs to the node's loop. A registration is a row of the table `agents` first; what is answered
+from is made of the rows as they are applied (`Feed`), so that there is one way in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import TypeVar
+
+from sira.consensus.tables import Tables
+from sira.kernel.authorize import Allow, Deny
+from sira.kernel.edge.door import Call
+from sira.kernel.errors import (
+    BadRequest,
+    Conflict,
+    Denied,
+    NotFound,
+    QuotaExceeded,
+    SiraError,
+)
+from sira.kernel.methods import Method, method
+from sira.registry import records
+from sira.registry.directory import TABLE, Directory, Entry, Removed, Watcher, key_of
+from sira.registry.discovery import Filter, Seen, respond
+from sira.registry.feed import Agents, Feed
+from sira.registry.health import Status, Vital
+from sira.v1 import registry_pb2
+
+_PAGE, _PAGE_MAX = 1_000, 5_000
+_ROWS_A_STEP = 100
+_REVISIONS_EVERY_S = 0.02
+_TRIES_MAX = 5
+_BATCH_MAX = 1_024
+_BEGUN_A_TURN = 4  # registrations checked in one turn of the loop, 0.2 ms each
+T = TypeVar("T")
+
+
+class RegistryService:
+    """Serves the methods of the registry."""
+
+    _tables: Tables
+    _feed: Feed
+    _agents_max: int
+
+    def begin(self, tables: Tables, feed: Feed, *, agents_max: int) -> None:
+        """Answer from `feed`, which reads `tables`; no call comes before.
+
+        Args:
+            agents_max: registrations of one tenant, at most.
+        """
+        self._tables, self._feed, self._agents_max = tables, feed, agents_max
+
+    def methods(self) -> list[Method]:
+        """Return the entries for the table."""
+        of = registry_pb2.DESCRIPTOR.services_by_name["Registry"].methods_by_name
+        pb = registry_pb2
+        return [
+            method(of["Register"], self.register, effects="idempotent",
+                   summary="register agents with what they can do",
+                   request=pb.RegisterRequest, response=pb.RegisterResponse),
+            method(of["Heartbeat"], self.heartbeat, effects="idempotent",
+                   summary="keep registrations alive; carries load",
+                   request=pb.HeartbeatRequest, response=pb.HeartbeatResponse),
+            method(of["Deregister"], self.deregister, effects="idempotent",
+                   summary="take a registration away",
+                   request=pb.DeregisterRequest, response=pb.DeregisterResponse),
+            method(of["Discover"], self.discover, effects="read",
+                   summary="find capabilities by words, vector or name, with reasons",
+                   request=pb.DiscoverRequest, response=pb.DiscoverResponse),
+            method(of["Rate"], self.rate, effects="once",
+                   summary="say how well an answer served",
+                   request=pb.RateRequest, response=pb.RateResponse),
+            method(of["Watch"], self.watch, effects="read",
+                   summary="all registrations, then every change",
+                   request=pb.RegistryWatchRequest, response=pb.RegistryWatchResponse),
+            method(of["List"], self.list, effects="read",
+                   summary="registrations with status and load, by name",
+                   request=pb.ListAgentsRequest, response=pb.ListAgentsResponse),
+        ]  # fmt: skip
+
+    # ---- registering -----------------------------------------------------------------------------
+
+    async def register(
+        self, call: Call, request: registry_pb2.RegisterRequest
+    ) -> registry_pb2.RegisterResponse:
+        """Register each for itself.
+
+        Raises:
+            BadRequest: more than 1,024 at once.
+        """
+        if len(request.registrations) > _BATCH_MAX:
+            raise BadRequest(f"at most {_BATCH_MAX} registrations at once",
+                             details={"field": "registrations"})  # fmt: skip
+        agents = self._feed.of(call.principal.tenant)
+        results = await _in_turns(
+            [self._register(call, agents, each) for each in request.registrations]
+        )
+        return registry_pb2.RegisterResponse(results=results)
+
+    async def _register(
+        self, call: Call, agents: Agents, asked: registry_pb2.Registration
+    ) -> registry_pb2.Registered:
+        try:
+            registration = records.checked(asked)
+            for capability in registration.capabilities:
+                call.world.bus.may(call.credential, "subscribe", capability.topic)
+            entry = await self._written(call, agents, registration)
+        except SiraError as error:
+            return registry_pb2.Registered(name=asked.name, error=error.to_proto())
+        rules = self._feed.rules
+        return registry_pb2.Registered(
+            name=entry.name,
+            generation=entry.agent.generation,
+            revision=entry.agent.revision,
+            beat_ms=rules.beat_ms,
+            lease_ms=rules.lease_ms,
+            topics=[each.topic for each in entry.registration.capabilities],
+        )
+
+    async def _written(
+        self, call: Call, agents: Agents, registration: registry_pb2.Registration
+    ) -> Entry:
+        """Have a checked registration in the table and in the directory; return it.
+
+        Raises:
+            Conflict: another's name, or one that lives. QuotaExceeded: agents_max.
+            SiraError: it could not be written.
+        """
+        tenant, principal, name = call.principal.tenant, str(call.principal), registration.name
+        key = key_of(tenant, name)
+        for _ in range(_TRIES_MAX):
+            row = self._tables.get(TABLE, key)
+            if row is None and len(agents.directory) >= self._agents_max:
+                raise QuotaExceeded(
+                    f"agents_max = {self._agents_max} is reached",
+                    details={"setting": "agents_max", "limit": str(self._agents_max)},
+                )
+            if row is not None:
+                old = registry_pb2.Agent.FromString(row.value)
+                alive = _is_heard(agents.live.get(name))
+                records.may_take_over(old, registration, principal=principal, is_alive=alive)
+                if old.registration == registration:
+                    await self._feed.reached(row.changed)
+                    entry = agents.directory.get(name)
+                    if entry is not None and entry.agent.revision == row.changed:
+                        agents.live.begin(name, self._feed.now_ms())
+                        return entry
+                    continue
+            # Greater than any before: whatever had the name was put at a revision of its own.
+            agent = registry_pb2.Agent(
+                registration=registration, generation=self._tables.revision + 1, principal=principal
+            )
+            try:
+                done = await self._tables.transact(
+                    compares=[(TABLE, key, row.changed if row is not None else 0)],
+                    puts=[(TABLE, key, agent.SerializeToString())],
+                )
+            except Conflict:  # somebody else was faster: look again
+                continue
+            await self._feed.reached(done.revision)
+            entry = agents.directory.get(name)
+            if entry is not None and entry.agent.revision == done.revision:
+                agents.live.begin(name, self._feed.now_ms())
+                return entry
+        raise Conflict(f"others change the registration of {name} all the time", retryable=True)
+
+    async def deregister(
+        self, call: Call, request: registry_pb2.DeregisterRequest
+    ) -> registry_pb2.DeregisterResponse:
+        """Take a registration away.
+
+        Raises:
+            Denied: another's. Conflict: a newer instance has the name.
+        """
+        key = key_of(call.principal.tenant, request.name)
+        for _ in range(_TRIES_MAX):
+            row = self._tables.get(TABLE, key)
+            if row is None:
+                return registry_pb2.DeregisterResponse(revision=self._tables.revision)
+            old = registry_pb2.Agent.FromString(row.value)
+            self._check_owner(call, old)
+            if request.generation and request.generation != old.generation:
+                raise Conflict(
+                    f"generation {old.generation} of {request.name} is registered",
+                    details={"name": request.name},
+                )
+            try:
+                done = await self._tables.transact(
+                    compares=[(TABLE, key, row.changed)], deletes=[(TABLE, key)]
+                )
+            except Conflict:
+                continue
+            await self._feed.reached(done.revision)
+            return registry_pb2.DeregisterResponse(existed=True, revision=done.revision)
+        raise Conflict(f"others change the registration of {request.name}", retryable=True)
+
+    def _check_owner(self, call: Call, agent: registry_pb2.Agent) -> None:
+        """Let an agent's own principal change it, and who may administer the registry."""
+        if agent.principal == str(call.principal):
+            return
+        name = agent.registration.name
+        decision = call.world.bus.access.decide(call.credential, "administer", call.method.name)
+        if isinstance(decision, Deny):
+            raise Denied(f"{name} was registered by another", details={"name": name})
+        call.world.bus.audit(call.principal, "administer", f"agent {name}")
+
+    # ---- beating ---------------------------------------------------------------------------------
+
+    async def heartbeat(self, call: Call, _: None) -> None:
+        """Take beats until the stream ends; that says something of all that beat by it.
+
+        An end in order and a lost connection look alike here (gRPC tells of the latter later), and
+        mean the same: who is still there opens another stream.
+        """
+        agents = self._feed.of(call.principal.tenant)
+        mine: dict[str, int] = {}  # name -> generation, of those that beat here
+        try:
+            while (request := await call.read()) is not None:
+                lost = [
+                    registry_pb2.Registered(name=beat.name, generation=beat.generation)
+                    for beat in request.beats
+                    if not self._beaten(call, agents, mine, beat)
+                ]
+                if lost:
+                    await call.write(registry_pb2.HeartbeatResponse(lost=lost))
+        finally:
+            self._lose(call, agents, mine)
+
+    def _beaten(
+        self, call: Call, agents: Agents, mine: dict[str, int], beat: registry_pb2.Beat
+    ) -> bool:
+        """Take one beat; False: its agent is to register again."""
+        entry = agents.directory.get(beat.name)
+        if entry is None or entry.agent.generation != beat.generation:
+            mine.pop(beat.name, None)
+            return False
+        if beat.name not in mine and entry.agent.principal != str(call.principal):
+            return False
+        mine[beat.name] = beat.generation
+        return agents.live.beat(beat.name, beat, self._feed.now_ms())
+
+    def _lose(self, call: Call, agents: Agents, mine: dict[str, int]) -> None:
+        is_gone = bool(getattr(call.context, "is_lost", False))
+        reason = "its process's socket has closed" if is_gone else "its beats have ended"
+        for name, generation in mine.items():
+            entry = agents.directory.get(name)
+            if entry is not None and entry.agent.generation == generation:
+                agents.live.lose(name, self._feed.now_ms(), reason=reason, is_gone=is_gone)
+
+    # ---- finding ---------------------------------------------------------------------------------
+
+    async def discover(
+        self, call: Call, request: registry_pb2.DiscoverRequest
+    ) -> registry_pb2.DiscoverResponse:
+        """Find capabilities.
+
+        Raises:
+            BadRequest: no query, a filter that cannot be, a vector of another embedder.
+        """
+        agents = self._feed.of(call.principal.tenant)
+        bus, live, now_ms = call.world.bus, agents.live, self._feed.now_ms()
+
+        def health(entry: Entry) -> tuple[Status, str]:
+            vital = live.get(entry.name)
+            return (Status.DOWN, "unknown") if vital is None else (vital.status, vital.reason)
+
+        def may_call(topic: str) -> bool:
+            return isinstance(bus.access.decide(call.credential, "publish", topic), Allow)
+
+        seen = Seen(health, lambda entry: live.state(entry.name, now_ms), may_call)
+        wanted = Filter(request, seen)
+        found = await agents.search.find(request, wanted)
+        response = respond(found, seen, wanted.k)
+        response.revision = agents.directory.revision
+        response.embedder = agents.search.embedder
+        return response
+
+    async def rate(
+        self, call: Call, request: registry_pb2.RateRequest
+    ) -> registry_pb2.RateResponse:
+        """Learn from how an answer served.
+
+        Raises:
+            NotFound: no such agent or capability.
+        """
+        agents = self._feed.of(call.principal.tenant)
+        entry = agents.directory.get(request.agent)
+        if entry is None or not any(
+            each.name == request.capability for each in entry.registration.capabilities
+        ):
+            raise NotFound(
+                f"no capability {request.capability[:80]} of an agent {request.agent[:80]}",
+                details={"agent": request.agent[:80]},
+            )
+        if request.reset:
+            self._check_owner(call, entry.agent)
+        shift = await self._feed.rated(call.principal.tenant, request)
+        return registry_pb2.RateResponse(shift=shift)
+
+    # ---- following -------------------------------------------------------------------------------
+
+    async def list(
+        self, call: Call, request: registry_pb2.ListAgentsRequest
+    ) -> registry_pb2.ListAgentsResponse:
+        """List registrations by name, a page at a time."""
+        agents = self._feed.of(call.principal.tenant)
+        limit = min(request.limit or _PAGE, _PAGE_MAX)
+        response = registry_pb2.ListAgentsResponse(revision=agents.directory.revision)
+        entries = agents.directory.sorted_after(request.page_token)
+        for index, entry in enumerate(entries, 1):
+            if _listed(entry, request):
+                if len(response.agents) == limit:
+                    response.next_page_token = response.agents[-1].registration.name
+                    break
+                response.agents.append(self._told(agents, entry))
+            if index % _ROWS_A_STEP == 0:
+                await asyncio.sleep(0)
+        return response
+
+    async def watch(self, call: Call, request: registry_pb2.RegistryWatchRequest) -> None:
+        """Tell what there is, then what changes."""
+        agents = self._feed.of(call.principal.tenant)
+        woken = asyncio.Event()
+        watcher = Watcher(woken.set)
+        agents.directory.watch(watcher)
+        try:
+            if request.revisions_only:
+                await _tell_revisions(call, agents.directory, watcher, woken)
+            await self._tell_begin(call, agents, request)
+            while True:
+                await woken.wait()
+                woken.clear()
+                for name, removed in watcher.take().items():
+                    told = removed or agents.directory.get(name)
+                    if told is not None:
+                        await self._tell(call, agents, told, request.kind)
+        finally:
+            agents.directory.unwatch(watcher)
+
+    async def _tell_begin(
+        self, call: Call, agents: Agents, request: registry_pb2.RegistryWatchRequest
+    ) -> None:
+        directory, pb = agents.directory, registry_pb2.RegistryWatchResponse
+        revision = directory.revision
+        found: Iterable[Entry | Removed] | None = None
+        if request.since:
+            found = directory.since(request.since)
+            if found is None:
+                await call.write(pb(revision=revision, restart=True))
+        for each in directory if found is None else found:
+            await self._tell(call, agents, each, request.kind)
+        await call.write(pb(revision=revision, snapshot_end=True))
+
+    async def _tell(self, call: Call, agents: Agents, each: Entry | Removed, kind: str) -> None:
+        """Say what an entry is now, or that it was removed."""
+        pb = registry_pb2.RegistryWatchResponse
+        if isinstance(each, Removed):
+            gone = registry_pb2.Agent(generation=each.generation, revision=each.revision)
+            gone.registration.name = each.name
+            await call.write(pb(revision=each.revision, removed=gone))
+        elif not kind or each.registration.kind == kind:
+            await call.write(pb(revision=each.agent.revision, put=self._told(agents, each)))
+
+    def _told(self, agents: Agents, entry: Entry) -> registry_pb2.Agent:
+        agent = registry_pb2.Agent()
+        agent.CopyFrom(entry.agent)
+        agent.state.CopyFrom(agents.live.state(entry.name, self._feed.now_ms()))
+        return agent
+
+
+def _is_heard(vital: Vital | None) -> bool:
+    """Whether the instance that has a name may still be there."""
+    return vital is not None and vital.status is not Status.DOWN and not vital.lost
+
+
+def _listed(entry: Entry, request: registry_pb2.ListAgentsRequest) -> bool:
+    return (
+        (not request.kind or entry.registration.kind == request.kind)
+        and (not request.name or entry.name == request.name)
+        and entry.has_labels(request.labels)
+    )
+
+
+async def _tell_revisions(
+    call: Call, directory: Directory, watcher: Watcher, woken: asyncio.Event
+) -> None:
+    while True:
+        watcher.take()
+        woken.clear()
+        await call.write(
+            registry_pb2.RegistryWatchResponse(
+                revision=directory.revision, state_version=directory.state_version
+            )
+        )
+        await asyncio.sleep(_REVISIONS_EVERY_S)
+        await woken.wait()
+
+
+async def _in_turns(work: Sequence[Awaitable[T]]) -> list[T]:
+    """Do all side by side, so that what they write leaves together; others have the loop often."""
+    tasks: list[asyncio.Future[T]] = []
+    try:
+        for each in work:
+            tasks.append(asyncio.ensure_future(each))
+            if len(tasks) % _BEGUN_A_TURN == 0:
+                await asyncio.sleep(0)
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

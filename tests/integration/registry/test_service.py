@@ -1,0 +1,349 @@
+"""`sira.v1.Registry` for a plain gRPC client: registering, beating, finding, following."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from sira.registry.health import Status
+from sira.v1 import registry_pb2
+
+from .nodes import connected, register, registration, run, running, until
+
+pytestmark = pytest.mark.integration
+pb = registry_pb2
+ONE, TWO = "1" * 32, "2" * 32
+BEATER = Path(__file__).with_name("beater.py")
+FAST = {"agent_beat_s": 0.1, "agent_suspect_s": 0.3, "agent_lease_s": 0.6}
+
+
+def beats(stub: Any) -> Any:
+    return stub.Heartbeat()
+
+
+async def beat(call: Any, done: pb.Registered, **load: Any) -> None:
+    one = pb.Beat(name=done.name, generation=done.generation, **load)
+    await call.write(pb.HeartbeatRequest(beats=[one]))
+
+
+def test_what_is_registered_is_found_with_reasons(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with running(tmp_path) as its, connected(its.node) as stub:
+            await register(
+                stub,
+                registration("seg-1", "segment organs in CT images", "count cells"),
+                registration("mail-1", "send a message by electronic mail"),
+            )
+            found = await stub.Discover(pb.DiscoverRequest(text="organs in a CT"))
+            best = found.matches[0]
+            assert (best.agent, best.capability) == ("seg-1", "segment-organs-in-ct-images")
+            assert best.topic == "agents.seg-1.segment-organs-in-ct-images"
+            assert best.state.status == pb.AGENT_STATUS_UP
+            assert best.reasons and not found.no_match and found.revision
+            by_name = await stub.Discover(pb.DiscoverRequest(capability="count-cells"))
+            assert [each.agent for each in by_name.matches] == ["seg-1"]
+            nothing = await stub.Discover(pb.DiscoverRequest(capability="cook"))
+            assert nothing.no_match and nothing.reason and not nothing.matches
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.Discover(pb.DiscoverRequest())
+            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+    run(work)
+
+
+def test_each_is_refused_for_itself(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with running(tmp_path, agents_max=2) as its, connected(its.node) as stub:
+            asked = [
+                registration("good", "sort numbers"),
+                registration("bad name\n", "sort numbers"),
+                registration("none", ""),
+                registration("also", "sort letters"),
+            ]
+            answer = await stub.Register(pb.RegisterRequest(registrations=asked))
+            assert [each.error.code for each in answer.results] == [
+                "", "BAD_TOPIC", "BAD_REQUEST", "",
+            ]  # fmt: skip
+            late = registration("late", "sort")
+            answer = await stub.Register(pb.RegisterRequest(registrations=[late]))
+            assert answer.results[0].error.code == "QUOTA_EXCEEDED"
+            listed = await stub.List(pb.ListAgentsRequest())
+            assert [each.registration.name for each in listed.agents] == ["also", "good"]
+
+    run(work)
+
+
+def test_filters_say_why_an_agent_is_not_offered(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with running(tmp_path) as its, connected(its.node) as stub:
+            old = registration("old", "blur images", version="1.4.0", labels={"ward": "3"})
+            new = registration("new", "blur images", version="2.0.0")
+            new.capabilities[0].takes["image"] = "f32|bf16[H<=4096, W<=4096]"
+            tool = registration("tool", "blur images", kind="tool")
+            await register(stub, old, new, tool)
+
+            async def ask(**fields: Any) -> tuple[list[str], dict[str, str]]:
+                found = await stub.Discover(pb.DiscoverRequest(text="blur images", **fields))
+                others = {each.agent: each.reasons[-1].part for each in found.runners_up}
+                return sorted(each.agent for each in found.matches), others
+
+            assert await ask() == (["new", "old"], {})
+            assert await ask(kind="tool") == (["tool"], {})
+            assert await ask(version="^1.2") == (["old"], {"new": "version"})
+            assert await ask(labels={"ward": "3"}) == (["old"], {"new": "labels"})
+            assert await ask(exclude=["old"]) == (["new"], {})
+            assert await ask(takes={"image": "bf16[1080, 1920, 3]"}) == (
+                ["old"], {"new": "contract"},
+            )  # fmt: skip
+            assert await ask(takes={"image": "bf16[1080, 1920]"}) == (["new", "old"], {})
+            matches, others = await ask(k=1)
+            assert len(matches) == 1 and len(others) == 1
+
+    run(work)
+
+
+def test_the_same_registration_changes_nothing_and_a_new_instance_waits(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with running(tmp_path) as its, connected(its.node) as stub:
+            (first,) = await register(stub, registration("a", "sort", instance=ONE))
+            (again,) = await register(stub, registration("a", "sort", instance=ONE))
+            assert (first.generation, first.revision) == (again.generation, again.revision)
+            (changed,) = await register(stub, registration("a", "sort more", instance=ONE))
+            assert changed.generation > first.generation
+            other = pb.RegisterRequest(registrations=[registration("a", "sort", instance=TWO)])
+            refused = (await stub.Register(other)).results[0]
+            assert refused.error.code == "CONFLICT" and refused.error.retryable
+            async with connected(its.node) as dying:
+                call = beats(dying)
+                await beat(call, changed)
+                # Its stream must be at the node before its connection goes.
+                await until(lambda: its.registry.feed.of("default").live.get("a").beaten_ms)
+                await beat(call, pb.Registered(name="x"))
+                assert (await call.read()).lost[0].name == "x"
+            await until(lambda: its.status("a") == Status.SUSPECT)
+            (taken,) = (await stub.Register(other)).results
+            assert taken.generation > changed.generation
+            call = beats(stub)
+            await beat(call, changed)
+            assert (await call.read()).lost[0].generation == changed.generation
+
+    run(work)
+
+
+def test_who_is_silent_is_suspect_then_down_then_back(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with running(tmp_path, **FAST) as its, connected(its.node) as stub:
+            asked = (registration("calm", "sort numbers"), registration("mute", "sort numbers"))
+            calm, mute = await register(stub, *asked)
+            assert (calm.beat_ms, calm.lease_ms) == (100, 600)
+            call = beats(stub)
+            await beat(call, mute)
+
+            async def beating() -> None:
+                while True:
+                    await beat(call, calm, in_flight=2, waiting=1)
+                    await asyncio.sleep(0.05)
+
+            task = asyncio.create_task(beating())
+            try:
+                await until(lambda: its.status("mute") == Status.DOWN)
+                found = await stub.Discover(pb.DiscoverRequest(text="sort numbers"))
+                assert [each.agent for each in found.matches] == ["calm"]
+                assert found.matches[0].state.in_flight == 2
+                assert found.runners_up[0].reasons[-1].part == "health"
+                every = await stub.Discover(
+                    pb.DiscoverRequest(text="sort numbers", any_status=True)
+                )
+                assert {each.agent for each in every.matches} == {"calm", "mute"}
+                await beat(call, mute)
+                await until(lambda: its.status("mute") in (Status.UP, Status.SUSPECT))
+                await beat(call, calm, draining=True)
+            finally:
+                task.cancel()
+
+    run(work)
+
+
+def test_who_is_down_for_long_is_forgotten(tmp_path: Path) -> None:
+    async def work() -> None:
+        flags = {**FAST, "agent_forget_s": 1}
+        async with running(tmp_path, **flags) as its, connected(its.node) as stub:
+            await register(stub, registration("mute", "sort numbers"))
+            await until(lambda: its.status("mute") == 0)
+            assert its.tables.get("agents", "default/mute") is None
+
+    run(work)
+
+
+def test_a_registration_outlives_its_node(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with running(tmp_path) as its, connected(its.node) as stub:
+            asked = registration("a", "sort numbers", extra={"card": b"\x00\xff"})
+            (first,) = await register(stub, asked)
+        async with running(tmp_path) as its, connected(its.node) as stub:
+            (agent,) = (await stub.List(pb.ListAgentsRequest(name="a"))).agents
+            assert agent.registration.extra["card"] == b"\x00\xff"
+            assert agent.generation == first.generation
+            assert agent.state.status == pb.AGENT_STATUS_SUSPECT
+            found = await stub.Discover(pb.DiscoverRequest(text="sort numbers"))
+            assert found.matches[0].reasons[-1].part == "health"
+            call = beats(stub)
+            await beat(call, first)
+            await until(lambda: its.status("a") == Status.UP)
+
+    run(work)
+
+
+def test_deregistered_is_gone_and_a_zombie_takes_nothing_along(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with running(tmp_path) as its, connected(its.node) as stub:
+            (old,) = await register(stub, registration("a", "sort", instance=ONE))
+            (new,) = await register(stub, registration("a", "sort all", instance=ONE))
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.Deregister(pb.DeregisterRequest(name="a", generation=old.generation))
+            assert caught.value.code() == grpc.StatusCode.ALREADY_EXISTS
+            gone = await stub.Deregister(pb.DeregisterRequest(name="a", generation=new.generation))
+            assert gone.existed
+            assert not (await stub.Deregister(pb.DeregisterRequest(name="a"))).existed
+            assert (await stub.Discover(pb.DiscoverRequest(text="sort"))).no_match
+            (again,) = await register(stub, registration("a", "sort", instance=ONE))
+            assert again.generation > new.generation, "also after it was removed"
+
+    run(work)
+
+
+def test_a_watcher_has_a_snapshot_then_every_change_and_can_go_on(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with running(tmp_path) as its, connected(its.node) as stub:
+            await register(stub, registration("a", "sort"), registration("b", "sort"))
+            call = stub.Watch(pb.RegistryWatchRequest())
+            names = {(await call.read()).put.registration.name for _ in range(2)}
+            end = await call.read()
+            assert names == {"a", "b"} and end.snapshot_end
+            await register(stub, registration("c", "sort"))
+            assert (await call.read()).put.registration.name == "c"
+            await stub.Deregister(pb.DeregisterRequest(name="a"))
+            assert (await call.read()).removed.registration.name == "a"
+            call.cancel()
+
+            since = stub.Watch(pb.RegistryWatchRequest(since=end.revision))
+            first, second, last = [await since.read() for _ in range(3)]
+            assert first.put.registration.name == "c"
+            assert second.removed.registration.name == "a"
+            assert last.snapshot_end and last.revision == second.revision
+            since.cancel()
+
+            late = stub.Watch(pb.RegistryWatchRequest(since=end.revision + 1_000))
+            assert (await late.read()).restart
+            assert {(await late.read()).put.registration.name for _ in range(2)} == {"b", "c"}
+            late.cancel()
+
+    run(work)
+
+
+def test_who_caches_is_told_of_revisions_alone(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with running(tmp_path, **FAST) as its, connected(its.node) as stub:
+            call = stub.Watch(pb.RegistryWatchRequest(revisions_only=True))
+            begin = await call.read()
+            (done,) = await register(stub, registration("a", "sort"))
+            seen = await call.read()
+            while seen.revision < done.revision:
+                seen = await call.read()
+            assert begin.revision < done.revision
+            state = seen.state_version
+            while seen.state_version == state:  # it never beats: it will be suspected
+                seen = await call.read()
+            call.cancel()
+
+    run(work)
+
+
+def test_a_process_of_this_host_that_ends_is_out_at_once(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with running(tmp_path) as its, connected(its.node) as stub:
+            asked = registration("near", "sort numbers"), registration("far", "sort numbers")
+            near, _ = await register(stub, *asked)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, str(BEATER), str(tmp_path / "sira.sock"), near.name,
+                str(near.generation),
+            )  # fmt: skip
+            try:
+                live = its.registry.feed.of("default").live
+                await until(lambda: (vital := live.get("near")) and vital.in_flight == 7)
+                process.kill()
+                await until(lambda: its.status("near") == Status.DOWN)
+                vital = live.get("near")
+                assert vital is not None and vital.is_gone and "socket" in vital.reason
+            finally:
+                await process.wait()
+            found = await stub.Discover(pb.DiscoverRequest(text="sort numbers"))
+            assert [each.agent for each in found.matches] == ["far"]
+            assert found.runners_up[0].agent == "near"
+
+    run(work)
+
+
+def test_outcomes_shift_the_ranking_are_kept_and_can_be_reset(tmp_path: Path) -> None:
+    async def first_of(stub: Any) -> str:
+        found = await stub.Discover(pb.DiscoverRequest(text="translate a letter"))
+        return str(found.matches[0].agent)
+
+    def said(ok: bool) -> pb.RateRequest:
+        return pb.RateRequest(
+            agent=worse, capability="translate-letters", query="translate a letter", ok=ok
+        )
+
+    worse = ""
+
+    async def work() -> None:
+        nonlocal worse
+        async with running(tmp_path) as its, connected(its.node) as stub:
+            one, two = (
+                registration(name, "translate letters", labels={"x": name}) for name in ("p", "q")
+            )
+            await register(stub, one, two)
+            worse = await first_of(stub)
+            for _ in range(12):
+                shift = (await stub.Rate(said(False))).shift
+            assert -1.5 <= shift < 0, "inside bounds"
+            assert await first_of(stub) != worse
+            found = await stub.Discover(pb.DiscoverRequest(text="translate a letter"))
+            reasons = {
+                reason.part: reason
+                for each in (*found.matches, *found.runners_up)
+                if each.agent == worse
+                for reason in each.reasons
+            }
+            assert reasons["feedback"].value == pytest.approx(shift)
+        async with running(tmp_path) as its, connected(its.node) as stub:
+            await register(stub, *(one, two))
+            assert await first_of(stub) != worse, "a restart forgets nothing"
+            reset = pb.RateRequest(agent=worse, capability="translate-letters", reset=True)
+            assert (await stub.Rate(reset)).shift == 0
+            assert await first_of(stub) == worse
+            for wrong in (
+                pb.RateRequest(agent="nobody", capability="x"),
+                pb.RateRequest(agent=worse, capability="translate-letters", outcome="meh"),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await stub.Rate(wrong)
+
+    run(work)
+
+
+def test_among_many_the_index_names_what_shares_no_word(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with running(tmp_path) as its, connected(its.node) as stub:
+            many = [registration(f"filler-{i}", f"sort crates of kind {i}") for i in range(400)]
+            await register(stub, *many, registration("odd", "resynchronising clockworks"))
+            found = await stub.Discover(pb.DiscoverRequest(text="resynchronize clockwork"))
+            assert found.matches[0].agent == "odd"
+            assert len(its.registry.feed.of("default").directory) == 401
+
+    run(work)
