@@ -94,14 +94,15 @@ class Journal:
                 found and _is_needless(found, oldest, max(snapshots, default=0))
             ):
                 self._storage.remove(name)
-        told(
-            "recovered",
-            f"{len(state.rows)} rows at revision {state.revision}",
-            rows=len(state.rows),
-            revision=state.revision,
-            index=state.index,
-            replayed=state.index - begun,
-        )
+        if state.index:  # a node that begins has nothing to say
+            told(
+                "recovered",
+                f"{len(state.rows)} rows at revision {state.revision}",
+                rows=len(state.rows),
+                revision=state.revision,
+                index=state.index,
+                replayed=state.index - begun,
+            )
         return state
 
     def _restored(self, snapshots: Sequence[int]) -> State:
