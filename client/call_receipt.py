@@ -7,6 +7,8 @@ from typing import Any
 
 from sira.client.matches import Match, Reason
 
+# What a reply to a call carries until somebody asks for its receipt: most do not.
+Told = tuple[Callable[..., "CallReceipt"], Any, Any, str, int, Any]
 # (agent, capability, query, ok) -> the shift of its score. Runs on the bus's loop.
 Rate = Callable[[str, str, str, bool], Coroutine[Any, Any, float]]
 
@@ -79,6 +81,15 @@ class CallReceipt:
             By how much the score of this capability is shifted now.
         """
         return await self._rate(self.agent, self.capability, self.query, ok)
+
+
+def receipt_of(message: Any) -> Any:
+    """Return the receipt of a reply, made at the first look; None: it is none to a call."""
+    found = message.context
+    if type(found) is tuple:
+        make, *told = found
+        found = message.context = make(*told)
+    return found if isinstance(found, CallReceipt) else None
 
 
 class SyncCallReceipt(CallReceipt):

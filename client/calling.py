@@ -1,7 +1,7 @@
 """Calling a capability: find who can do it, choose, ask, and see to what goes wrong.
 
-The decisions are in choosing.py, breaker.py and resolutions.py; here are the clock, the streams and
-the tries. What was found is kept until the registry says that something has moved.
+The decisions are in choosing.py, breaker.py and resolutions.py; here are the clock and the tries.
+What was found is kept until the registry says that something has moved (following.py).
 """
 
 from __future__ import annotations
@@ -10,29 +10,28 @@ import asyncio
 import logging
 import random
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from typing import Any
 
 from sira import _native
-from sira.client.call_receipt import CallReceipt, SyncCallReceipt
-from sira.client.choosing import FRESH_S, Choice, Peer, choose
-from sira.client.connection import TRANSIENT, Connection
+from sira.client.call_receipt import CallReceipt, SyncCallReceipt, Told
+from sira.client.choosing import FRESH_S, Peer, choose
+from sira.client.connection import Connection
 from sira.client.deadline import Deadline
+from sira.client.following import Following
 from sira.client.matches import Match, Matches
 from sira.client.message import SyncMessage
+from sira.client.plans import Asked, Plan, Target, is_as_good, no_match
 from sira.client.requests import Requests
 from sira.client.resolutions import Resolutions
-from sira.kernel.errors import NodeDraining, NoMatch, PeerLost, SiraError, Unreachable
+from sira.kernel.errors import NodeDraining, NoMatch, SiraError, Unreachable
 from sira.v1 import registry_pb2
 
 _log = logging.getLogger("sira.client")
 
 _DISCOVER = "/sira.v1.Registry/Discover"
-_LIST = "/sira.v1.Registry/List"
 _RATE = "/sira.v1.Registry/Rate"
-_WATCH = "/sira.v1.Registry/Watch"
 RATE_S = 5.0
 # So many matches, that all twins of the best are among them.
 _K = 16
@@ -40,62 +39,7 @@ _K = 16
 _ELSEWHERE = frozenset({"PEER_LOST", "UNREACHABLE", "TIMEOUT", "NODE_DRAINING", "NO_MATCH"})
 # And these of them are the agent's own.
 _ITS_OWN = frozenset({"PEER_LOST", "TIMEOUT", "NO_MATCH"})
-_REPEATABLE = frozenset({"pure", "idempotent"})
-# Who is waited for is asked about this often at most, however much the registry moves.
-_LOOK_S = 0.1
-# An answer may be on its way from an agent that has gone since.
-_LAST_ANSWER_S = 0.25
-_LOOK_TIMEOUT_S = 2.0
-_LAGS_MS = 1_000
-
-
-class Target(Choice):
-    """A match that may be asked."""
-
-    __slots__ = ("is_repeatable", "match")
-
-    def __init__(self, match: Match, peer: Peer) -> None:
-        """Take what the registry told."""
-        super().__init__(peer, match.state.in_flight)
-        self.match = match
-        self.is_repeatable = match.effects in _REPEATABLE
-
-
-@dataclass(slots=True, eq=False)
-class Plan:
-    """Who can do what was asked for.
-
-    Attributes:
-        targets: any of them will do.
-        at_s: when the registry told of their load.
-        is_shortlist: it was not sure.
-    """
-
-    targets: Sequence[Target]
-    at_s: float
-    is_shortlist: bool
-    refreshing: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Asked:
-    """One call.
-
-    Attributes:
-        key: by which the plan is remembered.
-        make_request: gives what the registry is asked.
-        query: its words.
-    """
-
-    key: Hashable
-    make_request: Callable[[], registry_pb2.DiscoverRequest]
-    query: str
-    body: Any
-    deadline: Deadline
-    idempotent: bool
-    fields: dict[str, Any]
-    confidence_min: float
-    tries: int = 0
+_AGAIN_S = 2.0
 
 
 class Calls:
@@ -112,10 +56,8 @@ class Calls:
         self._peers: dict[str, Peer] = {}
         self._lock = threading.Lock()  # of the counts of what is under way
         self._rng = random.Random(connection.client_id)
-        self._watching: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._looking: asyncio.Task[None] | None = None
-        self._look_again = False
+        self._following = Following(connection, requests, self._kept, self._peers, self._start)
         connection.on_lost.append(self._lost)
 
     # ---- one call --------------------------------------------------------------------------------
@@ -136,40 +78,76 @@ class Calls:
         """Whether another agent may answer what this one did not, where it may be done twice."""
         return error.code in _ELSEWHERE and self._connection.retry.requests
 
-    async def call(self, asked: Asked, *, hedge_s: float | None = None) -> Any:
+    def first(self, plan: Plan) -> Target | None:
+        """Return whom to ask first of those that were found before; None: it takes some thought.
+
+        Most calls are of this kind: nothing is left out of an answer, so nothing is looked at that
+        only matters when something goes wrong.
+        """
+        if len(plan.targets) == 1:
+            target = plan.targets[0]
+            return None if target.peer.breaker.until_s else target
+        now_s = self._connection.loop.time()
+        fresh = now_s - plan.at_s <= FRESH_S
+        if not fresh and not plan.refreshing:
+            return None
+        return choose(plan.targets, self._rng, now_s, fresh=fresh)  # type: ignore[return-value]
+
+    async def call(
+        self,
+        asked: Asked,
+        *,
+        hedge_s: float | None = None,
+        failed: tuple[Plan, Target, SiraError] | None = None,
+    ) -> Any:
         """Find who can do it, ask, and return the answer.
 
+        Args:
+            failed: a try that was made already.
         Raises:
             NoMatch: nothing fits, or nobody is left. SiraError: what the handler or the node said.
         """
+        avoid: set[str] = set()
+        delays_s: Iterator[float] = self._connection.retry.delays_s(self._rng)
         plan = self._kept.entries.get(asked.key)
-        if plan is None:
+        if failed is not None:
+            plan, target, error = failed
+            plan = await self._next(asked, plan, target, error, avoid, delays_s)
+        elif plan is None:
             plan = await self._resolve(asked)
         elif self.is_stale(plan):
             self._refresh(asked, plan)
-        avoid: set[str] = set()
-        delays_s = None
         while True:
             targets: Sequence[Target] = plan.targets
             if avoid:
                 targets = [each for each in targets if each.match.agent not in avoid]
-            target = self.pick(targets, plan) if targets else None
-            if target is None:
+            chosen = self.pick(targets, plan) if targets else None
+            if chosen is None:
                 raise self._shut(plan.targets)
             try:
-                if hedge_s is not None and len(targets) > 1 and self._may_repeat(asked, target):
-                    return await self._hedged(asked, plan, target, targets, hedge_s)
-                return await self._try(asked, plan, target, alone=len(targets) == 1)
-            except SiraError as error:
-                if not self._goes_on(error, asked, target):
-                    raise
-                avoid.add(target.match.agent)
-                self._kept.drop(asked.key)
-                if any(each.match.agent not in avoid for each in plan.targets):
-                    continue
-                if delays_s is None:
-                    delays_s = self._connection.retry.delays_s(self._rng)
-                plan = await self._resolve_again(asked, avoid, delays_s, error)
+                if hedge_s is not None and len(targets) > 1 and self._may_repeat(asked, chosen):
+                    return await self._hedged(asked, plan, chosen, targets, hedge_s)
+                return await self._try(asked, plan, chosen, alone=len(targets) == 1)
+            except SiraError as raised:
+                plan = await self._next(asked, plan, chosen, raised, avoid, delays_s)
+
+    async def _next(
+        self,
+        asked: Asked,
+        plan: Plan,
+        target: Target,
+        error: SiraError,
+        avoid: set[str],
+        delays_s: Iterator[float],
+    ) -> Plan:
+        """Return what to go on by after a try has failed. Raises `error`: it ends there."""
+        if not self._goes_on(error, asked, target):
+            raise error
+        avoid.add(target.match.agent)
+        self._kept.drop(asked.key)
+        if any(each.match.agent not in avoid for each in plan.targets):
+            return plan
+        return await self._resolve_again(asked, avoid, delays_s, error)
 
     def pick(self, targets: Sequence[Target], plan: Plan) -> Target | None:
         """Return whom to ask; None: nobody may be asked just now."""
@@ -208,24 +186,34 @@ class Calls:
         else:
             peer.breaker.abandon()
 
-    def receipt(self, target: Target, plan: Plan, query: str, tries: int, lane: Any) -> CallReceipt:
+    def told(self, target: Target, plan: Plan, query: str, tries: int, lane: Any) -> Told:
         """Return what the reply carries."""
+        return (self._receipt_of, target, plan, query, tries, lane or self._connection.lane)
+
+    def _receipt_of(
+        self, target: Target, plan: Plan, query: str, tries: int, lane: str
+    ) -> CallReceipt:
         return self._receipt(
             target.match,
             tries=tries,
-            lane=lane or self._connection.lane,
+            lane=lane,
             query=query,
             is_shortlist=plan.is_shortlist,
             rate=self.rate,
         )
 
+    def part_of(self, deadline: Deadline) -> Deadline:
+        """Return that of one try: who does not answer must leave another the time to."""
+        if deadline.timeout_s is None:
+            return deadline
+        return Deadline(deadline.left_s() / 2, self._connection.loop)
+
     async def _try(self, asked: Asked, plan: Plan, target: Target, *, alone: bool) -> Any:
         asked.tries += 1
         deadline = asked.deadline
         repeatable = self._may_repeat(asked, target)
-        if repeatable and not alone and deadline.timeout_s is not None:
-            # One that does not answer must leave another the time to.
-            deadline = Deadline(deadline.left_s() / 2, self._connection.loop)
+        if repeatable and not alone:
+            deadline = self.part_of(deadline)
         self.begin(target)
         error: BaseException | None = None
         try:
@@ -241,7 +229,7 @@ class Calls:
             raise
         finally:
             self.end(target, error)
-        reply.context = self.receipt(target, plan, asked.query, asked.tries, reply.context)
+        reply.context = self.told(target, plan, asked.query, asked.tries, reply.context)
         return reply
 
     async def _hedged(
@@ -304,8 +292,7 @@ class Calls:
 
     async def _resolve(self, asked: Asked, exclude: AbstractSet[str] = frozenset()) -> Plan:
         """Ask the registry who can do it, and keep the answer. Raises NoMatch."""
-        if self._watching is None or self._watching.done():
-            self._watching = self._start(self._watch(), "sira-registry-watch")
+        self._following.begin()
         request = asked.make_request()
         request.k = _K
         request.exclude.extend(sorted(exclude))
@@ -323,7 +310,7 @@ class Calls:
         targets = [
             Target(each, self._peer(each))
             for each in matches
-            if each is best or _is_as_good(each, best)
+            if each is best or is_as_good(each, best)
         ]
         plan = Plan(targets, self._connection.loop.time(), matches.is_shortlist)
         if not exclude:
@@ -331,7 +318,7 @@ class Calls:
         return plan
 
     async def _resolve_again(
-        self, asked: Asked, avoid: set[str], delays_s: Any, failure: SiraError
+        self, asked: Asked, avoid: set[str], delays_s: Iterator[float], failure: SiraError
     ) -> Plan:
         """Find others than those in `avoid`, which did not answer; when there are none, all anew.
 
@@ -361,7 +348,7 @@ class Calls:
         plan.refreshing = True
         again = Asked(
             asked.key, asked.make_request, asked.query, None,
-            Deadline(_LOOK_TIMEOUT_S, self._connection.loop), False, {}, asked.confidence_min,
+            Deadline(_AGAIN_S, self._connection.loop), False, {}, asked.confidence_min,
         )  # fmt: skip
 
         async def refresh() -> None:
@@ -388,72 +375,6 @@ class Calls:
         )
         return answer.shift
 
-    # ---- what moves in the registry --------------------------------------------------------------
-
-    async def _watch(self) -> None:
-        """Be told when something has moved, as long as the connection lives."""
-        connection, loop = self._connection, self._connection.loop
-        delays_s = connection.retry.delays_s(self._rng)
-        while connection.ended is None:
-            transport = await connection.up(Deadline(None, loop))
-            stream = transport.stream(_WATCH, metadata=connection.metadata())
-            lost: SiraError | None = None
-            try:
-                wanted = registry_pb2.RegistryWatchRequest(revisions_only=True)
-                await stream.write(wanted.SerializeToString())
-                await stream.done_writing()
-                while (frame := await stream.read()) is not None:
-                    delays_s = connection.retry.delays_s(self._rng)
-                    told = registry_pb2.RegistryWatchResponse.FromString(frame)
-                    if self._kept.told(told.revision, told.state_version):
-                        self._moved()
-            except SiraError as error:
-                lost = error
-            finally:
-                self._kept.lost()
-                stream.cancel()
-            if lost is not None and lost.code not in TRANSIENT:
-                # Each call asks the registry then; the next one tries to watch again.
-                _log.warning("the registry cannot be watched: %s", lost)
-                return
-            connection.lost(transport, lost)
-            await asyncio.sleep(next(delays_s))
-
-    def _moved(self) -> None:
-        """See to the agents that are waited for: one of them may be gone."""
-        if not any(peer.own for peer in self._peers.values()):
-            return
-        if self._looking is None or self._looking.done():
-            self._looking = self._start(self._look(), "sira-look-after")
-        else:
-            self._look_again = True
-
-    async def _look(self) -> None:
-        """Have the calls fail whose agents are gone."""
-        while True:
-            self._look_again = False
-            waited = [peer for peer in self._peers.values() if peer.own]
-            await asyncio.gather(*[self._look_at(peer) for peer in waited])
-            if not self._look_again:
-                return
-            await asyncio.sleep(_LOOK_S)
-
-    async def _look_at(self, peer: Peer) -> None:
-        try:
-            answer = await self._connection.unary(
-                _LIST, registry_pb2.ListAgentsRequest(name=peer.name),
-                registry_pb2.ListAgentsResponse, timeout_s=_LOOK_TIMEOUT_S,
-            )  # fmt: skip
-        except SiraError as error:
-            _log.debug("%s could not be asked about: %s", peer.name, error)
-            return
-        now = next((each for each in answer.agents if each.registration.name == peer.name), None)
-        why, is_gone = _fate(now, peer)
-        if why:
-            await asyncio.sleep(_LAST_ANSWER_S)
-            lost = PeerLost(f"agent {peer.name}: {why}", details={"agent": peer.name})
-            self._requests.abandon(f"agents.{peer.name}.", lost, repeatable_only=not is_gone)
-
     def _lost(self) -> None:
         if self._connection.ended is not None:
             for task in self._tasks:
@@ -469,42 +390,3 @@ class Calls:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.debug("%s ended: %r", task.get_name(), error)
-
-
-def _fate(now: registry_pb2.Agent | None, peer: Peer) -> tuple[str, bool]:
-    """Return what has become of an agent that is waited for ("": nothing), and whether for good.
-
-    Of one that does not beat another may be asked, where that does no harm; one whose loop is
-    behind is at work.
-    """
-    if now is None:
-        return "it is not registered any more", True
-    if now.generation != peer.generation:
-        return "another instance has its name", True
-    if now.state.status == registry_pb2.AGENT_STATUS_DOWN:
-        return now.state.reason or "it is down", True
-    if now.state.status == registry_pb2.AGENT_STATUS_SUSPECT and now.state.lag_ms < _LAGS_MS:
-        return now.state.reason or "it is suspect", False
-    return "", False
-
-
-def _is_as_good(match: Match, best: Match) -> bool:
-    """Whether a match may be taken in the place of the best one, for load alone."""
-    return match.twin == best.twin and match.agent != best.agent and match.status == best.status
-
-
-def no_match(asked: str, matches: Matches, *, unsure: bool = False) -> NoMatch:
-    """Return the error of a call that nobody fits: why, and who came next."""
-    if unsure:
-        reason = f"{matches[0].agent} is right in {matches[0].confidence:.0%} of such cases"
-    else:
-        reason = matches.reason or "no agent can do it"
-    details = {"reason": reason, "revision": str(matches.revision)}
-    for number, each in enumerate((*matches, *matches.runners_up)[:5], 1):
-        why = "; ".join(str(reason) for reason in each.reasons)
-        details[f"runner_up_{number}"] = f"{each.agent} {each.capability}: {why}"
-    return NoMatch(
-        f"nobody for {asked[:200]!r}: {reason}" if asked else f"nobody fits: {reason}",
-        details=details,
-        help="`sira find TEXT --explain` says who came next and why not; or start an agent",
-    )

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Unpack
 
-from sira.client.calling import RATE_S, Asked, Calls
+from sira.client.calling import RATE_S, Calls
 from sira.client.deadline import Deadline
 from sira.client.envelope import Envelope, envelope
 from sira.client.looking import CALL_S, Looking
 from sira.client.matches import AgentChange, AgentInfo, Matches
 from sira.client.message import Body, Message
+from sira.client.plans import Asked, Plan, Target
 from sira.client.querying import key_of, request_of, specs, takes_of
-from sira.kernel.errors import BadRequest
+from sira.client.requests import Requests
+from sira.kernel.errors import BadRequest, SiraError
 from sira.v1 import registry_pb2
 
 CALL_TIMEOUT_S = 10.0
@@ -23,6 +25,7 @@ class Finding(Looking):
     """What asks the registry. `Bus` has it."""
 
     _calls: Calls | None
+    _requests: Requests | None
 
     async def discover(
         self,
@@ -101,23 +104,52 @@ class Finding(Looking):
             HandlerFailed: the handler raised. Timeout: no answer in time.
             PeerLost: the agent is gone. SiraError: what the handler or the node refused with.
         """
-        connection = self.connection
-        assert self._calls is not None, "connected"
+        connection, calls = self.connection, self._calls
+        assert calls is not None and self._requests is not None, "connected"
+        if hedge_s is not None and not hedge_s >= 0:
+            raise BadRequest(f"hedge_s is {hedge_s}", help="give seconds, 0 or more")
         of_body = specs(body) if takes is None else None
+        found = key_of(
+            text or "", capability, vector, version, kind, labels, takes,
+            (of_body, confidence_min) if confidence_min else of_body,
+        )  # fmt: skip
+        fields = envelope(priority=priority, key=key, headers=headers, further=further)
+        deadline = Deadline(timeout_s, connection.loop)
+        failed: tuple[Plan, Target, SiraError] | None = None
+        plan = calls.kept(found) if hedge_s is None else None
+        target = calls.first(plan) if plan is not None else None
+        if plan is not None and target is not None:
+            repeatable, lone = idempotent or target.is_repeatable, len(plan.targets) == 1
+            calls.begin(target)
+            error: BaseException | None = None
+            try:
+                reply = await self._requests.request(
+                    topic=target.match.topic,
+                    body=body,
+                    deadline=deadline if lone or not repeatable else calls.part_of(deadline),
+                    idempotent=repeatable,
+                    fields=fields,
+                )
+                reply.context = calls.told(target, plan, text or "", 1, reply.context)
+                return reply
+            except SiraError as raised:
+                error, failed = raised, (plan, target, raised)
+            except BaseException as raised:
+                error = raised
+                raise
+            finally:
+                calls.end(target, error)
         asked = Asked(
-            key_of(text or "", capability, vector, version, kind, labels, takes, of_body),
+            found,
             lambda: request_of(
                 text or "", capability=capability, vector_given=vector, labels=labels,
                 takes=takes_of(of_body) if takes is None else takes, kind=kind, version=version,
             ),
-            text or "", body, Deadline(timeout_s, connection.loop), idempotent,
-            envelope(priority=priority, key=key, headers=headers, further=further),
-            confidence_min,
+            text or "", body, deadline, idempotent, fields, confidence_min,
+            tries=0 if failed is None else 1,
         )  # fmt: skip
-        if hedge_s is not None and not hedge_s >= 0:
-            raise BadRequest(f"hedge_s is {hedge_s}", help="give seconds, 0 or more")
-        reply: Message = await self._calls.call(asked, hedge_s=hedge_s)
-        return reply
+        answer: Message = await calls.call(asked, hedge_s=hedge_s, failed=failed)
+        return answer
 
     async def rate(
         self,

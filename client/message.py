@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import sira.kernel.binding  # noqa: F401  ties the C core to its errors and dtypes
 from sira import _native
-from sira.client.call_receipt import CallReceipt, SyncCallReceipt
+from sira.client.call_receipt import CallReceipt, SyncCallReceipt, receipt_of
 
 if TYPE_CHECKING:
     from sira._native import Body as Body
@@ -55,7 +55,8 @@ class Message(_native.Message):
     @property
     def receipt(self) -> CallReceipt | None:
         """Who answered a call, and why; None: this is not the answer of `bus.call`."""
-        return self.context if isinstance(self.context, CallReceipt) else None
+        receipt: CallReceipt | None = receipt_of(self)
+        return receipt
 
     async def reply(
         self, body: Body = None, *, end: bool = True, priority: int | None = None
@@ -89,7 +90,8 @@ class SyncMessage(_native.Message):
     @property
     def receipt(self) -> SyncCallReceipt | None:
         """Who answered a call, and why; None: this is not the answer of `bus.call`."""
-        return self.context if isinstance(self.context, SyncCallReceipt) else None
+        receipt: SyncCallReceipt | None = receipt_of(self)
+        return receipt
 
     def reply(self, body: Body = None, *, end: bool = True, priority: int | None = None) -> None:
         """Answer a request; see `Message.reply`. Blocks only while there is no room to publish."""

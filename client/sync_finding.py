@@ -79,12 +79,13 @@ class SyncFinding(Later):
         connection = self._bus.connection
         if connection.outgoing.outbox.links and hedge_s is None:
             begun_s = time.monotonic()
+            of_body = specs(body) if takes is None else None
             found = self._call_here(
                 text or "",
                 body,
                 key_of(
                     text or "", capability, vector, version, kind, labels, takes,
-                    specs(body) if takes is None else None,
+                    (of_body, confidence_min) if confidence_min else of_body,
                 ),
                 timeout_s=timeout_s,
                 idempotent=idempotent,
@@ -128,8 +129,8 @@ class SyncFinding(Later):
         assert calls is not None, "connected"
         assert requests is not None, "connected"
         plan = calls.kept(key)
-        target = None if plan is None else calls.pick(plan.targets, plan)
-        if plan is None or target is None or calls.is_stale(plan):
+        target = None if plan is None else calls.first(plan)
+        if plan is None or target is None:
             return None
         repeatable = idempotent or target.is_repeatable
         if repeatable and len(plan.targets) > 1 and timeout_s is not None:
@@ -154,7 +155,7 @@ class SyncFinding(Later):
             else:
                 calls.end(target, error)
         if reply is not None:
-            reply.context = calls.receipt(target, plan, text, 1, reply.context)
+            reply.context = calls.told(target, plan, text, 1, reply.context)
         return reply
 
     def rate(

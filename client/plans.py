@@ -1,0 +1,87 @@
+"""Who will do for a call, and why nobody does. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sira.client.choosing import Choice, Peer
+from sira.client.deadline import Deadline
+from sira.client.matches import Match, Matches
+from sira.kernel.errors import NoMatch
+from sira.v1 import registry_pb2
+
+_REPEATABLE = frozenset({"pure", "idempotent"})
+_TOLD_MAX = 5
+
+
+class Target(Choice):
+    """A match that may be asked."""
+
+    __slots__ = ("is_repeatable", "match")
+
+    def __init__(self, match: Match, peer: Peer) -> None:
+        """Take what the registry told."""
+        super().__init__(peer, match.state.in_flight)
+        self.match = match
+        self.is_repeatable = match.effects in _REPEATABLE
+
+
+@dataclass(slots=True, eq=False)
+class Plan:
+    """Who can do what was asked for.
+
+    Attributes:
+        targets: any of them will do.
+        at_s: when the registry told of their load.
+        is_shortlist: it was not sure.
+    """
+
+    targets: Sequence[Target]
+    at_s: float
+    is_shortlist: bool
+    refreshing: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """One call.
+
+    Attributes:
+        key: by which the plan is remembered.
+        make_request: gives what the registry is asked.
+        query: its words.
+    """
+
+    key: Hashable
+    make_request: Callable[[], registry_pb2.DiscoverRequest]
+    query: str
+    body: Any
+    deadline: Deadline
+    idempotent: bool
+    fields: dict[str, Any]
+    confidence_min: float
+    tries: int = 0
+
+
+def is_as_good(match: Match, best: Match) -> bool:
+    """Whether a match may be taken in the place of the best one, for load alone."""
+    return match.twin == best.twin and match.agent != best.agent and match.status == best.status
+
+
+def no_match(asked: str, matches: Matches, *, unsure: bool = False) -> NoMatch:
+    """Return the error of a call that nobody fits: why, and who came next."""
+    if unsure:
+        reason = f"{matches[0].agent} is right in {matches[0].confidence:.0%} of such cases"
+    else:
+        reason = matches.reason or "no agent can do it"
+    details = {"reason": reason, "revision": str(matches.revision)}
+    for number, each in enumerate((*matches, *matches.runners_up)[:_TOLD_MAX], 1):
+        why = "; ".join(str(reason) for reason in each.reasons)
+        details[f"runner_up_{number}"] = f"{each.agent} {each.capability}: {why}"
+    return NoMatch(
+        f"nobody for {asked[:200]!r}: {reason}" if asked else f"nobody fits: {reason}",
+        details=details,
+        help="`sira find TEXT --explain` says who came next and why not; or start an agent",
+    )
