@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import threading
 from collections.abc import Hashable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -54,7 +53,6 @@ class Calls:
         self._receipt: type[CallReceipt] = SyncCallReceipt if sync else CallReceipt
         self._kept: Resolutions[Plan] = Resolutions()
         self._peers: dict[str, Peer] = {}
-        self._lock = threading.Lock()  # of the counts of what is under way
         self._rng = random.Random(connection.client_id)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._following = Following(connection, requests, self._kept, self._peers, self._start)
@@ -158,23 +156,20 @@ class Calls:
     def begin(self, target: Target) -> None:
         """Take note that a request goes to it. In any thread."""
         peer = target.peer
-        with self._lock:
-            peer.own += 1
+        peer.flying.append(None)
         if peer.breaker.until_s:
             peer.breaker.begin()
 
     def give_up(self, target: Target) -> None:
         """Take note that it was not asked after all. In any thread."""
         peer = target.peer
-        with self._lock:
-            peer.own -= 1
+        peer.flying.pop()
         peer.breaker.abandon()
 
     def end(self, target: Target, error: BaseException | None) -> None:
         """Take note how it ended. In any thread."""
         peer = target.peer
-        with self._lock:
-            peer.own -= 1
+        peer.flying.pop()
         if error is None:
             if peer.breaker.failures:
                 peer.breaker.succeed()

@@ -30,16 +30,22 @@ class Peer:
     Attributes:
         name, generation: who.
         slots: requests that it takes at a time.
-        own: requests of this client that are under way to it.
+        flying: one for each request of this client that is under way to it: a list is added to and
+            taken from without a lock, by any thread.
     """
 
-    __slots__ = ("breaker", "generation", "name", "own", "slots")
+    __slots__ = ("breaker", "flying", "generation", "name", "slots")
 
     def __init__(self, name: str, generation: int, slots: int) -> None:
         """Begin with nothing under way."""
         self.name, self.generation, self.slots = name, generation, max(1, slots)
-        self.own = 0
+        self.flying: list[None] = []
         self.breaker = Breaker()
+
+    @property
+    def own(self) -> int:
+        """How many requests of this client are under way to it."""
+        return len(self.flying)
 
 
 class Choice:

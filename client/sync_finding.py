@@ -136,26 +136,20 @@ class SyncFinding(Later):
         if repeatable and len(plan.targets) > 1 and timeout_s is not None:
             timeout_s /= 2  # one that does not answer must leave another the time to
         calls.begin(target)
-        error: BaseException | None = None
-        reply: SyncMessage | None = None
         try:
             reply = requests.ask_here(
                 target.match.topic, body, timeout_s=timeout_s, idempotent=repeatable, fields=fields
             )
-        except SiraError as raised:
-            error = raised
-            if not (repeatable and calls.is_elsewhere(raised)):
-                raise
-        except BaseException as raised:
-            error = raised
+        except BaseException as error:
+            calls.end(target, error)
+            if isinstance(error, SiraError) and repeatable and calls.is_elsewhere(error):
+                return None
             raise
-        finally:
-            if reply is None and error is None:
-                calls.give_up(target)
-            else:
-                calls.end(target, error)
-        if reply is not None:
-            reply.context = calls.told(target, plan, text, 1, reply.context)
+        if reply is None:
+            calls.give_up(target)
+            return None
+        calls.end(target, None)
+        reply.context = calls.told(target, plan, text, 1, reply.context)
         return reply
 
     def rate(

@@ -18,7 +18,7 @@ def peers(*own: int, slots: int = 1) -> list[Choice]:
     made = []
     for number, count in enumerate(own):
         choice = Choice(Peer(f"agent-{number}", 1, slots), 0)
-        choice.peer.own = count
+        choice.peer.flying += [None] * count
         made.append(choice)
     return made
 
@@ -49,7 +49,7 @@ def test_of_many_equals_each_gets_its_share() -> None:
     for _ in range(2_000):
         chosen = choose(choices, rng, 0.0, fresh=True)
         assert chosen is not None
-        chosen.peer.own += 1
+        chosen.peer.flying.append(None)
     shares = [each.peer.own for each in choices]
     assert max(shares) - min(shares) <= 6, "two choices keep it even"
 
@@ -62,14 +62,15 @@ def test_of_equals_none_comes_first_always() -> None:
 
 def test_who_takes_more_at_a_time_gets_more() -> None:
     small, large = Choice(Peer("small", 1, 1), 0), Choice(Peer("large", 1, 4), 0)
-    small.peer.own, large.peer.own = 1, 3
+    small.peer.flying += [None]
+    large.peer.flying += [None] * 3
     chosen = choose([small, large], random.Random(1), 0.0, fresh=True)
     assert chosen is large
 
 
 def test_what_others_asked_counts_while_it_is_fresh_and_ones_own_is_not_counted_twice() -> None:
     busy = Peer("busy", 1, 1)
-    busy.own = 2
+    busy.flying += [None] * 2
     reported = Choice(busy, 5)
     assert reported.load(fresh=True) == 5
     assert reported.load(fresh=False) == 2
