@@ -21,19 +21,29 @@ class CallReceipt:
         tries: how many agents were asked, one after the other or at once.
         lane: by which way the question went to the node, or past it: grpc, socket, shm.
         query: the words that were asked by; "": by name or vector.
+        confidence: how often such a match is right, 0 to 1: of the best of those that say the same.
         is_shortlist: the registry was not sure enough to name this one alone.
     """
 
-    __slots__ = ("_rate", "is_shortlist", "lane", "match", "query", "tries")
+    __slots__ = ("_rate", "confidence", "is_shortlist", "lane", "match", "query", "tries")
 
     def __init__(
-        self, match: Match, *, tries: int, lane: str, query: str, is_shortlist: bool, rate: Rate
+        self,
+        match: Match,
+        *,
+        tries: int,
+        lane: str,
+        query: str,
+        confidence: float,
+        is_shortlist: bool,
+        rate: Rate,
     ) -> None:
         """Note it."""
         self.match = match
         self.tries = tries
         self.lane = lane
         self.query = query
+        self.confidence = confidence
         self.is_shortlist = is_shortlist
         self._rate = rate
 
@@ -56,11 +66,6 @@ class CallReceipt:
     def score(self) -> float:
         """How well the capability fits, in the registry's own measure."""
         return self.match.score
-
-    @property
-    def confidence(self) -> float:
-        """How often such a match is right, 0 to 1."""
-        return self.match.confidence
 
     @property
     def reasons(self) -> tuple[Reason, ...]:

@@ -194,6 +194,7 @@ class Calls:
             lane=lane,
             query=query,
             is_shortlist=plan.is_shortlist,
+            confidence=plan.confidence,
             rate=self.rate,
         )
 
@@ -307,7 +308,8 @@ class Calls:
             for each in matches
             if each is best or is_as_good(each, best)
         ]
-        plan = Plan(targets, self._connection.loop.time(), matches.is_shortlist)
+        now_s = self._connection.loop.time()
+        plan = Plan(targets, now_s, matches.is_shortlist, best.confidence)
         if not exclude:
             self._kept.put(asked.key, plan, epoch=epoch)
         return plan

@@ -11,7 +11,7 @@ from sira.client.envelope import Envelope, envelope
 from sira.client.looking import CALL_S, Looking
 from sira.client.matches import AgentChange, AgentInfo, Matches
 from sira.client.message import Body, Message
-from sira.client.plans import Asked, Plan, Target
+from sira.client.plans import CONFIDENCE_MIN, Asked, Plan, Target
 from sira.client.querying import key_of, request_of, specs, takes_of
 from sira.client.requests import Requests
 from sira.kernel.errors import BadRequest, SiraError
@@ -79,7 +79,7 @@ class Finding(Looking):
         kind: str = "",
         version: str = "",
         hedge_s: float | None = None,
-        confidence_min: float = 0.0,
+        confidence_min: float = CONFIDENCE_MIN,
         priority: int = 0,
         key: str = "",
         headers: Mapping[str, str] | None = None,
@@ -98,7 +98,7 @@ class Finding(Looking):
             idempotent: doing it twice does no harm. An agent may say so itself (`effects`).
             takes: what is sent; None: as `body` is, where that is arrays; {}: not looked at.
             hedge_s: after so long without an answer, another agent is asked too (idempotent only).
-            confidence_min: a match of less is none.
+            confidence_min: a match that is right less often is none; 0: the best, whatever it is.
         Raises:
             NoMatch: nothing fits: the details say why, and who came next.
             HandlerFailed: the handler raised. Timeout: no answer in time.
@@ -111,7 +111,7 @@ class Finding(Looking):
         of_body = specs(body) if takes is None else None
         found = key_of(
             text or "", capability, vector, version, kind, labels, takes,
-            (of_body, confidence_min) if confidence_min else of_body,
+            of_body if confidence_min == CONFIDENCE_MIN else (of_body, confidence_min),
         )  # fmt: skip
         fields = envelope(priority=priority, key=key, headers=headers, further=further)
         deadline = Deadline(timeout_s, connection.loop)

@@ -14,6 +14,8 @@ from sira.v1 import registry_pb2
 
 _REPEATABLE = frozenset({"pure", "idempotent"})
 _TOLD_MAX = 5
+# What is likelier wrong than right is not asked.
+CONFIDENCE_MIN = 0.5
 
 
 class Target(Choice):
@@ -36,11 +38,13 @@ class Plan:
         targets: any of them will do.
         at_s: when the registry told of their load.
         is_shortlist: it was not sure.
+        confidence: how often the best one is right; the others say the same.
     """
 
     targets: Sequence[Target]
     at_s: float
     is_shortlist: bool
+    confidence: float
     refreshing: bool = False
 
 

@@ -14,6 +14,7 @@ from sira.client.later import Later
 from sira.client.looking import CALL_S
 from sira.client.matches import AgentChange, AgentInfo, Matches
 from sira.client.message import Body, SyncMessage
+from sira.client.plans import CONFIDENCE_MIN
 from sira.client.querying import key_of, specs
 from sira.client.runner import Runner
 from sira.kernel.errors import SiraError
@@ -69,7 +70,7 @@ class SyncFinding(Later):
         kind: str = "",
         version: str = "",
         hedge_s: float | None = None,
-        confidence_min: float = 0.0,
+        confidence_min: float = CONFIDENCE_MIN,
         priority: int = 0,
         key: str = "",
         headers: Mapping[str, str] | None = None,
@@ -85,7 +86,7 @@ class SyncFinding(Later):
                 body,
                 key_of(
                     text or "", capability, vector, version, kind, labels, takes,
-                    (of_body, confidence_min) if confidence_min else of_body,
+                    of_body if confidence_min == CONFIDENCE_MIN else (of_body, confidence_min),
                 ),
                 timeout_s=timeout_s,
                 idempotent=idempotent,
