@@ -21,7 +21,7 @@ from sira.client.deadline import Deadline
 from sira.client.following import Following
 from sira.client.matches import Match, Matches
 from sira.client.message import SyncMessage
-from sira.client.plans import Asked, Plan, Target, is_as_good, no_match
+from sira.client.plans import Asked, Plan, Target, confidence_of, is_as_good, no_match
 from sira.client.requests import Requests
 from sira.client.resolutions import Resolutions
 from sira.kernel.errors import NodeDraining, NoMatch, SiraError, Unreachable
@@ -300,16 +300,16 @@ class Calls:
         matches = Matches.from_proto(answer)
         if not matches:
             raise no_match(asked.query or request.capability, matches)
-        best = matches[0]
-        if best.confidence < asked.confidence_min:
-            raise no_match(asked.query or request.capability, matches, unsure=True)
+        best, confidence = matches[0], confidence_of(matches)
+        if confidence < asked.confidence_min:
+            raise no_match(asked.query or request.capability, matches, confidence=confidence)
         targets = [
             Target(each, self._peer(each))
             for each in matches
             if each is best or is_as_good(each, best)
         ]
         now_s = self._connection.loop.time()
-        plan = Plan(targets, now_s, matches.is_shortlist, best.confidence)
+        plan = Plan(targets, now_s, matches.is_shortlist, confidence)
         if not exclude:
             self._kept.put(asked.key, plan, epoch=epoch)
         return plan

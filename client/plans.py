@@ -74,10 +74,20 @@ def is_as_good(match: Match, best: Match) -> bool:
     return match.twin == best.twin and match.agent != best.agent and match.status == best.status
 
 
-def no_match(asked: str, matches: Matches, *, unsure: bool = False) -> NoMatch:
-    """Return the error of a call that nobody fits: why, and who came next."""
-    if unsure:
-        reason = f"{matches[0].agent} is right in {matches[0].confidence:.0%} of such cases"
+def confidence_of(matches: Matches) -> float:
+    """Return how often the best one is right: of those that say the same the surest word counts."""
+    best = matches[0]
+    return max(each.confidence for each in matches if each.twin == best.twin)
+
+
+def no_match(asked: str, matches: Matches, *, confidence: float | None = None) -> NoMatch:
+    """Return the error of a call that nobody fits: why, and who came next.
+
+    Args:
+        confidence: of the best, where that is not enough.
+    """
+    if confidence is not None:
+        reason = f"{matches[0].agent} is right in {confidence:.0%} of such cases"
     else:
         reason = matches.reason or "no agent can do it"
     details = {"reason": reason, "revision": str(matches.revision)}
