@@ -67,6 +67,24 @@ def test_a_plain_grpc_client_is_a_full_citizen(url: str) -> None:
     ]
 
 
+def test_a_gateway_that_names_no_agent_finds_the_one_that_can(url: str) -> None:
+    agent = subprocess.Popen(
+        [sys.executable, str(EXAMPLES / "capability_agent.py"), "white-1", url]
+    )  # fmt: skip
+    try:
+        while sira("agents", "white-1", "--json", url=url).data["count"] == 0:
+            assert agent.poll() is None, "the agent has ended"
+        first, *reasons = run(str(EXAMPLES / "capability_gateway.py"), url).splitlines()
+        assert re.fullmatch(r"mean 0\.000, by white-1, normalise-\S+", first), first
+        assert reasons
+        agent.send_signal(signal.SIGTERM)
+        assert agent.wait(TIMEOUT_S) == 0
+        assert sira("agents", "white-1", "--json", url=url).data["count"] == 0
+    finally:
+        agent.kill()
+        agent.wait()
+
+
 def test_a_plain_grpc_client_is_told_that_nobody_listens(url: str) -> None:
     shown = run(str(EXAMPLES / "plain_grpc.py"), url.removeprefix("sira://"))
     assert re.fullmatch(r"request: [A-Z_]+: .*lab\.normalise.*", shown.splitlines()[-1])
