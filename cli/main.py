@@ -90,7 +90,7 @@ def _main(words: list[str]) -> int:
             return result.exit_code
         parser = build()
         args = parser.parse_args(expand_default(words))
-        if args.version:
+        if args.tell_version:
             args = parser.parse_args(["version", *(["--json"] if args.json else [])])
         if args.emit_spec or args.completion:
             return _print_table(args)

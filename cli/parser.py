@@ -83,7 +83,9 @@ def build() -> argparse.ArgumentParser:
         epilog=EPILOG,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="store_true", help="print the version")
+    parser.add_argument(
+        "--version", action="store_true", dest="tell_version", help="print the version"
+    )
     parser.add_argument("--emit-spec", action="store_true", help="print every verb as JSON Schema")
     parser.add_argument("--completion", choices=("bash", "zsh", "fish"), help="print a script")
     for argument in COMMON:
