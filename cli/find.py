@@ -100,7 +100,7 @@ async def call(args: Namespace, out: Output, stop: Stop) -> Result:
     out.item(found, lines(found, full=args.full, title="source"))
     told = receipt_row(receipt)
     out.text(
-        f"by {receipt.agent}, {receipt.capability} (sure to {receipt.confidence:.0%}), "
+        f"by {receipt.agent}, {receipt.capability} ({receipt.confidence:.0%} sure), "
         f"lane {receipt.lane}, {duration_text(round_trip_ns)}"
     )
     return Result({**told, "round_trip_ns": round_trip_ns})
