@@ -33,7 +33,7 @@ def request(**further: object) -> _native.Message:
 # ---- asking --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("timeout_s", [None, 2.5, 1e-12])
+@pytest.mark.parametrize("timeout_s", [None, 2500.5, 1e-12])
 def test_a_request_says_what_its_options_would_say(timeout_s: float | None) -> None:
     routed = Routed()
     link, cell = routed.live()
