@@ -136,11 +136,13 @@ async def test_a_capability_without_a_handler_is_not_begun(world: Any, words: st
 async def test_a_name_that_lives_is_another_s(world: Any, words: str) -> None:
     name = f"f-{words[-4:]}"
     first = _agent(world, name, sira.Capability(words), handler=lambda: "first")
-    second = _agent(world, name, sira.Capability(words), handler=lambda: "second")
+    # Another connection for its beats, as of another process; and no second try in time.
+    patient = sira.Retry(delay_min_s=120, delay_max_s=120)
+    second = _agent(world, name, sira.Capability(words), handler=lambda: "second", retry=patient)
     async with world.bus() as bus:
         async with first:
             with pytest.raises(sira.Conflict):
-                await second.start(timeout_s=0.3)
+                await second.start(timeout_s=30)
             assert (await bus.call(words, timeout_s=20)).text == "first"
         async with second:
             assert (await bus.call(words, timeout_s=20)).text == "second"
@@ -154,7 +156,7 @@ async def test_of_two_that_say_the_same_both_are_asked(world: Any, words: str) -
         assert asked == set(names)
 
 
-async def test_the_one_with_less_to_do_is_asked(world: Any, words: str) -> None:
+async def test_the_one_with_less_to_do_is_asked(world: Any, words: str, until: Any) -> None:
     leave = asyncio.Event()
 
     async def wait() -> str:
@@ -165,11 +167,16 @@ async def test_the_one_with_less_to_do_is_asked(world: Any, words: str) -> None:
     agents = [_agent(world, n, sira.Capability(words), handler=wait) for n in names]
     async with world.bus() as bus, agents[0], agents[1]:
         asking = [asyncio.ensure_future(bus.call(words, timeout_s=30)) for _ in range(8)]
-        await asyncio.sleep(0)
+
+        async def are_all_asked() -> bool:
+            rows = [row for name in names for row in await bus.ledger(f"agents.{name}.>")]
+            return sum(row.owed for row in rows) == len(asking)
+
+        await until(are_all_asked)
         leave.set()
         receipts = [(await each).receipt for each in asking]
         shares = [sum(receipt.agent == name for receipt in receipts) for name in names]
-        assert sum(shares) == 8 and min(shares) >= 3, shares
+        assert shares == [4, 4]
 
 
 async def test_another_is_asked_where_one_is_gone_also_when_it_may_not_be_done_twice(
@@ -238,7 +245,7 @@ async def test_a_slow_one_is_given_up_for_another_in_time(world: Any, words: str
     names = [f"l{n}-{words[-4:]}" for n in range(2)]
     agents = [_agent(world, n, sira.Capability(words), handler=slow_once(n)) for n in names]
     async with world.bus() as bus, agents[0], agents[1]:
-        reply = await bus.call(words, timeout_s=4, idempotent=True)
+        reply = await bus.call(words, timeout_s=8, idempotent=True)
         assert (reply.text, reply.receipt.tries) == (begun[1], 2)
         leave.set()
 
