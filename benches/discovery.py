@@ -263,8 +263,8 @@ def main() -> int:
                 print(f", answered alone {alone} at 95 right" if alone else "", flush=True)
             lines.append({
                 "row": "discovery", "set": name, "k": k, "seed": seed, "embedder": embedder,
-                "features": features.VERSION, "limit": arguments.limit, "absent": arguments.absent, "figures": found,
-                "goal": goal, "machine": described,
+                "features": features.VERSION, "limit": arguments.limit,
+                "absent": arguments.absent, "figures": found, "goal": goal, "machine": described,
             })  # fmt: skip
     arguments.out.mkdir(parents=True, exist_ok=True)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())

@@ -168,7 +168,7 @@ class Ranker:
         among: Collection[str] | None = None,
         found: Iterable[str] = (),
         shifts: Mapping[str, float] | None = None,
-        count: int = 16,
+        count: int = 10,
     ) -> Ranking:
         """Score candidates, best first; equal ones in the order of their keys.
 
