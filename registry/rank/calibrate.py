@@ -17,6 +17,8 @@ from sira.registry.rank.ranker import Ranking, Scored
 
 SIGNALS = ("margin", "score", "agreement", "likeness", "coverage")
 PRECISION = 0.95  # of answers that name one candidate
+# Of requests that a shortlist of five would have served, answered with nothing.
+LOST_MAX = 0.02
 # Fewer requests tell too little of how often one is right: what is known of others is kept.
 FIT_MIN = 40
 _STEPS, _RIDGE = 400, 1e-3
@@ -68,13 +70,20 @@ def signals_of(ranking: Ranking) -> F32:
 
 
 def fit(
-    signals: F32, right: NDArray[np.bool_], *, instead: Calibration, precision: float = PRECISION
+    signals: F32,
+    right: NDArray[np.bool_],
+    *,
+    among_five: NDArray[np.bool_] | None = None,
+    instead: Calibration,
+    precision: float = PRECISION,
 ) -> Calibration:
     """Fit on held-out requests.
 
     Args:
         signals: f32[n, 5].
         right: bool[n]: whether the first candidate was right.
+        among_five: bool[n]: whether the right one was among the first five; None: where `right`.
+            Under the confidence of all but LOST_MAX of these nothing is answered.
         instead: given back where n is under FIT_MIN or all are right, or all wrong.
         precision: of what is answered alone.
     """
@@ -92,7 +101,9 @@ def fit(
         weights=tuple(float(each) for each in weights),
         bias=float(bias),
         answer_from=_threshold(sure, right, precision),
-        nothing_below=instead.nothing_below,
+        nothing_below=float(
+            np.quantile(sure[right if among_five is None else among_five], LOST_MAX, method="lower")
+        ),
         fitted_on=count,
     )
 

@@ -49,12 +49,16 @@ def learn(entries: Sequence[Entry], model: Embedder | None = None) -> Learned:
         for entry in kept:
             ranker.put(entry)
         ranker.use_head(train(kept))
-        signals, good = [], []
+        signals, good, five = [], [], []
         for text, key in held_out:
             ranking = ranker.rank(ranker.query(text))
             signals.append(signals_of(ranking))
-            good.append(ranking.scored[0].key == key)
-        calibration = fit(np.stack(signals), np.array(good), instead=calibration)
+            keys = [scored.key for scored in ranking.scored[:5]]
+            good.append(keys[:1] == [key])
+            five.append(key in keys)
+        calibration = fit(
+            np.stack(signals), np.array(good), among_five=np.array(five), instead=calibration
+        )
         right = float(np.mean(good))
     return Learned(train(entries), calibration, len(held_out), right)
 

@@ -89,6 +89,7 @@ def test_a_fit_says_how_often_it_is_right_and_answers_alone_from_where_that_suff
         assert abs(sure[part].mean() - RIGHT[part].mean()) < 0.1
     alone = sure >= FITTED.answer_from
     assert RIGHT[alone].mean() >= 0.95 and alone.sum() > 100
+    assert 0 < (sure[RIGHT] < FITTED.nothing_below).mean() <= 0.02
 
 
 def test_too_few_or_one_sided_requests_are_no_ground_for_a_fit() -> None:
