@@ -280,6 +280,15 @@ SETTING = record(
     reason=STRING,
     schema={"type": "object"},
 )
+CONFIG_GOT = record(key=STRING, value={})
+CONFIG_VALUE = record(
+    key=STRING,
+    value={},
+    version=COUNT,
+    principal=STRING,
+    time_ns=COUNT,
+    rolled_back_to=COUNT,
+)
 VERSION = record(
     sira=STRING, native=STRING, protocol=COUNT, python=STRING, grpcio=STRING, numpy=STRING
 )

@@ -7,6 +7,7 @@ only the first word is given.
 from __future__ import annotations
 
 from sira.cli import schemas as s
+from sira.cli.config_verbs import CONFIG_VERBS
 from sira.cli.output import EXIT_REFUSED, EXIT_UNACCOUNTED
 from sira.cli.registry_verbs import registry_verbs
 from sira.cli.table import Argument, Verb
@@ -409,6 +410,7 @@ VERBS: tuple[Verb, ...] = (
         item=s.SETTING,
         default=True,
     ),
+    *CONFIG_VERBS,
     *TRUST_VERBS,
     Verb(
         name="verbs",

@@ -17,9 +17,11 @@ from sira import _native
 from sira.client.address import addresses, is_local, url_of
 from sira.client.answers import Answers
 from sira.client.calling import Calls
+from sira.client.config import Config
 from sira.client.connection import Connection
 from sira.client.deadline import Deadline
 from sira.client.envelope import Envelope, envelope
+from sira.client.leases import Leases
 from sira.client.local.transport import SocketTransport
 from sira.client.message import Body, Message
 from sira.client.publishing import REQUEST_S, Publishing
@@ -98,6 +100,8 @@ class Bus(Publishing):
     Attributes:
         url: as given; the addresses are in it.
         topics: create, list and delete topics.
+        config: values that the node keeps, with their versions.
+        leases: rights that end, held by one or by so many.
     """
 
     def __init__(
@@ -126,6 +130,8 @@ class Bus(Publishing):
             settled = self._settled = (security or Security()).settled(tls=tls)
             dial = partial(_dial, security=settled)
         self.topics = Topics(lambda: self.connection)
+        self.config = Config(lambda: self.connection)
+        self.leases = Leases(lambda: self.connection)
         self._name = name
         self._retry = retry or Retry()
         self._timeout_s = timeout_s

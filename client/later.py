@@ -11,10 +11,6 @@ _FEATURES = {
     "fetch": "replay (durable log)",
     "intent": "intents",
     "session": "sessions",
-    "config.set": "configuration over the bus (cluster)",
-    "config.get": "configuration over the bus (cluster)",
-    "config.history": "configuration over the bus (cluster)",
-    "config.rollback": "configuration over the bus (cluster)",
     "Agent.quick": "model-driven agents",
     "Agent.builder": "model-driven agents",
 }
@@ -47,28 +43,3 @@ class Later:
     def session(self, *_args: Any, **_settings: Any) -> NoReturn:
         """Join a collaboration: with sessions."""
         raise unsupported("session")
-
-    @property
-    def config(self) -> LaterConfig:
-        """Configuration over the bus: with the cluster."""
-        return LaterConfig()
-
-
-class LaterConfig:
-    """Methods of `bus.config`. Each raises Unsupported when it is called."""
-
-    def set(self, *_args: Any, **_settings: Any) -> NoReturn:
-        """Set a value."""
-        raise unsupported("config.set")
-
-    def get(self, *_args: Any, **_settings: Any) -> NoReturn:
-        """Read a value."""
-        raise unsupported("config.get")
-
-    def history(self, *_args: Any, **_settings: Any) -> NoReturn:
-        """Read the versions of a value."""
-        raise unsupported("config.history")
-
-    def rollback(self, *_args: Any, **_settings: Any) -> NoReturn:
-        """Go back to a version."""
-        raise unsupported("config.rollback")

@@ -27,6 +27,7 @@ from sira.client.retry import Retry
 from sira.client.runner import Runner, runner
 from sira.client.security import Security, with_token
 from sira.client.sync_finding import SyncFinding
+from sira.client.sync_kept import SyncConfig, SyncLeases
 from sira.client.sync_parts import SyncPublisher, SyncReplyStream, SyncTopics
 from sira.client.sync_subscription import SyncSubscription
 from sira.kernel.errors import SiraError
@@ -68,6 +69,8 @@ class SyncBus(SyncFinding):
         self._bus = bus
         self._runner.run(bus._open())
         self.topics = SyncTopics(self._runner, bus.topics)
+        self.config = SyncConfig(self._runner, bus.config)
+        self.leases = SyncLeases(self._runner, bus.leases)
 
     @property
     def url(self) -> str:

@@ -25,9 +25,14 @@ def key_of(tenant: str, key: str) -> str:
     return f"{tenant}/{key}"
 
 
+def history_prefix(tenant: str, key: str) -> str:
+    """Return what all versions of a key begin with. No key has a space in it."""
+    return f"{tenant}/{key} "
+
+
 def history_key_of(tenant: str, key: str, version: int) -> str:
     """Return the key of one version: in order of versions."""
-    return f"{tenant}/{key}/{version:020d}"
+    return history_prefix(tenant, key) + f"{version:020d}"
 
 
 class Config:

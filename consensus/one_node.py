@@ -17,7 +17,7 @@ from typing import ParamSpec, TypeVar
 
 from sira.consensus import snapshot
 from sira.consensus.journal import Journal, Told
-from sira.consensus.rows import Row
+from sira.consensus.rows import Change, Row
 from sira.consensus.snapshot import Picture
 from sira.consensus.state import ENTRY_VERSION, Applied, State
 from sira.consensus.storage import Storage
@@ -163,6 +163,10 @@ class OneNode(Tables):
     def watch(self, table: str, prefix: str = "", *, since: int | None = None) -> Watch:
         """Return what changes; see `Tables.watch`."""
         return self._watches.watch(table, prefix, since)
+
+    def listen(self, call: Callable[[int, tuple[Change, ...]], None]) -> None:
+        """Let `call` be told each step; see `Tables.listen`."""
+        self._watches.listen(call)
 
     async def changed(self, table: str, key: str) -> None:
         """Wait until a row changes; see `Tables.changed`."""

@@ -7,7 +7,7 @@ all that are. Reads are of what is applied on this node, at once and without wai
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -100,6 +100,13 @@ class Tables(ABC):
         """Return what changes under `prefix`; with nothing left out from revision `since` on.
 
         Where `since` is None, or its changes are not kept any more, the first update has all rows.
+        """
+
+    @abstractmethod
+    def listen(self, call: Callable[[int, tuple[Change, ...]], None]) -> None:
+        """Call `call(revision, changes)` at each step that changes something, before its answer.
+
+        It is called on the loop and must be quick; what only waits for rows watches them.
         """
 
     @abstractmethod

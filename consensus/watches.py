@@ -66,6 +66,7 @@ class Watches:
         self._count = self._bytes = 0
         self._watching: dict[str, set[Watch]] = {}
         self._waiting: dict[tuple[str, str], list[asyncio.Future[None]]] = {}
+        self._listeners: list[Callable[[int, tuple[Change, ...]], None]] = []
         self._error: SiraError | None = None
 
     def tell(self, revision: int, changes: tuple[Change, ...]) -> None:
@@ -78,6 +79,13 @@ class Watches:
             gone = self._steps.popleft()
             self._count -= len(gone.changes)
             self._bytes -= gone.cost_bytes
+        for listener in self._listeners:
+            try:
+                listener(revision, changes)
+            except Exception as error:  # what was applied stays applied
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": "a listener of the tables failed", "exception": error}
+                )
         for table in {each.table for each in changes}:
             for watch in self._watching.get(table, ()):
                 watch.wake()
@@ -86,6 +94,10 @@ class Watches:
                 for future in self._waiting.pop((each.table, each.key), ()):
                     if not future.done():
                         future.set_result(None)
+
+    def listen(self, call: Callable[[int, tuple[Change, ...]], None]) -> None:
+        """Let `call` be told each step; see `Tables.listen`."""
+        self._listeners.append(call)
 
     async def changed(self, table: str, key: str) -> None:
         """Wait until a row changes next.

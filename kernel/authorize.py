@@ -3,7 +3,8 @@
 Doors: each RPC method (`call`), each publish (`publish`), each match of a subscription
 (`subscribe`), each topic made or removed (`create_topic`, `delete_topic`), each look at what others
 do (`inspect`), each service that brings methods of its own (`attach`), each change of the node
-itself (`administer`). The policy decides; here are only `allow_all` and `deny_all`, and
+itself (`administer`), each lease taken (`lease`), each key of the configuration set (`configure`;
+who may `inspect` it reads it). The policy decides; here are only `allow_all` and `deny_all`, and
 `sira.kernel.policy` has those that are written in files.
 """
 
@@ -17,7 +18,7 @@ from sira.kernel.identity import Principal
 
 ACTIONS = (
     "call", "publish", "subscribe", "create_topic", "delete_topic", "inspect", "attach",
-    "administer",
+    "administer", "lease", "configure",
 )  # fmt: skip
 _NO_CONTEXT: Mapping[str, str] = {}
 

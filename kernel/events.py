@@ -87,6 +87,8 @@ _NUMBER = ("integer", "which snapshot: facts of one have the same")
 _ROWS = ("array", "objects, at most 200")
 _WHY_STATUS = ("string", "why it is not up; for people")
 _GENERATION = ("integer", "which instance of the name")
+_LEASE = ("string", "name of the lease")
+_TOKEN = ("integer", "its fencing token")
 _LEFT_OUT = ("integer", "rows past these")
 
 KINDS: dict[str, Kind] = dict(
@@ -145,6 +147,11 @@ KINDS: dict[str, Kind] = dict(
               child=_CHILD, reason=_ENDED, exit=_EXIT, restarts=_RESTARTS),
         _kind("sira.child.started", "and serves again",
               child=_CHILD, reason=_ENDED, exit=_EXIT, restarts=_RESTARTS),
+        _kind("sira.lease.granted", "somebody holds a lease",
+              lease=_LEASE, token=_TOKEN, principal=_PRINCIPAL),
+        _kind("sira.lease.ended", "and holds it no more",
+              lease=_LEASE, token=_TOKEN, principal=_PRINCIPAL,
+              reason=("string", "RELEASED or EXPIRED")),
         _kind("sira.tables.failed", "the disk failed: the tables can be read and not changed",
               reason=_REASON, error=("string", "what the disk said")),
         _kind("sira.load.node", "what is going on, each second while somebody listens",

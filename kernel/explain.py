@@ -22,7 +22,7 @@ from sira.kernel.trust.credential import Credential
 from sira.v1 import kernel_pb2
 
 # Actions on a method or another name, and not on a topic.
-NAMED = frozenset({"call", "attach", "administer"})
+NAMED = frozenset({"call", "attach", "administer", "lease", "configure"})
 _NAME_CHARS_MAX = 255
 
 

@@ -386,6 +386,7 @@ class Node:
             logs=self.logs,
             folder=self.settings.data_path if self._holds_folder else None,
             bus_of=lambda tenant: self.worlds.of(tenant).bus,
+            bus_if=lambda tenant: getattr(self.worlds.get(tenant), "bus", None),
             say=self.say,
             not_ready=self.health.not_serving,
         )

@@ -40,6 +40,7 @@ class Host:
         settings, logs: of the node.
         folder: the data folder, which nobody else writes; None: nothing is kept.
         bus_of: the bus of a tenant, made when it has none yet; may raise QuotaExceeded.
+        bus_if: the bus of a tenant; None: it has none yet.
         say: says a fact in all worlds.
         not_ready: says from now on that the node serves no more as it should.
         clock_ns: what leases end by: CLOCK_BOOTTIME, or a clock that a test moves.
@@ -49,6 +50,7 @@ class Host:
     logs: Logs
     folder: Path | None
     bus_of: Callable[[str], Bus]
+    bus_if: Callable[[str], Bus | None]
     say: Say
     not_ready: Callable[[], None]
     clock_ns: Callable[[], int] = boottime_ns

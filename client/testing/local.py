@@ -76,6 +76,7 @@ class LocalNode:
             logs=logs,
             folder=None,
             bus_of=lambda _tenant: kernel,
+            bus_if=lambda _tenant: kernel,
             say=kernel.events.emit,
             not_ready=lambda: None,
             clock_ns=self.clock.now_ns,

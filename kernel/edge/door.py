@@ -441,7 +441,8 @@ class Door(grpc.GenericRpcHandler):
     @staticmethod
     def _audit(call: Call, request: Message | None) -> None:
         """Let `sira.audit` say that an administrative call was made."""
-        resource = getattr(request, "name", "") or call.method.name
+        named = getattr(request, "name", "") or getattr(request, "key", "")
+        resource = named or call.method.name
         call.world.bus.audit(
             call.principal, call.method.name, str(resource), intent=intent(call.metadata)
         )

@@ -41,8 +41,8 @@ entity Service;
 entity Method in [Service] { name: String };
 type Asked = { name: String, tokens: Set<String> };
 action "call" appliesTo { principal: Principal, resource: Method, context: Asked };
-action "publish", "subscribe", "create_topic", "delete_topic", "inspect", "attach", "administer"
-  appliesTo { principal: Principal, resource: Topic, context: Asked };
+action "publish", "subscribe", "create_topic", "delete_topic", "inspect", "attach", "administer",
+  "lease", "configure" appliesTo { principal: Principal, resource: Topic, context: Asked };
 """
 
 FILE_BYTES_MAX = 1 << 20

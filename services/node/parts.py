@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sira.consensus.config_service import ConfigPart
+from sira.consensus.lease_service import LeasesPart
 from sira.consensus.part import TablesPart
 from sira.consensus.storage import MemoryStorage
 from sira.kernel.parts import Part
@@ -16,7 +18,7 @@ def parts(memory: MemoryStorage | None = None) -> list[Part]:
             where the node holds none.
     """
     tables = TablesPart(memory)
-    return [tables, Registry(tables)]
+    return [tables, LeasesPart(tables), ConfigPart(tables), Registry(tables)]
 
 
 class InMemory:

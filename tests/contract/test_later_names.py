@@ -13,10 +13,6 @@ CALLS = {
     "fetch": lambda bus: bus.fetch("a", start=0),
     "intent": lambda bus: bus.intent("segment", timeout_s=30),
     "session": lambda bus: bus.session("study-7"),
-    "config.set": lambda bus: bus.config.set("app.demo", 5),
-    "config.get": lambda bus: bus.config.get("app.demo"),
-    "config.history": lambda bus: bus.config.history("app.demo"),
-    "config.rollback": lambda bus: bus.config.rollback("app.demo", 1),
 }
 
 

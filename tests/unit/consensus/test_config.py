@@ -25,7 +25,7 @@ def _rollback(bench: Any, version: int, **more: Any) -> tables_pb2.TableResult:
 
 
 def _versions(bench: Any, key: str = "app.a") -> list[tables_pb2.ConfigVersion]:
-    rows = bench.state.rows.scan(config.HISTORY, f"t/{key}/")
+    rows = bench.state.rows.scan(config.HISTORY, config.history_prefix("t", key))
     return [tables_pb2.ConfigVersion.FromString(row.value) for row in rows]
 
 
