@@ -37,6 +37,11 @@ ARGUMENTS: dict[str, list[str]] = {
     "mem": [],
     "doctor": [],
     "config show": [],
+    "config list": [],
+    "config set": ["app.cli", "5"],
+    "config get": ["app.cli"],
+    "config history": ["app.cli"],
+    "config rollback": ["app.cli", "1"],
     "version": [],
     "verbs": [],
     "bench": ["--size", "256", "--seconds", "0.2", "--rate", "100"],
@@ -59,6 +64,8 @@ def test_every_verb_is_tested_here() -> None:
 def test_json_is_envelopes_and_nothing_else(verb: str, url: str, tmp_path: Path) -> None:
     if verb == "topics delete":
         assert sira("topics", "create", "lab.declared", url=url).code == 0
+    if verb.startswith("config"):
+        assert sira("config", "set", "app.cli", "4", url=url).code == 0
     ended = sira(*verb.split(), *ARGUMENTS[verb], "--json", url=url, home=tmp_path)
     assert ended.code == 0, ended
     assert ended.last["type"] == "result"
@@ -68,6 +75,8 @@ def test_json_is_envelopes_and_nothing_else(verb: str, url: str, tmp_path: Path)
 def test_people_get_lines_and_a_clean_exit(verb: str, url: str, tmp_path: Path) -> None:
     if verb == "topics delete":
         assert sira("topics", "create", "lab.declared", url=url).code == 0
+    if verb.startswith("config"):
+        assert sira("config", "set", "app.cli", "4", url=url).code == 0
     ended = sira(*verb.split(), *ARGUMENTS[verb], url=url, home=tmp_path)
     assert ended.code == 0, ended
     assert ended.out.strip() and '{"v"' not in ended.out
