@@ -33,7 +33,7 @@ async def set_value(args: Namespace, out: Output, stop: Stop) -> Result:
 async def rollback(args: Namespace, out: Output, stop: Stop) -> Result:
     """Make a version that has an earlier one's value."""
     async with connected(args) as bus:
-        made = await bus.config.rollback(args.key, args.version, expected_version=args.expect)
+        made = await bus.config.rollback(args.key, args.to, expected_version=args.expect)
     out.text(f"{made.key}: version {made.version}, with the value of {made.rolled_back_to}")
     return Result(_row(made))
 

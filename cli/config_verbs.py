@@ -48,7 +48,13 @@ CONFIG_VERBS = (
         run="config:rollback",
         arguments=(
             _KEY,
-            Argument(name="version", kind="integer", required=True, minimum=1, help="whose value"),
+            Argument(
+                name="to",
+                kind="integer",
+                required=True,
+                minimum=1,
+                help="version whose value it gets",
+            ),
             _EXPECT,
         ),
         effects="once",

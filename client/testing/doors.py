@@ -27,7 +27,7 @@ from sira.kernel.trust.credential import Credential
 class Doors:
     """The table of methods of one kernel, and the way through it."""
 
-    def __init__(self, kernel: Kernel, settings: Settings, parts: Iterable[Part]) -> None:
+    def __init__(self, kernel: Kernel, settings: Settings, parts: Iterable[Part] = ()) -> None:
         """Fill the table, as a node does."""
         loop = Loop()
         self._world = World.around(kernel, loop)
