@@ -112,8 +112,10 @@ def respond(found: Found, seen: Seen, k: int) -> registry_pb2.DiscoverResponse:
         no_match=answer.no_match, reason=answer.reason, is_shortlist=answer.is_shortlist
     )
     groups: dict[int, int] = {}
-    for each in answer.matches:
+    sure: dict[int, float] = {}  # that it is this capability, whoever of its twins takes it
+    for each in (*answer.matches, *answer.runners_up):
         groups.setdefault(each.twin, len(groups))
+        sure[each.twin] = max(sure.get(each.twin, 0.0), each.confidence)
 
     def order(match: ranked.Match) -> tuple[int, int]:
         status, _ = seen.health(found.places[match.key].entry)
@@ -121,14 +123,18 @@ def respond(found: Found, seen: Seen, k: int) -> registry_pb2.DiscoverResponse:
 
     ordered = sorted(answer.matches, key=order)
     for each in ordered[:k]:
-        response.matches.append(_told(each, found.places[each.key], seen))
+        told = _told(each, found.places[each.key], seen)
+        told.confidence = sure[each.twin]
+        response.matches.append(told)
     for each, (part, why) in found.denied[:RUNNERS_UP_MAX]:
         told = _told(each, found.places[each.key], seen)
         told.reasons.add(part=part, text=why)
         response.runners_up.append(told)
     others = (*ordered[k:], *answer.runners_up)
     for each in others[: RUNNERS_UP_MAX - len(response.runners_up)]:
-        response.runners_up.append(_told(each, found.places[each.key], seen))
+        told = _told(each, found.places[each.key], seen)
+        told.confidence = sure[each.twin]
+        response.runners_up.append(told)
     return response
 
 

@@ -103,6 +103,9 @@ def test_filters_say_why_an_agent_is_not_offered(tmp_path: Path) -> None:
             assert await ask(takes={"image": "bf16[1080, 1920]"}) == (["new", "old"], {})
             matches, others = await ask(k=1)
             assert len(matches) == 1 and len(others) == 1
+            twins = (await stub.Discover(pb.DiscoverRequest(text="blur images"))).matches
+            assert twins[0].twin == twins[1].twin
+            assert twins[0].confidence == twins[1].confidence, "any of them will do"
 
     run(work)
 
