@@ -69,7 +69,7 @@ def test_a_request_that_finds_no_room_in_time_is_not_posted() -> None:
 # ---- answering -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("conversation", [b"", _native.new_id()])
+@pytest.mark.parametrize("conversation", [b"", _native.new_id()], ids=["none", "one"])
 def test_an_answer_says_what_its_options_would_say(conversation: bytes) -> None:
     routed = Routed()
     link, cell = routed.live(topic=REPLIES)
