@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -13,6 +14,8 @@ from sira.kernel.parts import Host
 from sira.kernel.settings import Settings
 from sira.registry.directory import Entry
 from sira.registry.embed.hashed import HashedEmbedder
+from sira.registry.embed.interface import Embedder
+from sira.registry.embed.onnx_model import OnnxEmbedder
 from sira.registry.feed import Feed
 from sira.registry.health import Rules, Status
 from sira.registry.index.edge import Edge
@@ -38,7 +41,8 @@ class Registry:
         self._service = RegistryService()
         self._host: Host | None = None
         # Only names candidates: what they score is worked out of all features.
-        self._near = HashedEmbedder(INDEX_DIMS)
+        self._near: Embedder = HashedEmbedder(INDEX_DIMS)
+        self._model: Embedder | None = None
         self._index: Index | None = None
         self._feed: Feed | None = None
 
@@ -61,9 +65,14 @@ class Registry:
         """Take what the tables hold, before the node listens.
 
         Raises:
+            BadSetting, Unsupported: the embedder cannot be used.
             SiraError: a row that this node does not understand.
         """
         self._host = host
+        if host.settings.embedder_dir:
+            # In a thread: a model of 90 MB takes 0.1 s, and others start meanwhile.
+            self._model = await asyncio.to_thread(OnnxEmbedder, host.settings.embedder_dir)
+            self._near = self._model
         collection = Collection("agents", self._near.name, self._near.dims, TAGS)
         url = host.settings.qdrant_url
         if url:
@@ -99,7 +108,7 @@ class Registry:
 
     def _search(self, tenant: str) -> Search:
         assert self._index is not None, "started"
-        return Search(tenant, near=self._near, index=self._index)
+        return Search(tenant, near=self._near, index=self._index, model=self._model)
 
     def _told(self, tenant: str, entry: Entry, status: Status | None, reason: str) -> None:
         assert self._host is not None, "started"

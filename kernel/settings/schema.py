@@ -249,6 +249,11 @@ class Settings:
         3_600.0, "s", "an agent that has been down for so long is registered no more",
         "too short: what was learned of it goes while it restarts", minimum=1, maximum=86_400 * 365,
     )  # fmt: skip
+    embedder_dir: str = _s(
+        "", "", "folder with model.onnx and tokenizer.json (extra `onnx`): requests and agents are "
+        "compared by its vectors, too; empty: by words and hashed features alone",
+        "of another model than agents bring vectors of: those are not used",
+    )  # fmt: skip
     qdrant_url: str = _s(
         "", "", "Qdrant server that holds the index of capabilities; empty: the embedded engine",
         "gone: searches are exact and local until it is back; written by two nodes: each takes "

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 from sira.registry.health import Status
 from sira.v1 import registry_pb2
+from tests.small_model import make_model
 
 from .nodes import connected, register, registration, run, running, until
 
@@ -348,5 +350,43 @@ def test_among_many_the_index_names_what_shares_no_word(tmp_path: Path) -> None:
             found = await stub.Discover(pb.DiscoverRequest(text="resynchronize clockwork"))
             assert found.matches[0].agent == "odd"
             assert len(its.registry.feed.of("default").directory) == 401
+
+    run(work)
+
+
+def test_a_local_model_finds_what_shares_no_word_and_takes_its_own_vectors_alone(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    make_model(folder)
+
+    def vector(*values: float, embedder: str) -> pb.CapabilityVector:
+        made = np.array(values, "<f2")
+        return pb.CapabilityVector(embedder=embedder, dims=len(values), values=made.tobytes())
+
+    async def work() -> None:
+        async with running(tmp_path, embedder_dir=str(folder)) as its, connected(its.node) as stub:
+            cat = registration("c-1", "cat cat cat")
+            cat.capabilities[0].name = "x"
+            own = registration("o-1", "tree tree tree")
+            own.capabilities[0].name = "y"
+            name = its.registry.feed.of("default").search.embedder
+            own.capabilities[0].vectors.append(vector(0, 1, 0, embedder=name))
+            await register(stub, cat, own)
+            found = await stub.Discover(pb.DiscoverRequest(vector=vector(1, 0, 0, embedder=name)))
+            assert found.embedder == name and name.startswith("onnx-model/")
+            everyone = (*found.matches, *found.runners_up)
+            assert everyone[0].agent == "c-1"
+            found = await stub.Discover(pb.DiscoverRequest(vector=vector(0, 1, 0, embedder=name)))
+            assert (*found.matches, *found.runners_up)[0].agent == "o-1", "by the vector it brought"
+            for wrong in (
+                vector(1, 0, 0, embedder="another/1"),
+                vector(1, 0, embedder=name),
+                vector(0, 0, 0, embedder=name),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await stub.Discover(pb.DiscoverRequest(vector=wrong))
+                assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
     run(work)
