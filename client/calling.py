@@ -386,4 +386,5 @@ class Calls:
     def _over(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.debug("%s ended: %r", task.get_name(), error)
+            level = logging.DEBUG if isinstance(error, SiraError) else logging.ERROR
+            _log.log(level, "%s ended: %r", task.get_name(), error)

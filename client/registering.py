@@ -160,6 +160,7 @@ class Registrar:
         entry.wanted = True
         if self._keeping is None:
             self._keeping = self._loop.create_task(self._keep(), name="sira-beats")
+            self._keeping.add_done_callback(_seen)
         return told
 
     async def remove(self, entry: Entry, *, timeout_s: float) -> None:
@@ -373,4 +374,5 @@ class Registrar:
 
 def _seen(task: asyncio.Task[Any]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        _log.debug("%s ended: %r", task.get_name(), error)
+        level = logging.DEBUG if isinstance(error, SiraError) else logging.ERROR
+        _log.log(level, "%s ended: %r", task.get_name(), error)

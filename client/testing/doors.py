@@ -17,7 +17,7 @@ from sira.kernel.edge.world import World
 from sira.kernel.errors import FrameCorrupt, Unsupported
 from sira.kernel.introspect import builtin_topic_classes
 from sira.kernel.logs import Logs
-from sira.kernel.methods import Catalog
+from sira.kernel.methods import Catalog, Method
 from sira.kernel.metrics import Counts, Loop
 from sira.kernel.parts import Part
 from sira.kernel.settings import Settings
@@ -71,6 +71,23 @@ class Doors:
         finally:
             self.calls_now -= 1
         return encoded(reply)
+
+    def stream(self, name: str) -> Method:
+        """Return a method that answers with a stream. Raises Unsupported: there is none."""
+        method = self._catalog.get(name)
+        if method is None or not method.response_stream:
+            raise Unsupported(f"this node has no stream {name}", details={"method": name})
+        return method
+
+    async def serve(self, method: Method, context: Any, who: Credential, hello: Hello) -> None:
+        """Run the handler of a stream on `context`. Raises SiraError: what it refuses with."""
+        call = Call(context, method, who, self._world, hello, "local", {})
+        self.calls += 1
+        self.calls_now += 1
+        try:
+            await method.handler(call, None if method.request_stream else await call.read())
+        finally:
+            self.calls_now -= 1
 
 
 class _NoContext:

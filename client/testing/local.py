@@ -17,7 +17,7 @@ from sira.client.retry import Retry
 from sira.client.transport import Metadata, Stream
 from sira.kernel.bus import Bus as Kernel
 from sira.kernel.clients import Hello
-from sira.kernel.errors import SiraError, Timeout, Unreachable, Unsupported
+from sira.kernel.errors import SiraError, Timeout, Unreachable
 from sira.kernel.identity import Principal
 from sira.kernel.logs import Logs
 from sira.kernel.parts import Host, Part, start_all, stop_all
@@ -26,7 +26,7 @@ from sira.kernel.trust.credential import Credential
 from sira.services.node.parts import InMemory
 from sira.testing.clock import Clock
 from sira.testing.doors import Doors
-from sira.testing.streams import LocalPublish, LocalStream, LocalSubscribe
+from sira.testing.streams import Context, LocalCall, LocalPublish, LocalStream, LocalSubscribe
 
 # How often the node looks at what runs out of time, while its clock runs by itself.
 _TICK_S = 0.02
@@ -167,10 +167,21 @@ class LocalNode:
         elif method == "/sira.v1.Bus/Subscribe":
             stream = LocalSubscribe(kernel, client, who, hello, now_ns)
         else:
-            raise Unsupported(f"this node has no stream {method}")
+            stream = self._other(method, who, hello)
         self._streams.add(stream)
         stream.on_over = self._streams.discard
         return stream
+
+    def _other(self, name: str, who: Credential, hello: Hello) -> LocalStream:
+        doors, starting = self._doors, self._starting
+        assert doors is not None and starting is not None, "made with the kernel"
+        method = doors.stream(name)
+
+        async def serve(context: Context) -> None:
+            await asyncio.shield(starting)
+            await doors.serve(method, context, who, hello)
+
+        return LocalCall(serve)
 
 
 async def _end(starting: asyncio.Task[list[Part]]) -> None:

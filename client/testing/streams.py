@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sira.kernel.bus import Bus as Kernel
 from sira.kernel.clients import Client, Hello
+from sira.kernel.edge.door import EOF
 from sira.kernel.errors import SiraError, Unreachable
 from sira.kernel.trust.credential import Credential
 
@@ -154,3 +156,67 @@ class LocalSubscribe(LocalStream):
 
     def _close(self) -> None:
         self._stream.close(self._now_ns())
+
+
+class LocalCall(LocalStream):
+    """A stream of any other method: its handler runs in a task, and this is its context too."""
+
+    def __init__(self, serve: Callable[[Context], Awaitable[None]]) -> None:
+        """Begin; `serve` is given what the handler reads from and writes to."""
+        super().__init__()
+        self._up: asyncio.Queue[Any] = asyncio.Queue()
+        self._down: deque[bytes] = deque()
+        self._served = False
+        self._task = asyncio.get_running_loop().create_task(
+            self._run(serve), name="sira-local-call"
+        )
+
+    async def _run(self, serve: Callable[[Context], Awaitable[None]]) -> None:
+        try:
+            await serve(Context(self._up, self._tell))
+        except SiraError as error:
+            self.lose(error)
+        finally:
+            self._finished = self._served = True
+            self._news.set()
+
+    def _tell(self, frame: bytes) -> None:
+        self._down.append(frame)
+        self._news.set()
+
+    async def done_writing(self) -> None:
+        """Say that no more frames come."""
+        await super().done_writing()
+        self._up.put_nowait(EOF)
+
+    def _next_frame(self) -> bytes | None:
+        return self._down.popleft() if self._down else None
+
+    def _nothing_due(self) -> bool:
+        return self._served and not self._down
+
+    async def _feed(self, frame: bytes) -> None:
+        self._up.put_nowait(frame)
+
+    def _close(self) -> None:
+        if self._task is not asyncio.current_task():
+            self._task.cancel()
+
+
+class Context:
+    """What the handler of a stream asks of gRPC."""
+
+    def __init__(self, up: asyncio.Queue[Any], tell: Callable[[bytes], None]) -> None:
+        self._up, self._tell = up, tell
+
+    async def read(self) -> Any:
+        """Return the next frame of the client, or EOF."""
+        return await self._up.get()
+
+    async def write(self, frame: bytes) -> None:
+        """Send a frame to the client."""
+        self._tell(frame)
+
+    def time_remaining(self) -> Any:
+        """Return None: the caller counts its time itself."""
+        return None
