@@ -42,7 +42,7 @@ from sira.kernel.loopback import is_loopback
 from sira.kernel.methods import Catalog
 from sira.kernel.metrics import Counts, Loop
 from sira.kernel.metrics import Door as DoorCounts
-from sira.kernel.parts import Host, Part, start_all, stop_all
+from sira.kernel.parts import Host, Part, TopicKeeper, start_all, stop_all
 from sira.kernel.settings import Settings
 
 _LAG_EVERY_S = 0.5
@@ -87,6 +87,7 @@ class Node:
         self._server: grpc.aio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._parts = list(parts)
+        self._keeper: TopicKeeper | None = None
         self._started_parts: list[Part] = []
 
     @property
@@ -366,7 +367,7 @@ class Node:
                 partial(memory.parts, self.lent, self.direct),
             ),
             self.attaching,
-            BusService(self.links),
+            BusService(self.links, lambda: self._keeper),
             self.health,
             ReflectionService(catalog),
         )
@@ -379,6 +380,9 @@ class Node:
             for topic_class in each.topic_classes():
                 catalog.add_topic_class(topic_class)
 
+    def _keep_topics(self, keeper: TopicKeeper) -> None:
+        self._keeper = keeper
+
     def _host(self) -> Host:
         """Return what parts may use of this node."""
         return Host(
@@ -389,6 +393,7 @@ class Node:
             bus_if=lambda tenant: getattr(self.worlds.get(tenant), "bus", None),
             say=self.say,
             not_ready=self.health.not_serving,
+            keep_topics=self._keep_topics,
         )
 
     def _counts(self, bus: Bus) -> Counts:

@@ -14,9 +14,11 @@ from typing import Protocol
 
 from sira.kernel.bus import Bus
 from sira.kernel.events import Field
+from sira.kernel.identity import Principal
 from sira.kernel.logs import Logs
 from sira.kernel.methods import Method, TopicClass
 from sira.kernel.settings import Settings
+from sira.v1 import bus_pb2
 
 
 def boottime_ns() -> int:
@@ -32,6 +34,18 @@ class Say(Protocol):
         ...
 
 
+class TopicKeeper(Protocol):
+    """Keeps what is declared over a restart. Owned topics are never given to it."""
+
+    async def keep(self, tenant: str, request: bus_pb2.CreateTopicRequest, by: Principal) -> None:
+        """Return when the declaration is kept. Raises SiraError: it is not."""
+        ...
+
+    async def forget(self, tenant: str, name: str) -> None:
+        """Return when it is kept no more; one that was not kept is no error."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """What a part may use of its node.
@@ -43,6 +57,7 @@ class Host:
         bus_if: the bus of a tenant; None: it has none yet.
         say: says a fact in all worlds.
         not_ready: says from now on that the node serves no more as it should.
+        keep_topics: names who keeps declarations.
         clock_ns: what leases end by: CLOCK_BOOTTIME, or a clock that a test moves.
     """
 
@@ -53,6 +68,7 @@ class Host:
     bus_if: Callable[[str], Bus | None]
     say: Say
     not_ready: Callable[[], None]
+    keep_topics: Callable[[TopicKeeper], None]
     clock_ns: Callable[[], int] = boottime_ns
 
 

@@ -19,7 +19,7 @@ from sira.kernel.introspect import builtin_topic_classes
 from sira.kernel.logs import Logs
 from sira.kernel.methods import Catalog, Method
 from sira.kernel.metrics import Counts, Loop
-from sira.kernel.parts import Part
+from sira.kernel.parts import Part, TopicKeeper
 from sira.kernel.settings import Settings
 from sira.kernel.trust.credential import Credential
 
@@ -32,6 +32,7 @@ class Doors:
         loop = Loop()
         self._world = World.around(kernel, loop)
         self._catalog = Catalog()
+        self.keeper: TopicKeeper | None = None
         for each in builtin_topic_classes():
             self._catalog.add_topic_class(each)
         self.calls = 0
@@ -42,7 +43,9 @@ class Doors:
         kernel_service = KernelService(
             self._catalog, settings, lambda bus: Counts(bus, logs, loop, self)
         )
-        self._catalog.add_methods(*kernel_service.methods(), *BusService(Links()).methods())
+        self._catalog.add_methods(
+            *kernel_service.methods(), *BusService(Links(), lambda: self.keeper).methods()
+        )
         for part in parts:
             self._catalog.add_methods(*part.methods())
             for each in part.topic_classes():

@@ -19,7 +19,6 @@ from sira.kernel.bus import Bus as Kernel
 from sira.kernel.clients import Hello
 from sira.kernel.errors import SiraError, Timeout, Unreachable
 from sira.kernel.identity import Principal
-from sira.kernel.logs import Logs
 from sira.kernel.parts import Host, Part, start_all, stop_all
 from sira.kernel.settings import load
 from sira.kernel.trust.credential import Credential
@@ -65,20 +64,21 @@ class LocalNode:
             )
             self._parts = self._composition.parts()
             self._doors = Doors(self._kernel, self.settings, self._parts)
-            self._starting = loop.create_task(self._start_parts(self._kernel, self._doors.logs))
+            self._starting = loop.create_task(self._start_parts(self._kernel, self._doors))
         return self._kernel
 
-    async def _start_parts(self, kernel: Kernel, logs: Logs) -> list[Part]:
+    async def _start_parts(self, kernel: Kernel, doors: Doors) -> list[Part]:
         if self._ending is not None:
             await self._ending
         host = Host(
             settings=self.settings,
-            logs=logs,
+            logs=doors.logs,
             folder=None,
             bus_of=lambda _tenant: kernel,
             bus_if=lambda _tenant: kernel,
             say=kernel.events.emit,
             not_ready=lambda: None,
+            keep_topics=lambda keeper: setattr(doors, "keeper", keeper),
             clock_ns=self.clock.now_ns,
         )
         return await start_all(self._parts, host)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from google.protobuf.message import Message
 
@@ -14,8 +15,9 @@ from sira.kernel.edge.link import Links
 from sira.kernel.edge.parts import taking_turns
 from sira.kernel.edge.publish import Publishing
 from sira.kernel.edge.subscribe import Subscribing
-from sira.kernel.errors import BadRequest, NodeDraining, NotFound, Unsupported
+from sira.kernel.errors import BadRequest, NodeDraining, NotFound, SiraError, Unsupported
 from sira.kernel.methods import Method, method
+from sira.kernel.parts import TopicKeeper
 from sira.kernel.topics import REPLY_PREFIX, covers, first_token, is_pattern
 from sira.v1 import bus_pb2, message_pb2
 
@@ -27,8 +29,17 @@ _NAMES_A_STEP, _TOPICS_A_STEP = 400, 100  # between two steps others have the lo
 class BusService:
     """The doors of the bus."""
 
-    def __init__(self, links: Links) -> None:
-        """Serve the streams of all worlds; `links` holds them while they are open."""
+    def __init__(
+        self, links: Links, keeper: Callable[[], TopicKeeper | None] = lambda: None
+    ) -> None:
+        """Serve the streams of all worlds.
+
+        Args:
+            links: holds streams while they are open.
+            keeper: says who keeps declarations over a restart; None: nobody does.
+        """
+        self._keeper = keeper
+        self._turns: dict[tuple[str, str], tuple[asyncio.Lock, int]] = {}
         self._publishing, self._subscribing = Publishing(links), Subscribing(links)
 
     def methods(self) -> list[Method]:
@@ -84,8 +95,35 @@ class BusService:
             raise NodeDraining(retry_after_ms=1_000)
         bus.may(call.credential, "create_topic", request.name)
         owner = _owner(call) if request.owned else 0
-        await taking_turns(bus.topics.creating(request, owner=owner, by=call.principal))
+        creating = bus.topics.creating(request, owner=owner, by=call.principal)
+        keeper = self._keeper()
+        if keeper is None or owner:
+            await taking_turns(creating)
+            return bus.topics.describe(request.name)
+        async with self._turn(bus.tenant, request.name):
+            known = bus.topics.declarations.get(request.name) is not None
+            await taking_turns(creating)
+            if not known:
+                try:
+                    await keeper.keep(bus.tenant, request, call.principal)
+                except SiraError:
+                    bus.topics.delete(request.name)
+                    raise
         return bus.topics.describe(request.name)
+
+    @asynccontextmanager
+    async def _turn(self, tenant: str, name: str) -> AsyncIterator[None]:
+        """Let one after the other declare or delete what has one name."""
+        at = tenant, name
+        lock, count = self._turns.get(at, (asyncio.Lock(), 0))
+        self._turns[at] = lock, count + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, count = self._turns.pop(at)
+            if count > 1:
+                self._turns[at] = lock, count - 1
 
     async def list_topics(
         self, call: Call, request: bus_pb2.ListTopicsRequest
@@ -135,7 +173,12 @@ class BusService:
         bus.may(call.credential, "delete_topic", request.name)
         if first_token(request.name).startswith("_"):
             raise NotFound("private reply topics go with their client")
-        bus.topics.delete(request.name)
+        keeper = self._keeper()
+        async with self._turn(bus.tenant, request.name):
+            said = bus.topics.declarations.get(request.name)
+            if keeper is not None and said is not None and not said.owner:
+                await keeper.forget(bus.tenant, request.name)
+            bus.topics.delete(request.name)
         return bus_pb2.DeleteTopicResponse()
 
 

@@ -6,6 +6,7 @@ from sira.consensus.config_service import ConfigPart
 from sira.consensus.lease_service import LeasesPart
 from sira.consensus.part import TablesPart
 from sira.consensus.storage import MemoryStorage
+from sira.consensus.topics_part import TopicsPart
 from sira.kernel.parts import Part
 from sira.registry.part import Registry
 
@@ -18,7 +19,7 @@ def parts(memory: MemoryStorage | None = None) -> list[Part]:
             where the node holds none.
     """
     tables = TablesPart(memory)
-    return [tables, LeasesPart(tables), ConfigPart(tables), Registry(tables)]
+    return [tables, TopicsPart(tables), LeasesPart(tables), ConfigPart(tables), Registry(tables)]
 
 
 class InMemory:

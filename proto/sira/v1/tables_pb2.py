@@ -22,62 +22,65 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from sira.v1 import bus_pb2 as sira_dot_v1_dot_bus__pb2
 from sira.v1 import error_pb2 as sira_dot_v1_dot_error__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14sira/v1/tables.proto\x12\x07sira.v1\x1a\x13sira/v1/error.proto\"2\n\nTableBatch\x12$\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x13.sira.v1.TableEntry\"\x87\x01\n\nTableEntry\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\nelapsed_ms\x18\x02 \x01(\x04\x12\"\n\x04tick\x18\x03 \x01(\x0b\x32\x12.sira.v1.TableTickH\x00\x12(\n\x07\x63ommand\x18\x04 \x01(\x0b\x32\x15.sira.v1.TableCommandH\x00\x42\x06\n\x04kind\"\x0b\n\tTableTick\"\xda\x02\n\x0cTableCommand\x12&\n\x07request\x18\x01 \x01(\x0b\x32\x15.sira.v1.TableRequest\x12\x30\n\x0btransaction\x18\x02 \x01(\x0b\x32\x19.sira.v1.TableTransactionH\x00\x12.\n\rlease_acquire\x18\x03 \x01(\x0b\x32\x15.sira.v1.LeaseAcquireH\x00\x12*\n\x0blease_renew\x18\x04 \x01(\x0b\x32\x13.sira.v1.LeaseRenewH\x00\x12.\n\rlease_release\x18\x05 \x01(\x0b\x32\x15.sira.v1.LeaseReleaseH\x00\x12(\n\nconfig_set\x18\x06 \x01(\x0b\x32\x12.sira.v1.ConfigSetH\x00\x12\x32\n\x0f\x63onfig_rollback\x18\x07 \x01(\x0b\x32\x17.sira.v1.ConfigRollbackH\x00\x42\x06\n\x04kind\"0\n\x0cTableRequest\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"\x83\x01\n\x10TableTransaction\x12\'\n\x08\x63ompares\x18\x01 \x03(\x0b\x32\x15.sira.v1.TableCompare\x12\x1f\n\x04puts\x18\x02 \x03(\x0b\x32\x11.sira.v1.TablePut\x12%\n\x07\x64\x65letes\x18\x03 \x03(\x0b\x32\x14.sira.v1.TableDelete\"<\n\x0cTableCompare\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\"5\n\x08TablePut\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x0c\")\n\x0bTableDelete\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"\xc3\x01\n\x0bTableResult\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x1d\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x0e.sira.v1.Error\x12(\n\tconflicts\x18\x04 \x03(\x0b\x32\x15.sira.v1.TableCompare\x12\"\n\x05lease\x18\x05 \x01(\x0b\x32\x13.sira.v1.LeaseClaim\x12&\n\x06\x63onfig\x18\x06 \x01(\x0b\x32\x16.sira.v1.ConfigVersion\"\x7f\n\x0cLeaseAcquire\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x0e\n\x06holder\x18\x04 \x01(\t\x12\r\n\x05limit\x18\x05 \x01(\r\x12\x0e\n\x06ttl_ms\x18\x06 \x01(\x04\x12\x0f\n\x07wait_ms\x18\x07 \x01(\x04\"]\n\nLeaseRenew\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x0e\n\x06ticket\x18\x04 \x01(\x04\x12\x0e\n\x06ttl_ms\x18\x05 \x01(\x04\"O\n\x0cLeaseRelease\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x0e\n\x06ticket\x18\x04 \x01(\x04\"\x9f\x01\n\nLeaseClaim\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x0e\n\x06holder\x18\x04 \x01(\t\x12\r\n\x05limit\x18\x05 \x01(\r\x12\x0e\n\x06ttl_ms\x18\x06 \x01(\x04\x12\x0e\n\x06ticket\x18\x07 \x01(\x04\x12\r\n\x05token\x18\x08 \x01(\x04\x12\x12\n\nexpires_ms\x18\t \x01(\x04\"\x8f\x01\n\tConfigSet\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x0c\x12\x1d\n\x10\x65xpected_version\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\tprincipal\x18\x05 \x01(\t\x12\x0f\n\x07time_ns\x18\x06 \x01(\x04\x42\x13\n\x11_expected_version\"\x96\x01\n\x0e\x43onfigRollback\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x1d\n\x10\x65xpected_version\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\tprincipal\x18\x05 \x01(\t\x12\x0f\n\x07time_ns\x18\x06 \x01(\x04\x42\x13\n\x11_expected_version\"x\n\rConfigVersion\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x11\n\tprincipal\x18\x04 \x01(\t\x12\x0f\n\x07time_ns\x18\x05 \x01(\x04\x12\x16\n\x0erolled_back_to\x18\x06 \x01(\x04\"\xcb\x01\n\rTableSnapshot\x12*\n\x04head\x18\x01 \x01(\x0b\x32\x1a.sira.v1.TableSnapshotHeadH\x00\x12*\n\x04rows\x18\x02 \x01(\x0b\x32\x1a.sira.v1.TableSnapshotRowsH\x00\x12\x30\n\x07\x61nswers\x18\x03 \x01(\x0b\x32\x1d.sira.v1.TableSnapshotAnswersH\x00\x12(\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x19.sira.v1.TableSnapshotEndH\x00\x42\x06\n\x04kind\"v\n\x11TableSnapshotHead\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x0e\n\x06now_ms\x18\x04 \x01(\x04\x12\x0f\n\x07tickets\x18\x05 \x01(\x04\x12\x0e\n\x06tokens\x18\x06 \x01(\x04\"C\n\x11TableSnapshotRows\x12\r\n\x05table\x18\x01 \x01(\t\x12\x1f\n\x04rows\x18\x02 \x03(\x0b\x32\x11.sira.v1.TableRow\"H\n\x08TableRow\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x04\x12\x0f\n\x07\x63hanged\x18\x04 \x01(\x04\"=\n\x14TableSnapshotAnswers\x12%\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x14.sira.v1.TableAnswer\"[\n\x0bTableAnswer\x12&\n\x07request\x18\x01 \x01(\x0b\x32\x15.sira.v1.TableRequest\x12$\n\x06result\x18\x02 \x01(\x0b\x32\x14.sira.v1.TableResult\"1\n\x10TableSnapshotEnd\x12\x0c\n\x04rows\x18\x01 \x01(\x04\x12\x0f\n\x07\x61nswers\x18\x02 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14sira/v1/tables.proto\x12\x07sira.v1\x1a\x11sira/v1/bus.proto\x1a\x13sira/v1/error.proto\"2\n\nTableBatch\x12$\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x13.sira.v1.TableEntry\"\x87\x01\n\nTableEntry\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\nelapsed_ms\x18\x02 \x01(\x04\x12\"\n\x04tick\x18\x03 \x01(\x0b\x32\x12.sira.v1.TableTickH\x00\x12(\n\x07\x63ommand\x18\x04 \x01(\x0b\x32\x15.sira.v1.TableCommandH\x00\x42\x06\n\x04kind\"\x0b\n\tTableTick\"\xda\x02\n\x0cTableCommand\x12&\n\x07request\x18\x01 \x01(\x0b\x32\x15.sira.v1.TableRequest\x12\x30\n\x0btransaction\x18\x02 \x01(\x0b\x32\x19.sira.v1.TableTransactionH\x00\x12.\n\rlease_acquire\x18\x03 \x01(\x0b\x32\x15.sira.v1.LeaseAcquireH\x00\x12*\n\x0blease_renew\x18\x04 \x01(\x0b\x32\x13.sira.v1.LeaseRenewH\x00\x12.\n\rlease_release\x18\x05 \x01(\x0b\x32\x15.sira.v1.LeaseReleaseH\x00\x12(\n\nconfig_set\x18\x06 \x01(\x0b\x32\x12.sira.v1.ConfigSetH\x00\x12\x32\n\x0f\x63onfig_rollback\x18\x07 \x01(\x0b\x32\x17.sira.v1.ConfigRollbackH\x00\x42\x06\n\x04kind\"0\n\x0cTableRequest\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"\x83\x01\n\x10TableTransaction\x12\'\n\x08\x63ompares\x18\x01 \x03(\x0b\x32\x15.sira.v1.TableCompare\x12\x1f\n\x04puts\x18\x02 \x03(\x0b\x32\x11.sira.v1.TablePut\x12%\n\x07\x64\x65letes\x18\x03 \x03(\x0b\x32\x14.sira.v1.TableDelete\"<\n\x0cTableCompare\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\"5\n\x08TablePut\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x0c\")\n\x0bTableDelete\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"\xc3\x01\n\x0bTableResult\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x1d\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x0e.sira.v1.Error\x12(\n\tconflicts\x18\x04 \x03(\x0b\x32\x15.sira.v1.TableCompare\x12\"\n\x05lease\x18\x05 \x01(\x0b\x32\x13.sira.v1.LeaseClaim\x12&\n\x06\x63onfig\x18\x06 \x01(\x0b\x32\x16.sira.v1.ConfigVersion\"\x7f\n\x0cLeaseAcquire\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x0e\n\x06holder\x18\x04 \x01(\t\x12\r\n\x05limit\x18\x05 \x01(\r\x12\x0e\n\x06ttl_ms\x18\x06 \x01(\x04\x12\x0f\n\x07wait_ms\x18\x07 \x01(\x04\"]\n\nLeaseRenew\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x0e\n\x06ticket\x18\x04 \x01(\x04\x12\x0e\n\x06ttl_ms\x18\x05 \x01(\x04\"O\n\x0cLeaseRelease\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x0e\n\x06ticket\x18\x04 \x01(\x04\"\x9f\x01\n\nLeaseClaim\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x0e\n\x06holder\x18\x04 \x01(\t\x12\r\n\x05limit\x18\x05 \x01(\r\x12\x0e\n\x06ttl_ms\x18\x06 \x01(\x04\x12\x0e\n\x06ticket\x18\x07 \x01(\x04\x12\r\n\x05token\x18\x08 \x01(\x04\x12\x12\n\nexpires_ms\x18\t \x01(\x04\"J\n\tKeptTopic\x12*\n\x05topic\x18\x01 \x01(\x0b\x32\x1b.sira.v1.CreateTopicRequest\x12\x11\n\tprincipal\x18\x02 \x01(\t\"\x8f\x01\n\tConfigSet\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x0c\x12\x1d\n\x10\x65xpected_version\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\tprincipal\x18\x05 \x01(\t\x12\x0f\n\x07time_ns\x18\x06 \x01(\x04\x42\x13\n\x11_expected_version\"\x96\x01\n\x0e\x43onfigRollback\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x1d\n\x10\x65xpected_version\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x11\n\tprincipal\x18\x05 \x01(\t\x12\x0f\n\x07time_ns\x18\x06 \x01(\x04\x42\x13\n\x11_expected_version\"x\n\rConfigVersion\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x11\n\tprincipal\x18\x04 \x01(\t\x12\x0f\n\x07time_ns\x18\x05 \x01(\x04\x12\x16\n\x0erolled_back_to\x18\x06 \x01(\x04\"\xcb\x01\n\rTableSnapshot\x12*\n\x04head\x18\x01 \x01(\x0b\x32\x1a.sira.v1.TableSnapshotHeadH\x00\x12*\n\x04rows\x18\x02 \x01(\x0b\x32\x1a.sira.v1.TableSnapshotRowsH\x00\x12\x30\n\x07\x61nswers\x18\x03 \x01(\x0b\x32\x1d.sira.v1.TableSnapshotAnswersH\x00\x12(\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x19.sira.v1.TableSnapshotEndH\x00\x42\x06\n\x04kind\"v\n\x11TableSnapshotHead\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x0e\n\x06now_ms\x18\x04 \x01(\x04\x12\x0f\n\x07tickets\x18\x05 \x01(\x04\x12\x0e\n\x06tokens\x18\x06 \x01(\x04\"C\n\x11TableSnapshotRows\x12\r\n\x05table\x18\x01 \x01(\t\x12\x1f\n\x04rows\x18\x02 \x03(\x0b\x32\x11.sira.v1.TableRow\"H\n\x08TableRow\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x04\x12\x0f\n\x07\x63hanged\x18\x04 \x01(\x04\"=\n\x14TableSnapshotAnswers\x12%\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x14.sira.v1.TableAnswer\"[\n\x0bTableAnswer\x12&\n\x07request\x18\x01 \x01(\x0b\x32\x15.sira.v1.TableRequest\x12$\n\x06result\x18\x02 \x01(\x0b\x32\x14.sira.v1.TableResult\"1\n\x10TableSnapshotEnd\x12\x0c\n\x04rows\x18\x01 \x01(\x04\x12\x0f\n\x07\x61nswers\x18\x02 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sira.v1.tables_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TABLEBATCH']._serialized_start=54
-  _globals['_TABLEBATCH']._serialized_end=104
-  _globals['_TABLEENTRY']._serialized_start=107
-  _globals['_TABLEENTRY']._serialized_end=242
-  _globals['_TABLETICK']._serialized_start=244
-  _globals['_TABLETICK']._serialized_end=255
-  _globals['_TABLECOMMAND']._serialized_start=258
-  _globals['_TABLECOMMAND']._serialized_end=604
-  _globals['_TABLEREQUEST']._serialized_start=606
-  _globals['_TABLEREQUEST']._serialized_end=654
-  _globals['_TABLETRANSACTION']._serialized_start=657
-  _globals['_TABLETRANSACTION']._serialized_end=788
-  _globals['_TABLECOMPARE']._serialized_start=790
-  _globals['_TABLECOMPARE']._serialized_end=850
-  _globals['_TABLEPUT']._serialized_start=852
-  _globals['_TABLEPUT']._serialized_end=905
-  _globals['_TABLEDELETE']._serialized_start=907
-  _globals['_TABLEDELETE']._serialized_end=948
-  _globals['_TABLERESULT']._serialized_start=951
-  _globals['_TABLERESULT']._serialized_end=1146
-  _globals['_LEASEACQUIRE']._serialized_start=1148
-  _globals['_LEASEACQUIRE']._serialized_end=1275
-  _globals['_LEASERENEW']._serialized_start=1277
-  _globals['_LEASERENEW']._serialized_end=1370
-  _globals['_LEASERELEASE']._serialized_start=1372
-  _globals['_LEASERELEASE']._serialized_end=1451
-  _globals['_LEASECLAIM']._serialized_start=1454
-  _globals['_LEASECLAIM']._serialized_end=1613
-  _globals['_CONFIGSET']._serialized_start=1616
-  _globals['_CONFIGSET']._serialized_end=1759
-  _globals['_CONFIGROLLBACK']._serialized_start=1762
-  _globals['_CONFIGROLLBACK']._serialized_end=1912
-  _globals['_CONFIGVERSION']._serialized_start=1914
-  _globals['_CONFIGVERSION']._serialized_end=2034
-  _globals['_TABLESNAPSHOT']._serialized_start=2037
-  _globals['_TABLESNAPSHOT']._serialized_end=2240
-  _globals['_TABLESNAPSHOTHEAD']._serialized_start=2242
-  _globals['_TABLESNAPSHOTHEAD']._serialized_end=2360
-  _globals['_TABLESNAPSHOTROWS']._serialized_start=2362
-  _globals['_TABLESNAPSHOTROWS']._serialized_end=2429
-  _globals['_TABLEROW']._serialized_start=2431
-  _globals['_TABLEROW']._serialized_end=2503
-  _globals['_TABLESNAPSHOTANSWERS']._serialized_start=2505
-  _globals['_TABLESNAPSHOTANSWERS']._serialized_end=2566
-  _globals['_TABLEANSWER']._serialized_start=2568
-  _globals['_TABLEANSWER']._serialized_end=2659
-  _globals['_TABLESNAPSHOTEND']._serialized_start=2661
-  _globals['_TABLESNAPSHOTEND']._serialized_end=2710
+  _globals['_TABLEBATCH']._serialized_start=73
+  _globals['_TABLEBATCH']._serialized_end=123
+  _globals['_TABLEENTRY']._serialized_start=126
+  _globals['_TABLEENTRY']._serialized_end=261
+  _globals['_TABLETICK']._serialized_start=263
+  _globals['_TABLETICK']._serialized_end=274
+  _globals['_TABLECOMMAND']._serialized_start=277
+  _globals['_TABLECOMMAND']._serialized_end=623
+  _globals['_TABLEREQUEST']._serialized_start=625
+  _globals['_TABLEREQUEST']._serialized_end=673
+  _globals['_TABLETRANSACTION']._serialized_start=676
+  _globals['_TABLETRANSACTION']._serialized_end=807
+  _globals['_TABLECOMPARE']._serialized_start=809
+  _globals['_TABLECOMPARE']._serialized_end=869
+  _globals['_TABLEPUT']._serialized_start=871
+  _globals['_TABLEPUT']._serialized_end=924
+  _globals['_TABLEDELETE']._serialized_start=926
+  _globals['_TABLEDELETE']._serialized_end=967
+  _globals['_TABLERESULT']._serialized_start=970
+  _globals['_TABLERESULT']._serialized_end=1165
+  _globals['_LEASEACQUIRE']._serialized_start=1167
+  _globals['_LEASEACQUIRE']._serialized_end=1294
+  _globals['_LEASERENEW']._serialized_start=1296
+  _globals['_LEASERENEW']._serialized_end=1389
+  _globals['_LEASERELEASE']._serialized_start=1391
+  _globals['_LEASERELEASE']._serialized_end=1470
+  _globals['_LEASECLAIM']._serialized_start=1473
+  _globals['_LEASECLAIM']._serialized_end=1632
+  _globals['_KEPTTOPIC']._serialized_start=1634
+  _globals['_KEPTTOPIC']._serialized_end=1708
+  _globals['_CONFIGSET']._serialized_start=1711
+  _globals['_CONFIGSET']._serialized_end=1854
+  _globals['_CONFIGROLLBACK']._serialized_start=1857
+  _globals['_CONFIGROLLBACK']._serialized_end=2007
+  _globals['_CONFIGVERSION']._serialized_start=2009
+  _globals['_CONFIGVERSION']._serialized_end=2129
+  _globals['_TABLESNAPSHOT']._serialized_start=2132
+  _globals['_TABLESNAPSHOT']._serialized_end=2335
+  _globals['_TABLESNAPSHOTHEAD']._serialized_start=2337
+  _globals['_TABLESNAPSHOTHEAD']._serialized_end=2455
+  _globals['_TABLESNAPSHOTROWS']._serialized_start=2457
+  _globals['_TABLESNAPSHOTROWS']._serialized_end=2524
+  _globals['_TABLEROW']._serialized_start=2526
+  _globals['_TABLEROW']._serialized_end=2598
+  _globals['_TABLESNAPSHOTANSWERS']._serialized_start=2600
+  _globals['_TABLESNAPSHOTANSWERS']._serialized_end=2661
+  _globals['_TABLEANSWER']._serialized_start=2663
+  _globals['_TABLEANSWER']._serialized_end=2754
+  _globals['_TABLESNAPSHOTEND']._serialized_start=2756
+  _globals['_TABLESNAPSHOTEND']._serialized_end=2805
 # @@protoc_insertion_point(module_scope)

@@ -1,3 +1,4 @@
+from sira.v1 import bus_pb2 as _bus_pb2
 from sira.v1 import error_pb2 as _error_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -174,6 +175,14 @@ class LeaseClaim(_message.Message):
     token: int
     expires_ms: int
     def __init__(self, tenant: _Optional[str] = ..., name: _Optional[str] = ..., principal: _Optional[str] = ..., holder: _Optional[str] = ..., limit: _Optional[int] = ..., ttl_ms: _Optional[int] = ..., ticket: _Optional[int] = ..., token: _Optional[int] = ..., expires_ms: _Optional[int] = ...) -> None: ...
+
+class KeptTopic(_message.Message):
+    __slots__ = ("topic", "principal")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    topic: _bus_pb2.CreateTopicRequest
+    principal: str
+    def __init__(self, topic: _Optional[_Union[_bus_pb2.CreateTopicRequest, _Mapping]] = ..., principal: _Optional[str] = ...) -> None: ...
 
 class ConfigSet(_message.Message):
     __slots__ = ("tenant", "key", "value", "expected_version", "principal", "time_ns")

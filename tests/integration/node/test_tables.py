@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+
 import pytest
 
+import sira
 from sira.kernel.errors import Unreachable
 from sira.testing import Node
 
@@ -30,3 +35,25 @@ def test_a_journal_that_is_corrupt_stops_the_start_and_is_left_as_it_is() -> Non
         with pytest.raises(Unreachable, match="exit code 3"):
             node.start()
         assert journal.read_bytes() == broken
+
+
+def test_declared_topics_are_there_after_kill_9_and_owned_and_deleted_ones_are_not() -> None:
+    with Node(settings={"restart_s_min": 0.01}) as node:
+        with sira.connect_sync(node.url) as bus:
+            bus.topics.create("lab.a", kind="latest", contract={"x": "f32[N]"})
+            bus.topics.create("lab.cls.>", contract={"y": "u8[4]"})
+            bus.topics.create("lab.gone")
+            bus.topics.delete("lab.gone")
+            bus.topics.create("lab.mine", owned=True)
+        pid = node.pid
+        os.kill(pid, signal.SIGKILL)
+        deadline_s = time.monotonic() + 60
+        while node.pid in (0, pid):
+            assert time.monotonic() < deadline_s, "the supervisor did not start it again"
+            time.sleep(0.02)
+        with sira.connect_sync(node.url, timeout_s=60) as bus:
+            found = {each.name: each for each in bus.topics.list() if each.declared}
+            assert set(found) == {"lab.a", "lab.cls.>"}
+            assert (found["lab.a"].kind, found["lab.a"].contract) == ("latest", {"x": "f32[N]"})
+            assert found["lab.cls.>"].contract == {"y": "u8[4]"}
+            bus.topics.create("lab.a", kind="latest", contract={"x": "f32[N]"})
