@@ -124,6 +124,13 @@ class LocalNode:
             self._ticker = None
             self.clock.moved.remove(self._tick)
 
+    async def rest(self) -> None:
+        """Let the parts end while nobody is connected: who comes next starts them again."""
+        if self._users == 0 and self._starting is not None:
+            starting, self._starting = self._starting, None
+            self._ending = asyncio.get_running_loop().create_task(_end(starting))
+            await self._ending
+
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
@@ -148,7 +155,10 @@ class LocalNode:
         """Call a method of the node."""
         self._check_running()
         kernel = self.kernel
-        assert self._doors is not None and self._starting is not None, "made with the kernel"
+        assert self._doors is not None, "made with the kernel"
+        if self._starting is None:  # the last client had gone
+            work = self._start_parts(kernel, self._doors)
+            self._starting = asyncio.get_running_loop().create_task(work)
         await asyncio.shield(self._starting)
         hello = Hello.read(dict(metadata))
         kernel.may(self._who(), "call", method)
@@ -238,6 +248,7 @@ class LocalTransport:
         for stream in self._streams:
             stream.cancel()
         self._node.leave()
+        await self._node.rest()
 
 
 class LocalBus(Bus):
