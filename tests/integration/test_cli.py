@@ -47,6 +47,10 @@ ARGUMENTS: dict[str, list[str]] = {
     "bench": ["--size", "256", "--seconds", "0.2", "--rate", "100"],
 }
 NEED_A_PEER = {"up", "sub", "request", "events"}
+NEED_AGENTS = {  # test_cli_registry.py; with these arguments here, where no node is
+    "find": ["sort numbers"], "call": ["sort numbers", "x"], "agents list": [],
+    "agents export": ["--a2a", "nobody"], "agents import": ["--a2a", "no-file.json"],
+}  # fmt: skip
 NEED_FILES = {  # test_cli_trust.py
     "tls init", "tls issue", "tls show", "tls revoke",
     "token create", "token narrow", "token show", "token revoke",
@@ -54,7 +58,9 @@ NEED_FILES = {  # test_cli_trust.py
 
 
 def test_every_verb_is_tested_here() -> None:
-    assert set(ARGUMENTS) | NEED_A_PEER | NEED_FILES == {verb.name for verb in VERBS}
+    assert set(ARGUMENTS) | NEED_A_PEER | set(NEED_AGENTS) | NEED_FILES == {
+        verb.name for verb in VERBS
+    }
 
 
 # ---- the contract of --json ----------------------------------------------------------------------
@@ -82,13 +88,16 @@ def test_people_get_lines_and_a_clean_exit(verb: str, url: str, tmp_path: Path) 
     assert ended.out.strip() and '{"v"' not in ended.out
 
 
-NEED_A_NODE = [v.name for v in VERBS if v.connects and v.name not in ("doctor", "config show")]
+# These say something without one, or what is wrong with a file first.
+NEED_NO_NODE = ("doctor", "config show", "agents import")
+NEED_A_NODE = [v.name for v in VERBS if v.connects and v.name not in NEED_NO_NODE]
 
 
 @pytest.fixture(scope="module")
 def alone(unused: str) -> dict[str, Ended]:
     """Each verb where no node is, all at once: each looks for one for a while."""
-    arguments = {**ARGUMENTS, "sub": ["lab.>"], "request": ["lab.any", "x"], "events": []}
+    peers: dict[str, list[str]] = {"sub": ["lab.>"], "request": ["lab.any", "x"], "events": []}
+    arguments = {**ARGUMENTS, **peers, **NEED_AGENTS}
     processes = {
         verb: start(*verb.split(), *arguments[verb], "--json", url=unused) for verb in NEED_A_NODE
     }
