@@ -6,6 +6,7 @@ Needs the extra `onnx` (onnxruntime, tokenizers). The directory is read, nothing
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,9 @@ class OnnxEmbedder:
 
 
 def _libraries() -> tuple[Any, Any]:
+    # From 1.31 on it reports to its maker, and leaves a file in the temporary folder, unless told
+    # before it is loaded. A node says nothing to anybody outside unless its operator wants it to.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
         import tokenizers
