@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sira.registry.records import Fit, fit_of
 from sira.registry.versions import Version
 from sira.v1 import registry_pb2
 
 TABLE = "agents"
-_REMOVED_MAX = 65_536
+_REMOVED_MAX = 16_384  # each as it was: some KiB
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,11 +72,16 @@ def split(key: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """A registration that is no more."""
+    """A registration that is no more.
+
+    Attributes:
+        entry: as it was; None: not known.
+    """
 
     revision: int
     name: str
     generation: int
+    entry: Entry | None = field(default=None, compare=False, repr=False)
 
 
 class Watcher:
@@ -143,7 +148,7 @@ class Directory:
         entry = self._entries.pop(name, None)
         if entry is None:
             return None
-        gone = Removed(revision, name, entry.agent.generation)
+        gone = Removed(revision, name, entry.agent.generation, entry)
         self._removed.append(gone)
         if len(self._removed) > _REMOVED_MAX:
             self._known_since = self._removed.popleft().revision

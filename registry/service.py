@@ -311,7 +311,7 @@ class RegistryService:
         response = registry_pb2.ListAgentsResponse(revision=agents.directory.revision)
         entries = agents.directory.sorted_after(request.page_token)
         for index, entry in enumerate(entries, 1):
-            if _listed(entry, request):
+            if _listed(entry, request) and self._may_see(call, entry):
                 if len(response.agents) == limit:
                     response.next_page_token = response.agents[-1].registration.name
                     break
@@ -357,12 +357,26 @@ class RegistryService:
     async def _tell(self, call: Call, agents: Agents, each: Entry | Removed, kind: str) -> None:
         """Say what an entry is now, or that it was removed."""
         pb = registry_pb2.RegistryWatchResponse
+        entry = each.entry if isinstance(each, Removed) else each
+        if entry is not None and not self._may_see(call, entry):
+            return
         if isinstance(each, Removed):
             gone = registry_pb2.Agent(generation=each.generation, revision=each.revision)
             gone.registration.name = each.name
             await call.write(pb(revision=each.revision, removed=gone))
         elif not kind or each.registration.kind == kind:
             await call.write(pb(revision=each.agent.revision, put=self._told(agents, each)))
+
+    @staticmethod
+    def _may_see(call: Call, entry: Entry) -> bool:
+        """Whether the caller may know of an agent: its own, one it may call, or by its office."""
+        if entry.agent.principal == str(call.principal):
+            return True
+        decide, who = call.world.bus.access.decide, call.credential
+        topics = [each.topic for each in entry.registration.capabilities]
+        return any(isinstance(decide(who, "publish", each), Allow) for each in topics) or (
+            isinstance(decide(who, "inspect", f"{records.TOPIC_PREFIX}.{entry.name}"), Allow)
+        )
 
     def _told(self, agents: Agents, entry: Entry) -> registry_pb2.Agent:
         agent = registry_pb2.Agent()

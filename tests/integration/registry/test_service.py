@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from sira.registry.health import Status
+from sira.registry.records import checked
 from sira.v1 import registry_pb2
 from tests.small_model import make_model
 
@@ -350,6 +351,65 @@ def test_among_many_the_index_names_what_shares_no_word(tmp_path: Path) -> None:
             found = await stub.Discover(pb.DiscoverRequest(text="resynchronize clockwork"))
             assert found.matches[0].agent == "odd"
             assert len(its.registry.feed.of("default").directory) == 401
+
+    run(work)
+
+
+RULES = """
+format = "sira-policy 1"
+default = "deny"
+[[rule]]
+name = "methods"
+effect = "allow"
+principals = "*"
+actions = "call"
+methods = "*"
+[[rule]]
+name = "open-agents"
+effect = "allow"
+principals = "*"
+actions = ["publish", "subscribe"]
+topics = "agents.open.>"
+"""
+
+
+def test_what_one_may_not_call_one_is_not_told_of(tmp_path: Path) -> None:
+    (tmp_path / "rules.toml").write_text(RULES)
+
+    def row(name: str) -> tuple[str, str, bytes]:
+        agent = pb.Agent(generation=1, principal="sira://local/default/agent/other")
+        agent.registration.CopyFrom(checked(registration(name, "sort letters")))
+        return "agents", f"default/{name}", agent.SerializeToString()
+
+    async def work() -> None:
+        flags = {"policy": str(tmp_path / "rules.toml")}
+        async with running(tmp_path, **flags) as its, connected(its.node) as stub:
+            watch = stub.Watch(pb.RegistryWatchRequest())
+            assert (await watch.read()).snapshot_end
+            await its.tables.transact(puts=[row("secret"), row("open")])
+            await until(lambda: len(its.registry.feed.of("default").directory) == 2)
+            found = await stub.Discover(pb.DiscoverRequest(text="sort letters", any_status=True))
+            told = {each.agent for each in (*found.matches, *found.runners_up)}
+            listed = (await stub.List(pb.ListAgentsRequest())).agents
+            assert told == {each.registration.name for each in listed} == {"open"}
+            assert (await watch.read()).put.registration.name == "open"
+            await its.tables.transact(
+                deletes=[("agents", "default/secret"), ("agents", "default/open")]
+            )
+            gone = await watch.read()
+            assert gone.removed.registration.name == "open"
+            watch.cancel()
+            # Nor may one claim a topic that one may not serve, or take what is another's.
+            answer = await stub.Register(
+                pb.RegisterRequest(
+                    registrations=[registration(name, "sort") for name in ("secret", "open")]
+                )
+            )
+            assert [each.error.code for each in answer.results] == ["DENIED", ""]
+            await its.tables.transact(puts=[row("other.s")])
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.Deregister(pb.DeregisterRequest(name="other.s"))
+            assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
 
     run(work)
 
