@@ -22,7 +22,6 @@ from sira.registry.index.edge import Edge
 from sira.registry.index.exact import Exact
 from sira.registry.index.interface import Collection, Index
 from sira.registry.index.mirrored import Mirrored
-from sira.registry.index.server import Server
 from sira.registry.records import TOPIC_PREFIX
 from sira.registry.search import TAGS, Search
 from sira.registry.service import RegistryService
@@ -74,10 +73,8 @@ class Registry:
             self._model = await asyncio.to_thread(OnnxEmbedder, host.settings.embedder_dir)
             self._near = self._model
         collection = Collection("agents", self._near.name, self._near.dims, TAGS)
-        url = host.settings.qdrant_url
-        if url:
-            key = os.environ.get(API_KEY) or None
-            self._index = Mirrored(collection, lambda: Server.open(collection, url, api_key=key))
+        if host.settings.qdrant_url:
+            self._index = _mirrored(collection, host.settings.qdrant_url)
         elif host.folder is None:
             self._index = Exact(collection)
         else:
@@ -128,6 +125,14 @@ class Registry:
             "sira.agent.changed", status=status.name.lower(), reason=reason,
             principal=entry.agent.principal, **about,
         )  # fmt: skip
+
+
+def _mirrored(collection: Collection, url: str) -> Index:
+    # Here, for who uses it: to load qdrant-client takes as long as all the rest of a node.
+    from sira.registry.index.server import Server
+
+    key = os.environ.get(API_KEY) or None
+    return Mirrored(collection, lambda: Server.open(collection, url, api_key=key))
 
 
 def rules_of(settings: Settings) -> Rules:

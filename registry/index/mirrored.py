@@ -12,11 +12,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from sira.kernel.errors import SiraError
 from sira.registry.index.exact import Blocks
 from sira.registry.index.interface import Collection, Hit, Index, Point, Vector
-from sira.registry.index.server import Server
+
+if TYPE_CHECKING:
+    from sira.registry.index.server import Server
 
 _log = logging.getLogger("sira.registry")
 _BATCH = 256
