@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sira.kernel.edge import open_sockets
+from sira.kernel.edge import open_sockets, strangers
 from sira.kernel.edge.open_sockets import Peer
 from sira.kernel.node import Node
 from tests.soak import http2
@@ -98,8 +98,11 @@ async def look(node: Node) -> None:
 
 @lanes
 def test_who_sends_far_more_than_that_in_calls_keeps_its_connection(
-    lane: str, tmp_path: Path
+    lane: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The node's own walks count no bytes here: of two that count at once one has older numbers.
+    monkeypatch.setattr(strangers._Busy, "look", lambda *_: False)
+
     async def work() -> None:
         async with node_of(
             lane, tmp_path, stray_bytes_per_connection_s_max=LIMIT,
