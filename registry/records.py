@@ -7,6 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sira import _native
 from sira.kernel.errors import BadRequest, Conflict, MessageTooLarge
 from sira.kernel.slugs import slug
@@ -105,6 +108,21 @@ def may_take_over(
         )  # fmt: skip
 
 
+def decoded(vector: registry_pb2.CapabilityVector) -> NDArray[np.float32]:
+    """Return the vector that somebody brought, f32[dims], of length 1.
+
+    Raises:
+        BadRequest: no embedder, not `dims` finite f16, or all zero: it has no direction.
+    """
+    bytes_ = vector.dims * _F16_BYTES
+    said = vector.embedder and 0 < vector.dims <= _DIMS_MAX and len(vector.values) == bytes_
+    _require(said, "vectors", f"embedder, 1 to {_DIMS_MAX} dims, and as many f16", str(vector.dims))
+    values = np.frombuffer(vector.values, "<f2").astype(np.float32)
+    length = np.linalg.norm(values)
+    _require(np.isfinite(length) and length > 0, "vectors", "finite, not all zero", str(length))
+    return np.asarray(values / length, np.float32)
+
+
 def _check_name(name: str) -> None:
     _require(0 < len(name) <= _NAME_CHARS_MAX, "name", f"1 to {_NAME_CHARS_MAX} characters", name)
     _native.check_topic(f"{TOPIC_PREFIX}.{name}")
@@ -146,12 +164,7 @@ def _fill(capability: registry_pb2.Capability, agent: str, names: set[str]) -> N
     _require(head not in (NODE_PREFIX, *RESERVED) and not head.startswith("_"), "topic",
              "a topic that clients may use", capability.topic)  # fmt: skip
     for vector in capability.vectors:
-        _require(
-            vector.embedder
-            and 0 < vector.dims <= _DIMS_MAX
-            and len(vector.values) == vector.dims * _F16_BYTES,
-            "vectors", f"embedder, 1 to {_DIMS_MAX} dims, and as many f16", str(vector.dims),
-        )  # fmt: skip
+        decoded(vector)
 
 
 def _check_schema(text: str) -> None:

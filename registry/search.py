@@ -24,6 +24,7 @@ from sira.registry.rank.answer import Match, answer
 from sira.registry.rank.calibrate import DEFAULT, DEFAULT_WITH_EXAMPLES
 from sira.registry.rank.feedback import Record, Shift, shift
 from sira.registry.rank.ranker import SCORED_ALL_MAX, Query, Ranker
+from sira.registry.records import decoded
 from sira.v1 import registry_pb2
 
 # Looked at of a ranking before what does not fit is left out; more only where too few do.
@@ -202,7 +203,7 @@ class Search:
 
     async def _query(self, ranker: Ranker, request: registry_pb2.DiscoverRequest) -> Query:
         if request.HasField("vector"):
-            vector = _decoded(request.vector)
+            vector = decoded(request.vector)
             return ranker.query(vector=vector, embedder=request.vector.embedder)
         if self._model is None:
             return ranker.query(request.text)
@@ -232,21 +233,5 @@ def _key(agent: str, capability: str) -> str:
 def _own_vector(capability: registry_pb2.Capability, model: Embedder) -> F32 | None:
     for each in capability.vectors:
         if each.embedder == model.name and each.dims == model.dims:
-            return _decoded(each)
+            return decoded(each)
     return None
-
-
-def _decoded(vector: registry_pb2.CapabilityVector) -> F32:
-    """Return f32[dims] of length 1.
-
-    Raises:
-        BadRequest: not as many numbers as it says, or none of them.
-    """
-    values = np.frombuffer(vector.values, "<f2").astype(np.float32) if (
-        len(vector.values) == 2 * vector.dims
-    ) else np.zeros(0, np.float32)  # fmt: skip
-    length = float(np.linalg.norm(values)) if values.size else 0.0
-    if not np.isfinite(length) or length == 0.0:
-        raise BadRequest("a vector has `dims` finite f16, not all zero",
-                         details={"field": "vector"})  # fmt: skip
-    return values / np.float32(length)

@@ -433,6 +433,10 @@ def test_a_local_model_finds_what_shares_no_word_and_takes_its_own_vectors_alone
             own.capabilities[0].name = "y"
             name = its.registry.feed.of("default").search.embedder
             own.capabilities[0].vectors.append(vector(0, 1, 0, embedder=name))
+            bad = registration("b-1", "no direction")
+            bad.capabilities[0].vectors.append(vector(0, 0, 0, embedder=name))
+            refused = await stub.Register(pb.RegisterRequest(registrations=[bad]))
+            assert refused.results[0].error.code == "BAD_REQUEST"
             await register(stub, cat, own)
             found = await stub.Discover(pb.DiscoverRequest(vector=vector(1, 0, 0, embedder=name)))
             assert found.embedder == name and name.startswith("onnx-model/")

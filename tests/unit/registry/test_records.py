@@ -75,6 +75,12 @@ def test_what_rides_along_comes_back_unchanged() -> None:
         (one(topic="lab.*"), BadTopic, ""),
         (one(vectors=[registry_pb2.CapabilityVector(embedder="e", dims=2, values=b"123")]),
          BadRequest, "vectors"),
+        (one(vectors=[registry_pb2.CapabilityVector(embedder="e", dims=2, values=bytes(4))]),
+         BadRequest, "vectors"),
+        (one(vectors=[registry_pb2.CapabilityVector(embedder="e", dims=1, values=b"\x00\x7e")]),
+         BadRequest, "vectors"),
+        (one(vectors=[registry_pb2.CapabilityVector(dims=1, values=b"\x00\x3c")]),
+         BadRequest, "vectors"),
         (one(examples=["x" * 8_000] * 9), MessageTooLarge, "registrations"),
     ],
 )  # fmt: skip
