@@ -44,9 +44,19 @@ class Place:
     index: int
 
     @property
+    def key(self) -> str:
+        """By which the search knows it."""
+        return key_of(self.entry.name, self.capability.name)
+
+    @property
     def capability(self) -> registry_pb2.Capability:
         """As it was registered."""
         return self.entry.registration.capabilities[self.index]
+
+
+def key_of(agent: str, capability: str) -> str:
+    """Return the key of a capability; the capability's name has no `/`."""
+    return f"{agent}/{capability}"
 
 
 class Filter:
@@ -121,20 +131,17 @@ def respond(found: Found, seen: Seen, k: int) -> registry_pb2.DiscoverResponse:
         status, _ = seen.health(found.places[match.key].entry)
         return groups[match.twin], _ORDER[status]
 
+    def tell(match: ranked.Match, confidence: float) -> registry_pb2.Match:
+        return _told(match, confidence, found.places[match.key], seen)
+
     ordered = sorted(answer.matches, key=order)
-    for each in ordered[:k]:
-        told = _told(each, found.places[each.key], seen)
-        told.confidence = sure[each.twin]
-        response.matches.append(told)
+    response.matches.extend(tell(each, sure[each.twin]) for each in ordered[:k])
     for each, (part, why) in found.denied[:RUNNERS_UP_MAX]:
-        told = _told(each, found.places[each.key], seen)
+        told = tell(each, each.confidence)
         told.reasons.add(part=part, text=why)
         response.runners_up.append(told)
-    others = (*ordered[k:], *answer.runners_up)
-    for each in others[: RUNNERS_UP_MAX - len(response.runners_up)]:
-        told = _told(each, found.places[each.key], seen)
-        told.confidence = sure[each.twin]
-        response.runners_up.append(told)
+    others = (*ordered[k:], *answer.runners_up)[: RUNNERS_UP_MAX - len(response.runners_up)]
+    response.runners_up.extend(tell(each, sure[each.twin]) for each in others)
     return response
 
 
@@ -142,12 +149,11 @@ def named(places: Iterable[Place], filter_: Filter) -> Found:
     """Find capabilities that have exactly the name asked for: all that fit, none better."""
     matches, denied, by_key = [], [], {}
     reason = (ranked.Reason("name", 1.0, "it has the name"),)
-    twins: dict[bytes, int] = {}
+    twins: dict[str, int] = {}
     for place in places:
-        key = f"{place.entry.name}/{place.capability.name}"
-        said = place.capability.text.encode()
-        match = ranked.Match(key, 1.0, 1.0, reason, twins.setdefault(said, len(twins) + 1))
-        by_key[key] = place
+        twin = twins.setdefault(place.capability.text, len(twins) + 1)
+        match = ranked.Match(place.key, 1.0, 1.0, reason, twin)
+        by_key[place.key] = place
         why = filter_.denies(place)
         if why is None:
             matches.append(match)
@@ -158,7 +164,7 @@ def named(places: Iterable[Place], filter_: Filter) -> Found:
     return Found(answer, by_key, denied)
 
 
-def _told(match: ranked.Match, place: Place, seen: Seen) -> registry_pb2.Match:
+def _told(match: ranked.Match, confidence: float, place: Place, seen: Seen) -> registry_pb2.Match:
     registration, capability = place.entry.registration, place.capability
     told = registry_pb2.Match(
         agent=registration.name,
@@ -166,7 +172,7 @@ def _told(match: ranked.Match, place: Place, seen: Seen) -> registry_pb2.Match:
         capability=capability.name,
         topic=capability.topic,
         score=match.score,
-        confidence=match.confidence,
+        confidence=confidence,
         state=seen.state(place.entry),
         version=registration.version,
         generation=place.entry.agent.generation,

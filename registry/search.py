@@ -16,7 +16,7 @@ import numpy as np
 
 from sira.kernel.errors import BadRequest
 from sira.registry.directory import Entry
-from sira.registry.discovery import Filter, Found, Place, named
+from sira.registry.discovery import Filter, Found, Place, key_of, named
 from sira.registry.embed.interface import F32, Embedder
 from sira.registry.index.interface import Index, Point
 from sira.registry.rank import entries as ranked
@@ -80,8 +80,9 @@ class Search:
         self._kind_of[entry.name] = kind
         points, keys = list[Point](), self._keys_of.setdefault(entry.name, [])
         for index, capability in enumerate(entry.registration.capabilities):
-            key = _key(entry.name, capability.name)
-            of.places[key] = Place(entry, index)
+            place = Place(entry, index)
+            key = place.key
+            of.places[key] = place
             keys.append(key)
             made = await self._ranked(key, entry, capability)
             of.ranker.put(made)
@@ -145,13 +146,13 @@ class Search:
     def learned(self, agent: str, capability: str, record: Record | None) -> None:
         """Take what outcomes have taught of a capability; None: nothing, or it was reset."""
         if record is None:
-            self._records.pop(_key(agent, capability), None)
+            self._records.pop(key_of(agent, capability), None)
         else:
-            self._records[_key(agent, capability)] = record
+            self._records[key_of(agent, capability)] = record
 
     def shift(self, agent: str, capability: str, query: str) -> Shift:
         """Return by how much a capability's score is shifted for a request."""
-        record = self._records.get(_key(agent, capability))
+        record = self._records.get(key_of(agent, capability))
         return shift(record, query) if record is not None else Shift()
 
     # ---- finding ---------------------------------------------------------------------------------
@@ -189,8 +190,8 @@ class Search:
             else:
                 denied.append((each, why))
         if len(fits) <= wanted.k and ranking.considered > len(ranking.scored):
-            among = {_key(p.entry.name, p.capability.name) for p in self._shown(of, wanted)
-                     if wanted.denies(p) is None}  # fmt: skip
+            among = {each.key for each in self._shown(of, wanted)
+                     if wanted.denies(each) is None}  # fmt: skip
             again = ranker.rank(query, among=among, found=near, shifts=totals, count=_LOOKED_AT)
             fits, ranking = list(again.scored), again if again.scored else ranking
         has_examples = any(each.held.entry.examples for each in fits)
@@ -224,10 +225,6 @@ class Search:
         for place in list(of.places.values()) if of is not None else ():
             if wanted.shows(place):
                 yield place
-
-
-def _key(agent: str, capability: str) -> str:
-    return f"{agent}/{capability}"
 
 
 def _own_vector(capability: registry_pb2.Capability, model: Embedder) -> F32 | None:

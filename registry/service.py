@@ -143,10 +143,8 @@ class RegistryService:
                 alive = _is_heard(agents.live.get(name))
                 records.may_take_over(old, registration, principal=principal, is_alive=alive)
                 if old.registration == registration:
-                    await self._feed.reached(row.changed)
-                    entry = agents.directory.get(name)
-                    if entry is not None and entry.agent.revision == row.changed:
-                        agents.live.begin(name, self._feed.now_ms())
+                    entry = await self._alive_at(agents, name, row.changed)
+                    if entry is not None:
                         return entry
                     continue
             # Greater than any before: whatever had the name was put at a revision of its own.
@@ -160,12 +158,19 @@ class RegistryService:
                 )
             except Conflict:  # somebody else was faster: look again
                 continue
-            await self._feed.reached(done.revision)
-            entry = agents.directory.get(name)
-            if entry is not None and entry.agent.revision == done.revision:
-                agents.live.begin(name, self._feed.now_ms())
+            entry = await self._alive_at(agents, name, done.revision)
+            if entry is not None:
                 return entry
         raise Conflict(f"others change the registration of {name} all the time", retryable=True)
+
+    async def _alive_at(self, agents: Agents, name: str, revision: int) -> Entry | None:
+        """Let an agent live from now on that was registered at a revision; None: it has changed."""
+        await self._feed.reached(revision)
+        entry = agents.directory.get(name)
+        if entry is None or entry.agent.revision != revision:
+            return None
+        agents.live.begin(name, self._feed.now_ms())
+        return entry
 
     async def deregister(
         self, call: Call, request: registry_pb2.DeregisterRequest
