@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +33,7 @@ from sira.kernel.errors import (
     Timeout,
 )
 from sira.kernel.parts import boottime_ns
+from sira.kernel.slices import Pace
 from sira.v1 import tables_pb2
 
 P = ParamSpec("P")
@@ -304,15 +304,13 @@ class OneNode(Tables):
         first = self._state.index + 1
         entries = await self._on(self._thread, self._append, first, commands, passed_ms)
         self._at_ns += passed_ms * 1_000_000
-        begun_s = time.perf_counter()
+        pace = Pace(slice_s=_HOLD_S)
         for at, entry in enumerate(entries):
             applied = self._state.apply(entry)
             self._tell(applied)
             if batch and not batch[at].answer.done():
                 batch[at].answer.set_result(applied.result)
-            if time.perf_counter() - begun_s > _HOLD_S:
-                await asyncio.sleep(0)
-                begun_s = time.perf_counter()
+            await pace.step()
         self._set_timer()
 
     def _append(

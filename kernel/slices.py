@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from typing import Generic, TypeVar, cast
@@ -84,3 +86,32 @@ def at_once(work: Generator[None, None, T]) -> T:
             next(work)
         except StopIteration as end:
             return cast("T", end.value)
+
+
+class Pace:
+    """Lets others have the loop in the middle of a long walk. Belongs to the loop's thread."""
+
+    def __init__(self, *, slice_s: float, rest_s: float = 0.0) -> None:
+        """Begin.
+
+        Args:
+            slice_s: CPU of the thread after which others have it.
+            rest_s: for how long at a time, at least.
+        """
+        self._slice_s, self._rest_s, self._since_s = slice_s, rest_s, time.thread_time()
+        self._took_s = 0.0
+
+    async def step(self) -> None:
+        """Rest, if the walk has gone on for long."""
+        if time.thread_time() - self._since_s >= self._slice_s:
+            await self.rest()
+
+    async def rest(self) -> None:
+        """Rest."""
+        self._took_s += time.thread_time() - self._since_s
+        await asyncio.sleep(self._rest_s)
+        self._since_s = time.thread_time()
+
+    def took_s(self) -> float:
+        """Return the CPU of the walk so far, and of nobody else."""
+        return self._took_s + time.thread_time() - self._since_s

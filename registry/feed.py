@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from sira.consensus.tables import Change, Row, Tables, Watch
 from sira.kernel.errors import Conflict, SiraError
+from sira.kernel.slices import Pace
 from sira.registry import feedback
 from sira.registry.directory import TABLE, Directory, Entry, key_of, split
 from sira.registry.health import Rules, Status
@@ -94,11 +94,11 @@ class Feed:
         watch = self._tables.watch(TABLE)
         first = await anext(aiter(watch))
         assert first.rows is not None, "a watch without a revision begins with all rows"
-        slices = _Slices()
+        pace = Pace(slice_s=_SLICE_S)
         for row in first.rows:
             await self._put(row)
             self._expect(row)
-            await slices.turn()
+            await pace.step()
         self._reach(first.revision)
         learned = self._tables.watch(feedback.TABLE)
         loop = asyncio.get_running_loop()
@@ -151,14 +151,14 @@ class Feed:
     # ---- following -------------------------------------------------------------------------------
 
     async def _follow(self, watch: Watch) -> None:
-        slices = _Slices()
+        pace = Pace(slice_s=_SLICE_S)
         with watch:
             async for update in watch:
                 if update.rows is not None:  # it had fallen behind: all there is, anew
                     await self._replace(update.rows, update.revision)
                 for change in update.changes:
                     await self._change(change, update.revision)
-                    await slices.turn()
+                    await pace.step()
                 self._reach(update.revision)
 
     async def _follow_learned(self, watch: Watch) -> None:
@@ -175,20 +175,20 @@ class Feed:
         self.of(tenant).search.learned(agent, capability, record)
 
     async def _replace(self, rows: tuple[Row, ...], revision: int) -> None:
-        slices = _Slices()
+        pace = Pace(slice_s=_SLICE_S)
         for row in rows:
             tenant, name = split(row.key)
             known = self.of(tenant).directory.get(name)
             if known is None or known.agent.revision != row.changed:
                 await self._put(row)
                 self._expect(row)
-                await slices.turn()
+                await pace.step()
         standing = {row.key for row in rows}
         for tenant, agents in list(self._tenants.items()):
             for entry in agents.directory:
                 if key_of(tenant, entry.name) not in standing:
                     await self._remove(tenant, entry.name, revision)
-                    await slices.turn()
+                    await pace.step()
 
     async def _change(self, change: Change, revision: int) -> None:
         if change.row is not None:
@@ -261,16 +261,3 @@ class Feed:
                 deletes=[(TABLE, key), *learned],
                 timeout_s=_FORGET_S,
             )
-
-
-class _Slices:
-    """Lets others have the loop each 2 ms."""
-
-    def __init__(self) -> None:
-        self._since_s = time.perf_counter()
-
-    async def turn(self) -> None:
-        """Between two pieces of work."""
-        if time.perf_counter() - self._since_s >= _SLICE_S:
-            await asyncio.sleep(0)
-            self._since_s = time.perf_counter()

@@ -36,6 +36,7 @@ from sira.kernel.edge.open_sockets import (
     received_bytes,
     set_filter,
 )
+from sira.kernel.slices import Pace
 
 ADDRESSES_MAX = 128  # held at once, those with the most; 5 instructions each, of 4,096 at most
 _LOOK_S = 0.1
@@ -165,30 +166,6 @@ class _Busy:
         return self._is
 
 
-class _Pace:
-    """Lets others have the loop in the middle of a walk."""
-
-    def __init__(self, *, rest_s: float) -> None:
-        """Begin; `rest_s`: how long they have it at a time."""
-        self._rest_s, self._since_s = rest_s, time.thread_time()
-        self._took_s = 0.0
-
-    async def step(self) -> None:
-        """Rest, if the walk has gone on for long."""
-        if time.thread_time() - self._since_s >= _SLICE_S:
-            await self.rest()
-
-    async def rest(self) -> None:
-        """Rest."""
-        self._took_s += time.thread_time() - self._since_s
-        await asyncio.sleep(self._rest_s)
-        self._since_s = time.thread_time()
-
-    def took_s(self) -> float:
-        """Return the CPU of the walk so far, and of nobody else."""
-        return self._took_s + time.thread_time() - self._since_s
-
-
 class Strangers:
     """Connections of one node on which nothing was proved yet. Belongs to its loop."""
 
@@ -270,12 +247,12 @@ class Strangers:
                 rest_s = _BUSY_S
             is_rush = abs(open_now - seen) >= _SOON
             if is_rush or now_s >= walked_s + max(rest_s, _IDLE_REST * took_s):
-                pace = _Pace(rest_s=0 if is_rush else _SLICE_REST_S)
+                pace = Pace(slice_s=_SLICE_S, rest_s=0 if is_rush else _SLICE_REST_S)
                 await self._walk(pace, counts_bytes=is_busy)
                 seen, walked_s, took_s = open_now, now_s, pace.took_s()
             await asyncio.sleep(max(_LOOK_S, _REST * took_s))
 
-    async def _walk(self, pace: _Pace, *, counts_bytes: bool) -> None:
+    async def _walk(self, pace: Pace, *, counts_bytes: bool) -> None:
         """Count the strangers; hold the addresses of too many; give back what those gone took."""
         self._walks += 1
         files: dict[int, _File] = {}
