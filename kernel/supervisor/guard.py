@@ -47,14 +47,12 @@ class Guard:
 
     def _start(self) -> None:
         self._popen = subprocess.Popen(
-            [sys.executable, "-I", "-S", _REAPER],
+            [sys.executable, "-I", "-S", _REAPER, *map(str, self._groups)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        for group in self._groups:
-            self._write(f"+{group}\n")
 
     def _write(self, line: str) -> None:
         if self._popen is not None and self._popen.stdin is not None:

@@ -21,8 +21,8 @@ def test_a_process_may_end_or_stop_at_every_step_and_nobody_else_is_disturbed() 
     command = [sys.executable, "-m", "tests.fault.walk", "--quick", "--seed", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     facts = [json.loads(line) for line in done.stdout.splitlines()]
-    problems = [fact for fact in facts if fact.get("problems")]
-    assert not problems and done.returncode == 0, (problems, done.stderr[-4_000:])
+    problems = [line for fact in facts for line in fact.get("problems", ())]
+    assert not problems and done.returncode == 0, "\n".join([*problems, done.stderr[-4_000:]])
     assert facts[-1]["what"] == "end" and facts[-1]["ok"]
     (plan,) = (fact for fact in facts if fact["what"] == "plan")
     walked = [case for fact in facts if fact["what"] == "case" for case in fact["cases"]]
