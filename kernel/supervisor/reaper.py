@@ -1,9 +1,10 @@
 """Kills process groups when its parent is gone: `python -I -S reaper.py GROUP...`.
 
 Lines `+GROUP` and `-GROUP` on stdin change them; those that were there before it are arguments, so
-that it knows them however soon after its start the parent goes. The kernel ends a child with its parent, but not what that child has
-started; so this process waits for the end of its input, which comes with the supervisor's, however
-that ends. It loads next to nothing: it is there for as long as services are.
+that it knows them however soon after its start the parent goes. The kernel ends a child with its
+parent, but not what that child has started; so this process waits for the end of its input, which
+comes with the supervisor's, however that ends. It loads next to nothing: it is there for as long as
+services are.
 """
 
 import os
