@@ -8,10 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+AGENTS = ("edges-1", "edges-2", "thumbnail-1", "exposure-1")
 WHO = {
     "gateway": "demo/gateway/gateway-1",
-    "edges": "demo/agent/edges-1",
-    "thumbnail": "demo/agent/thumbnail-1",
+    **{name: f"demo/agent/{name}" for name in AGENTS},
     "watcher": "demo/user/watcher",
 }
 RULES = """\
@@ -30,28 +30,22 @@ name = "gateway-asks-and-publishes"
 effect = "allow"
 principals = ["sira://*/demo/gateway/gateway-1"]
 actions = ["publish", "create_topic"]
-topics = ["demo.edges", "demo.thumbnail", "demo.results"]
-
-[[rule]]
-name = "edges-serves"
-effect = "allow"
-principals = ["sira://*/demo/agent/edges-1"]
-actions = ["subscribe"]
-topics = ["demo.edges"]
-
-[[rule]]
-name = "thumbnail-serves"
-effect = "allow"
-principals = ["sira://*/demo/agent/thumbnail-1"]
-actions = ["subscribe"]
-topics = ["demo.thumbnail"]
+topics = ["agents.>", "demo.results"]
 
 [[rule]]
 name = "watcher-watches"
 effect = "allow"
 principals = ["sira://*/demo/user/watcher"]
 actions = ["subscribe", "inspect"]
-topics = ["demo.>"]
+topics = ["agents.>", "demo.>"]
+"""
+SERVES = """
+[[rule]]
+name = "{name}-serves"
+effect = "allow"
+principals = ["sira://*/demo/agent/{name}"]
+actions = ["subscribe"]
+topics = ["agents.{name}.>"]
 """
 
 
@@ -61,7 +55,8 @@ def make(folder: Path) -> list[str]:
     for name, principal in WHO.items():
         file = str(folder / f"{name}.token")
         _sira("token", "create", principal, "--key", str(folder / "token.key"), "--out", file)
-    (folder / "rules.toml").write_text(RULES, encoding="utf-8")
+    rules = RULES + "".join(SERVES.format(name=name) for name in AGENTS)
+    (folder / "rules.toml").write_text(rules, encoding="utf-8")
     return [
         "--tls-cert", str(folder / "node.pem"), "--tls-key", str(folder / "node.key"),
         "--token-keys", str(folder / "token.pub"), "--policy", str(folder / "rules.toml"),

@@ -102,8 +102,10 @@ def test_the_demo_verifies_every_pixel_and_ends_with_0(tmp_path: Path, how: tupl
     pytest.importorskip("matplotlib")
     shown = run(str(EXAMPLES / "demo" / "run.py"), "--out", str(tmp_path), "--rounds", "4", *how)
     assert ("at siras://" in shown) == bool(how)
-    assert ("edges      is sira://local/demo/agent/edges-1" in shown) == bool(how)
+    assert ("edges-1     is sira://local/demo/agent/edges-1" in shown) == bool(how)
     assert "verified" in shown and "NOT BALANCED" not in shown
+    assert "killed" in shown and "calls taken over from edges-1: " in shown
+    assert "4 of 4 results" in shown and "'how bright is this picture?': exposure-1 4" in shown
     assert "image: float32" in shown and "edges: bfloat16" in shown and "thumbnail: uint8" in shown
     for name in ("thumbnail.png", "demo.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

@@ -16,6 +16,7 @@ from PIL import Image
 THUMBNAIL_FACTOR = 4
 """A thumbnail pixel is the mean of so many by so many pixels."""
 
+_LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 _BLUR = np.array([1, 4, 6, 4, 1], np.float32) / 16
 _SHADE = 0.8
 
@@ -32,7 +33,7 @@ def edges(image: NDArray[np.float32]) -> NDArray[ml_dtypes.bfloat16]:
     Luma, a blur of five by five, and the length of Sobel's gradient. bf16 keeps two to three
     digits, which is more than a mask needs, in half the bytes.
     """
-    luma = image @ np.array([0.2126, 0.7152, 0.0722], np.float32)
+    luma = image @ _LUMA
     smooth = _along(_along(luma, _BLUR, axis=0), _BLUR, axis=1)
     padded = np.pad(smooth, 1, mode="edge")
     rows = padded[:-2] + 2 * padded[1:-1] + padded[2:]
@@ -65,3 +66,9 @@ def thumbnail(image: NDArray[np.float32], mask: NDArray[ml_dtypes.bfloat16]) -> 
     cut = shaded[: height * THUMBNAIL_FACTOR, : width * THUMBNAIL_FACTOR]
     blocks = cut.reshape(height, THUMBNAIL_FACTOR, width, THUMBNAIL_FACTOR, 3)
     return np.rint(blocks.mean(axis=(1, 3)) * 255).astype(np.uint8)
+
+
+def exposure(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return mean and standard deviation of the luma of u8[H, W, 3], from 0 to 1: f64[2]."""
+    luma = (picture.astype(np.float32) / 255) @ _LUMA
+    return np.array([luma.mean(dtype=np.float64), luma.std(dtype=np.float64)])

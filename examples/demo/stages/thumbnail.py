@@ -1,4 +1,4 @@
-"""Second stage: an agent that draws the edges into the image and shrinks it.
+"""An agent that draws the edges into the image and shrinks it.
 
 Takes {"image": f32[H, W, 3], "edges": bf16[H, W]}, gives {"thumbnail": u8[H/4, W/4, 3]}.
 """
@@ -12,6 +12,15 @@ import pixels
 
 import sira
 
+CAPABILITY = sira.Capability(
+    "shrink a picture to a small preview with its edges drawn in dark",
+    examples=["make a thumbnail", "scale this image down for a list"],
+    takes={"image": "f32[H, W, 3]", "edges": "bf16[H, W]"},
+    gives={"thumbnail": "u8[h, w, 3]"},
+    name="thumbnail",
+    effects="pure",
+)
+
 
 def make_thumbnail(image: np.ndarray, edges: np.ndarray) -> dict[str, np.ndarray]:
     """Shade and shrink; both arrays are read-only views of the received message."""
@@ -19,4 +28,5 @@ def make_thumbnail(image: np.ndarray, edges: np.ndarray) -> dict[str, np.ndarray
 
 
 if __name__ == "__main__":
-    sira.Agent("thumbnail-1", topic="demo.thumbnail", handler=make_thumbnail, url=sys.argv[1]).run()
+    name, url = sys.argv[1:]
+    sira.Agent(name, capabilities=[CAPABILITY], handler=make_thumbnail, url=url).run()
