@@ -114,6 +114,11 @@ class Feed:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    @property
+    def revision(self) -> int:
+        """All changes up to it are in the directories of all tenants; later ones may be."""
+        return self._revision
+
     async def reached(self, revision: int) -> None:
         """Wait until all changes up to a revision can be found."""
         if revision > self._revision:

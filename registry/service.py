@@ -7,7 +7,7 @@ from is made of the rows as they are applied (`Feed`), so that there is one way 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
 from sira.consensus.tables import Tables
@@ -22,16 +22,13 @@ from sira.kernel.errors import (
     SiraError,
 )
 from sira.kernel.methods import Method, method
-from sira.registry import records
-from sira.registry.directory import TABLE, Directory, Entry, Removed, Watcher, key_of
+from sira.registry import following, records
+from sira.registry.directory import TABLE, Entry, key_of
 from sira.registry.discovery import Filter, Seen, respond
 from sira.registry.feed import Agents, Feed
 from sira.registry.health import Status, Vital
 from sira.v1 import registry_pb2
 
-_PAGE, _PAGE_MAX = 1_000, 5_000
-_ROWS_A_STEP = 100
-_REVISIONS_EVERY_S = 0.02
 _TRIES_MAX = 5
 _BATCH_MAX = 1_024
 _BEGUN_A_TURN = 4  # registrations checked in one turn of the loop, 0.2 ms each
@@ -311,111 +308,16 @@ class RegistryService:
         self, call: Call, request: registry_pb2.ListAgentsRequest
     ) -> registry_pb2.ListAgentsResponse:
         """List registrations by name, a page at a time."""
-        agents = self._feed.of(call.principal.tenant)
-        limit = min(request.limit or _PAGE, _PAGE_MAX)
-        response = registry_pb2.ListAgentsResponse(revision=agents.directory.revision)
-        entries = agents.directory.sorted_after(request.page_token)
-        for index, entry in enumerate(entries, 1):
-            if _listed(entry, request) and self._may_see(call, entry):
-                if len(response.agents) == limit:
-                    response.next_page_token = response.agents[-1].registration.name
-                    break
-                response.agents.append(self._told(agents, entry))
-            if index % _ROWS_A_STEP == 0:
-                await asyncio.sleep(0)
-        return response
+        return await following.list_agents(self._feed, call, request)
 
     async def watch(self, call: Call, request: registry_pb2.RegistryWatchRequest) -> None:
         """Tell what there is, then what changes."""
-        agents = self._feed.of(call.principal.tenant)
-        woken = asyncio.Event()
-        watcher = Watcher(woken.set)
-        agents.directory.watch(watcher)
-        try:
-            if request.revisions_only:
-                await _tell_revisions(call, agents.directory, watcher, woken)
-            await self._tell_begin(call, agents, request)
-            while True:
-                await woken.wait()
-                woken.clear()
-                for name, removed in watcher.take().items():
-                    told = removed or agents.directory.get(name)
-                    if told is not None:
-                        await self._tell(call, agents, told, request.kind)
-        finally:
-            agents.directory.unwatch(watcher)
-
-    async def _tell_begin(
-        self, call: Call, agents: Agents, request: registry_pb2.RegistryWatchRequest
-    ) -> None:
-        directory, pb = agents.directory, registry_pb2.RegistryWatchResponse
-        revision = directory.revision
-        found: Iterable[Entry | Removed] | None = None
-        if request.since:
-            found = directory.since(request.since)
-            if found is None:
-                await call.write(pb(revision=revision, restart=True))
-        for each in directory if found is None else found:
-            await self._tell(call, agents, each, request.kind)
-        await call.write(pb(revision=revision, snapshot_end=True))
-
-    async def _tell(self, call: Call, agents: Agents, each: Entry | Removed, kind: str) -> None:
-        """Say what an entry is now, or that it was removed."""
-        pb = registry_pb2.RegistryWatchResponse
-        entry = each.entry if isinstance(each, Removed) else each
-        if entry is not None and not self._may_see(call, entry):
-            return
-        if isinstance(each, Removed):
-            gone = registry_pb2.Agent(generation=each.generation, revision=each.revision)
-            gone.registration.name = each.name
-            await call.write(pb(revision=each.revision, removed=gone))
-        elif not kind or each.registration.kind == kind:
-            await call.write(pb(revision=each.agent.revision, put=self._told(agents, each)))
-
-    @staticmethod
-    def _may_see(call: Call, entry: Entry) -> bool:
-        """Whether the caller may know of an agent: its own, one it may call, or by its office."""
-        if entry.agent.principal == str(call.principal):
-            return True
-        decide, who = call.world.bus.access.decide, call.credential
-        topics = [each.topic for each in entry.registration.capabilities]
-        return any(isinstance(decide(who, "publish", each), Allow) for each in topics) or (
-            isinstance(decide(who, "inspect", f"{records.TOPIC_PREFIX}.{entry.name}"), Allow)
-        )
-
-    def _told(self, agents: Agents, entry: Entry) -> registry_pb2.Agent:
-        agent = registry_pb2.Agent()
-        agent.CopyFrom(entry.agent)
-        agent.state.CopyFrom(agents.live.state(entry.name, self._feed.now_ms()))
-        return agent
+        await following.watch(self._feed, call, request)
 
 
 def _is_heard(vital: Vital | None) -> bool:
     """Whether the instance that has a name may still be there."""
     return vital is not None and vital.status is not Status.DOWN and not vital.lost
-
-
-def _listed(entry: Entry, request: registry_pb2.ListAgentsRequest) -> bool:
-    return (
-        (not request.kind or entry.registration.kind == request.kind)
-        and (not request.name or entry.name == request.name)
-        and entry.has_labels(request.labels)
-    )
-
-
-async def _tell_revisions(
-    call: Call, directory: Directory, watcher: Watcher, woken: asyncio.Event
-) -> None:
-    while True:
-        watcher.take()
-        woken.clear()
-        await call.write(
-            registry_pb2.RegistryWatchResponse(
-                revision=directory.revision, state_version=directory.state_version
-            )
-        )
-        await asyncio.sleep(_REVISIONS_EVERY_S)
-        await woken.wait()
 
 
 async def _in_turns(work: Sequence[Awaitable[T]]) -> list[T]:

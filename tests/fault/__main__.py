@@ -2,8 +2,9 @@
 
 Every round prints its seed; `--seed N --rounds 1 --victim V --lane L` repeats one. Exits 1 if a
 promise did not hold, or if the node ended the rounds with more descriptors, threads or memory than
-after the first ones. `--issue shm` walks the fault points instead, whose options `python -m
-tests.fault.walk --help` tells.
+after the first ones. `--issue registry` kills a node in the middle of what it has to keep, round
+after round on one data folder (truth.py). `--issue shm` walks the fault points instead, whose
+options `python -m tests.fault.walk --help` tells.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import sira
 from benches.machine import commit
 from sira.testing import Node
 
-from . import bus
+from . import bus, truth
 
 # A round of warm-up fills pools and caches; after it a node that leaks nothing keeps its numbers.
 SETTLED_ROUNDS = 3
@@ -30,18 +32,24 @@ RSS_MORE_BYTES = 64 << 20
 TRIED_ROUNDS = 6
 
 
+Say = Callable[..., None]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fault", description=__doc__)
-    parser.add_argument("--issue", default="bus", choices=["bus", "shm"])
+    parser.add_argument("--issue", default="bus", choices=["bus", "shm", "registry"])
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--victim", choices=bus.VICTIMS, default=None)
+    parser.add_argument("--victim", default=None, help="default: each in turn")
     parser.add_argument("--lane", choices=bus.LANES, default=None, help="default: in turn")
     parser.add_argument("--out", type=Path, default=None)
     given = parser.parse_args()
     if given.issue == "shm":  # another build of the C core: a process of its own
         seed = [] if given.seed is None else ["--seed", str(given.seed)]
         return subprocess.run([sys.executable, "-m", "tests.fault.walk", *seed]).returncode
+    rounds, victims = ROUNDS[given.issue]
+    if given.victim and given.victim not in victims:
+        parser.error(f"a victim of {given.issue} is one of {', '.join(victims)}")
     first = given.seed if given.seed is not None else random.SystemRandom().randrange(1 << 31)
     lines: list[str] = []
 
@@ -54,47 +62,76 @@ def main() -> int:
         what="start", issue=given.issue, rounds=given.rounds, seed=first,
         commit=commit() or "unknown", sira=sira.__version__, environment=bus.environment_note(),
     )  # fmt: skip
-    broken = 0
-    totals: dict[str, int] = {
-        "sent": 0,
-        "accepted": 0,
-        "unknown": 0,
-        "delivered": 0,
-        "peer_lost": 0,
-        "direct": 0,
-    }
+    held = rounds(given, first, say)
+    if given.out:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text("\n".join(lines) + "\n")
+    return 0 if held else 1
+
+
+def bus_rounds(given: argparse.Namespace, first: int, say: Say) -> bool:
+    """Kill those who exchange messages; return whether all promises held."""
+    broken = direct_rounds = 0
+    names = ("sent", "accepted", "unknown", "delivered", "peer_lost", "direct")
+    totals = dict.fromkeys(names, 0)
     with Node() as node:
         for index in range(given.rounds):
             seed = first + index
             victim = given.victim or bus.VICTIMS[index % len(bus.VICTIMS)]
             # Not in step with the victims: each dies on each way.
             lane = given.lane or bus.LANES[index // len(bus.VICTIMS) % len(bus.LANES)]
+            direct_rounds += lane == "direct"
             start_s = time.monotonic()
             try:
                 report = bus.run_round(node, seed, victim, lane=lane)
             except bus.Broken as error:
                 report = bus.Report(victim, problems=[str(error)])
-            for name in totals:
-                totals[name] += getattr(report, name)
+            counts = {name: getattr(report, name) for name in names}
+            for name, count in counts.items():
+                totals[name] += count
             say(
-                what="round", index=index, seed=seed, victim=victim, lane=lane, sent=report.sent,
-                accepted=report.accepted, unknown=report.unknown, delivered=report.delivered,
-                peer_lost=report.peer_lost, direct=report.direct,
-                seconds=round(time.monotonic() - start_s, 2),
-                problems=report.problems,
+                what="round", index=index, seed=seed, victim=victim, lane=lane, **counts,
+                seconds=round(time.monotonic() - start_s, 2), problems=report.problems,
             )  # fmt: skip
             broken += bool(report.problems)
     leaks = leak_rounds(first, max(6, given.rounds // 10))
     say(what="resources", **leaks)
     # Many rounds on the lane, and none of their messages: it was not tried.
-    rounds = [line for line in map(json.loads, lines) if line.get("lane") == "direct"]
-    tried = len(rounds) < TRIED_ROUNDS or totals["direct"] > 0
+    tried = direct_rounds < TRIED_ROUNDS or totals["direct"] > 0
     held = not broken and not leaks["problems"] and tried
     say(what="end", ok=held, broken_rounds=broken, direct_tried=tried, **totals)
-    if given.out:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text("\n".join(lines) + "\n")
-    return 0 if held else 1
+    return held
+
+
+def truth_rounds(given: argparse.Namespace, first: int, say: Say) -> bool:
+    """Kill a node that has something to keep, on one data folder; return whether it kept it."""
+    broken = 0
+    names = ("acknowledged", "unknown", "repeated", "agents")
+    totals = dict.fromkeys(names[:-1], 0)
+    books = truth.Books()
+    with Node() as node:
+        for index in range(given.rounds):
+            seed = first + index
+            victim = given.victim or truth.VICTIMS[index % len(truth.VICTIMS)]
+            start_s = time.monotonic()
+            try:
+                report = truth.run_round(node, books, seed, victim)
+            except bus.Broken as error:
+                report = truth.Report(victim, problems=[str(error)])
+            counts = {name: getattr(report, name) for name in names}
+            for name in totals:
+                totals[name] += counts[name]
+            say(
+                what="round", index=index, seed=seed, victim=victim, **counts,
+                seconds=round(time.monotonic() - start_s, 2), problems=report.problems,
+            )  # fmt: skip
+            broken += bool(report.problems)
+    snapshots = len(books.snapshots)
+    say(what="end", ok=not broken, broken_rounds=broken, snapshots=snapshots, **totals)
+    return not broken
+
+
+ROUNDS = {"bus": (bus_rounds, bus.VICTIMS), "registry": (truth_rounds, truth.VICTIMS)}
 
 
 def leak_rounds(seed: int, rounds: int) -> dict[str, object]:

@@ -88,7 +88,7 @@ def census(stage: Stage) -> dict[str, dict[str, tuple[str, int]]]:
         at_end = clients[index].passes["end"]
         found[role] = {point: ("end", count) for point, count in at_end.items()}
         for point, count in at_death[index].items():
-            found[role][point] = ("death" if others_die else "flow", count)
+            found[role][point] = ("death", count) if others_die else ("flow", 1)
         for point, count in in_flow[index].items():
             # On a slow machine a route is left in between, too; once is no promise of another time.
             if not (others_die and point in AT_DEATH):

@@ -252,6 +252,51 @@ def test_a_watcher_has_a_snapshot_then_every_change_and_can_go_on(tmp_path: Path
     run(work)
 
 
+def test_a_watch_cut_off_anywhere_goes_on_with_nothing_left_out(tmp_path: Path) -> None:
+    names = [f"a{number}" for number in range(20)]
+
+    def apply(copy: dict[str, bytes], told: Any) -> dict[str, bytes]:
+        change = told.WhichOneof("change")
+        if change == "put":
+            return copy | {told.put.registration.name: told.put.registration.extra["n"]}
+        if change == "removed":
+            return {name: n for name, n in copy.items() if name != told.removed.registration.name}
+        return {} if change == "restart" else copy
+
+    async def work() -> None:
+        async with running(tmp_path) as its, connected(its.node) as stub:
+            call = stub.Watch(pb.RegistryWatchRequest())
+            assert (await call.read()).snapshot_end
+
+            async def change(number: int) -> None:
+                name = names[number % len(names)]
+                if number % 7 == 6:
+                    await stub.Deregister(pb.DeregisterRequest(name=name))
+                else:
+                    extra = {"n": b"%d" % number}
+                    await register(stub, registration(name, "sort", instance=ONE, extra=extra))
+
+            for wave in range(3):  # in one wave each changes three times, others between
+                await asyncio.gather(*(change(60 * wave + each) for each in range(60)))
+            await register(stub, registration("last", "sort"))
+            copies: list[tuple[int, dict[str, bytes]]] = [(0, {})]
+            while "last" not in copies[-1][1]:
+                told = await call.read()
+                copies.append((told.revision, apply(copies[-1][1], told)))
+            call.cancel()
+            for revision, copy in copies:
+                again = stub.Watch(pb.RegistryWatchRequest(since=revision))
+                if not revision:
+                    copy = {}
+                while not (told := await again.read()).snapshot_end:
+                    copy = apply(copy, told)
+                again.cancel()
+                assert copy == copies[-1][1], f"from {revision} on"
+            assert len({revision for revision, _ in copies}) > 4
+
+    run(work)
+
+
 def test_who_caches_is_told_of_revisions_alone(tmp_path: Path) -> None:
     async def work() -> None:
         async with running(tmp_path, **FAST) as its, connected(its.node) as stub:

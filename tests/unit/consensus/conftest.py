@@ -88,6 +88,7 @@ class Disk:
     """
 
     SECTOR = 512
+    waits = False
 
     def __init__(self, rng: random.Random, *, cut_after: int | None = None) -> None:
         self._rng = rng
