@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
+import time
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 _MS = 1_000_000  # ns
 _LONG_S = 3600.0
+_VERSION_CHARS = 8  # as reasons name it
 _CARD_BYTES_MAX = 48 << 10  # a registration has 60 KiB, and the capabilities are in it twice then
 
 
@@ -63,6 +66,37 @@ async def _next(changes: Any) -> AgentChange | None:
         change: AgentChange = await anext(changes)
         return change
     return None
+
+
+async def learned(args: Namespace, out: Output, stop: Stop) -> Result:
+    """Say what was learned of each kind of agents."""
+    from rich.table import Table
+
+    out.start()
+    async with connected(args) as bus:
+        found = await bus.learned()
+    table = Table("kind", "head", "capabilities", "examples", "right", "of held out", "age", "cpu")
+    for column in range(2, 8):
+        table.columns[column].justify = "right"
+    for each in found:
+        out.item(dataclasses.asdict(each))
+        table.add_row(
+            each.kind,
+            each.version[:_VERSION_CHARS],
+            str(each.capabilities),
+            str(each.examples),
+            f"{each.right:.0%}" if each.held_out else "",
+            str(each.held_out),
+            duration_text(max(0, time.time_ns() - each.trained_ns)),
+            duration_text(each.took_ms * _MS),
+        )
+    if found:
+        out.show(table)
+    else:
+        out.text(
+            "nothing is learned yet: agents are ranked by their words and examples as they are"
+        )
+    return Result({"count": len(found)})
 
 
 async def export(args: Namespace, out: Output, stop: Stop) -> Result:

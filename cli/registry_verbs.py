@@ -68,6 +68,17 @@ AGENT = s.record(
     principal=s.STRING,
     generation=s.COUNT,
 )
+LEARNED = s.record(
+    kind=s.STRING,
+    version=s.STRING,
+    capabilities=s.COUNT,
+    examples=s.COUNT,
+    held_out=s.COUNT,
+    right=s.NUMBER,
+    trained_ns=s.COUNT,
+    took_ms=s.COUNT,
+    embedder=s.STRING,
+)
 CARD = s.record(name=s.STRING, file=s.maybe(s.STRING), card={"type": "object"})
 IMPORTED = s.record(
     name=s.STRING, generation=s.COUNT, revision=s.COUNT, capabilities=s.listed(s.STRING)
@@ -146,6 +157,13 @@ def registry_verbs(sent: tuple[Argument, ...], shown: tuple[Argument, ...]) -> t
             item=AGENT,
             endless=True,
             default=True,
+        ),
+        Verb(
+            name="agents learned",
+            summary="show what the node has learned from agents' examples, and what it is worth",
+            run="agents:learned",
+            result=s.COUNTED,
+            item=LEARNED,
         ),
         Verb(
             name="agents export",

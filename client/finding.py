@@ -9,7 +9,7 @@ from sira.client.calling import RATE_S, Calls
 from sira.client.deadline import Deadline
 from sira.client.envelope import Envelope, envelope
 from sira.client.looking import CALL_S, Looking
-from sira.client.matches import AgentChange, AgentInfo, Matches
+from sira.client.matches import AgentChange, AgentInfo, Learned, Matches
 from sira.client.message import Body, Message
 from sira.client.plans import CONFIDENCE_MIN, Asked, Plan, Target
 from sira.client.querying import key_of, request_of, specs, takes_of
@@ -179,6 +179,14 @@ class Finding(Looking):
             repeatable=reset,
         )
         return answer.shift
+
+    async def learned(self, *, timeout_s: float | None = CALL_S) -> list[Learned]:
+        """Return what the node has learned of each kind of agents from their examples, by kind."""
+        answer = await self.connection.unary(
+            f"{_REGISTRY}/Learned", registry_pb2.LearnedRequest(), registry_pb2.LearnedResponse,
+            timeout_s=timeout_s,
+        )  # fmt: skip
+        return [Learned.from_proto(each) for each in answer.learned]
 
     async def agents(
         self,

@@ -240,6 +240,47 @@ class AgentInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Learned:
+    """What agents of one kind are ranked by, beside their words.
+
+    Attributes:
+        kind: of agents.
+        version: digest of the head, hex; reasons name it by its first eight digits.
+        capabilities, examples: it was learned from.
+        held_out: examples that were kept back to see what it is worth.
+        right: share of those that were answered right, 0 to 1.
+        trained_ns: when, wall clock, ns since 1970.
+        took_ms: of CPU.
+        embedder: whose vectors were used beside the words; "": none.
+    """
+
+    kind: str
+    version: str
+    capabilities: int
+    examples: int
+    held_out: int
+    right: float
+    trained_ns: int
+    took_ms: int
+    embedder: str
+
+    @classmethod
+    def from_proto(cls, told: registry_pb2.Learned) -> Learned:
+        """Read the wire's form."""
+        return cls(
+            kind=told.kind,
+            version=told.version,
+            capabilities=told.capabilities,
+            examples=told.examples,
+            held_out=told.held_out,
+            right=told.right,
+            trained_ns=told.trained_ns,
+            took_ms=told.took_ms,
+            embedder=told.embedder,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class AgentChange:
     """One step of a watch.
 

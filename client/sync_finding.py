@@ -12,7 +12,7 @@ from sira.client.envelope import Envelope, envelope
 from sira.client.finding import CALL_TIMEOUT_S
 from sira.client.later import Later
 from sira.client.looking import CALL_S
-from sira.client.matches import AgentChange, AgentInfo, Matches
+from sira.client.matches import AgentChange, AgentInfo, Learned, Matches
 from sira.client.message import Body, SyncMessage
 from sira.client.plans import CONFIDENCE_MIN
 from sira.client.querying import key_of, specs
@@ -167,6 +167,10 @@ class SyncFinding(Later):
         return self._runner.run(
             self._bus.rate(agent, capability, ok=ok, query=query, reset=reset, timeout_s=timeout_s)
         )
+
+    def learned(self, *, timeout_s: float | None = CALL_S) -> list[Learned]:
+        """Return what was learned of each kind of agents; see `Bus.learned`."""
+        return self._runner.run(self._bus.learned(timeout_s=timeout_s))
 
     def agents(
         self,

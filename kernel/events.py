@@ -27,6 +27,8 @@ _LEVELS = {
     "sira.config": "info",
     "sira.config.refused": "error",
     "sira.tables.failed": "error",
+    "sira.registry.trained": "info",
+    "sira.registry.untrained": "warning",
 }
 
 
@@ -174,6 +176,17 @@ KINDS: dict[str, Kind] = dict(
         _kind("sira.agent.removed", "an agent is registered no more",
               agent=("string", "its name"), kind=("string", "agent, tool, device, ..."),
               generation=_GENERATION),
+        _kind("sira.registry.trained", "agents of a kind are ranked by a new head",
+              kind=("string", "agent, tool, device, ..."),
+              version=("string", "digest of the head; reasons name it by its first eight digits"),
+              entries=("integer", "capabilities that it was learned from"),
+              examples=("integer", "and their examples"),
+              held_out=("integer", "examples kept back to see what it is worth"),
+              right=("number", "share of those that were answered right, 0 to 1"),
+              took_s=("number", "by the clock")),
+        _kind("sira.registry.untrained", "learning failed; agents are ranked by what there was",
+              kind=("string", "agent, tool, device, ..."), reason=("string", "for people"),
+              failures=("integer", "in a row; the next try waits twice as long")),
         _kind("sira.node.draining", "the node takes nothing new and ends when its queues are empty",
               node=("string", "name of the node"), drain_s=("number", "how long it waits")),
     ]

@@ -173,6 +173,7 @@ class Counts:
     door: Callable[[], Door] = Door
     lent: Lent = field(default_factory=Lent)
     direct: Callable[[], Numbers] = Numbers
+    parts: Mapping[str, Callable[[], float]] = field(default_factory=dict)
 
     async def values(self) -> dict[str, float]:
         """Return all numbers without labels, by name; others have the loop meanwhile."""
@@ -236,6 +237,7 @@ class Counts:
             "loop_held_ns_last": self.loop.held_ns_last,
             "loop_held_ns_max": self.loop.held_ns_max,
             "loop_held_over_5_ms_total": self.loop.held_over_5_ms,
+            **{name: read() for name, read in self.parts.items()},
         }
 
     def histograms(self) -> Iterator[list[tuple[str, list[int], int]]]:

@@ -89,6 +89,7 @@ class Node:
         self._parts = list(parts)
         self._keeper: TopicKeeper | None = None
         self._started_parts: list[Part] = []
+        self._part_counts: dict[str, Callable[[], float]] = {}
 
     @property
     def bus(self) -> Bus:
@@ -394,13 +395,14 @@ class Node:
             say=self.say,
             not_ready=self.health.not_serving,
             keep_topics=self._keep_topics,
+            count=self._part_counts.__setitem__,
         )
 
     def _counts(self, bus: Bus) -> Counts:
         """Return the numbers of one world and of this process."""
         return Counts(
             bus, self.logs, self.loop_lag, self.door, self._door_counts, self.lent,
-            self.direct.numbers,
+            self.direct.numbers, self._part_counts,
         )  # fmt: skip
 
     def _door_counts(self) -> DoorCounts:

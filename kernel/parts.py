@@ -58,6 +58,7 @@ class Host:
         say: says a fact in all worlds.
         not_ready: says from now on that the node serves no more as it should.
         keep_topics: names who keeps declarations.
+        count: names a number of the part among those of the process, and who reads it.
         clock_ns: what leases end by: CLOCK_BOOTTIME, or a clock that a test moves.
     """
 
@@ -69,6 +70,7 @@ class Host:
     say: Say
     not_ready: Callable[[], None]
     keep_topics: Callable[[TopicKeeper], None]
+    count: Callable[[str, Callable[[], float]], None]
     clock_ns: Callable[[], int] = boottime_ns
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from sira.consensus.part import TablesPart
@@ -22,6 +24,10 @@ from sira.registry.index.edge import Edge
 from sira.registry.index.exact import Exact
 from sira.registry.index.interface import Collection, Index
 from sira.registry.index.mirrored import Mirrored
+from sira.registry.learning.stored import Trained
+from sira.registry.learning.trainer import Trainer
+from sira.registry.learning.when import Past
+from sira.registry.learning.when import Rules as LearningRules
 from sira.registry.records import TOPIC_PREFIX
 from sira.registry.search import TAGS, Search
 from sira.registry.service import RegistryService
@@ -44,6 +50,12 @@ class Registry:
         self._model: Embedder | None = None
         self._index: Index | None = None
         self._feed: Feed | None = None
+        self._trainer: Trainer | None = None
+
+    @property
+    def trainer(self) -> Trainer | None:
+        """What learns from examples; None: the node keeps nothing, or was told not to."""
+        return self._trainer
 
     @property
     def feed(self) -> Feed:
@@ -88,8 +100,15 @@ class Registry:
             make_search=self._search,
             told=self._told,
         )
+        if host.folder is not None and host.settings.learn_interval_s:
+            self._trainer = self._make_trainer(host, host.folder, self._feed)
+        trainer = self._trainer
+        host.count("registry_trained_total", lambda: trainer.trained if trainer else 0)
+        host.count("registry_untrained_total", lambda: trainer.failed if trainer else 0)
         self._service.begin(tables, self._feed, agents_max=host.settings.agents_max)
         await self._feed.start()
+        if self._trainer is not None:
+            await self._trainer.start()
 
     def tick(self) -> None:
         """Judge all on a clock that was moved by hand."""
@@ -98,6 +117,8 @@ class Registry:
 
     async def stop(self) -> None:
         """End."""
+        if self._trainer is not None:
+            await self._trainer.stop()
         if self._feed is not None:
             await self._feed.stop()
         if self._index is not None:
@@ -105,7 +126,26 @@ class Registry:
 
     def _search(self, tenant: str) -> Search:
         assert self._index is not None, "started"
-        return Search(tenant, near=self._near, index=self._index, model=self._model)
+
+        def moved(kind: str) -> None:
+            if self._trainer is not None:
+                self._trainer.moved(tenant, kind)
+
+        return Search(tenant, near=self._near, index=self._index, model=self._model, moved=moved)
+
+    def _make_trainer(self, host: Host, folder: Path, feed: Feed) -> Trainer:
+        settings = host.settings
+        return Trainer(
+            folder,
+            self._tables.tables,
+            LearningRules(settings.learn_interval_s, settings.learn_examples_min),
+            limit_s=settings.learn_s_max,
+            node=settings.node_name,
+            model_dir=settings.embedder_dir,
+            embedder=self._model.name if self._model is not None else "",
+            search_of=lambda tenant: feed.of(tenant).search,
+            told=_TrainingTold(host),
+        )
 
     def _told(self, tenant: str, entry: Entry, status: Status | None, reason: str) -> None:
         assert self._host is not None, "started"
@@ -125,6 +165,28 @@ class Registry:
             "sira.agent.changed", status=status.name.lower(), reason=reason,
             principal=entry.agent.principal, **about,
         )  # fmt: skip
+
+
+class _TrainingTold:
+    """Says on the bus, and in the log, how trainings end."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def trained(self, made: Trained, took_s: float) -> None:
+        self._say(
+            made.tenant, "sira.registry.trained", kind=made.kind, version=made.version,
+            entries=made.entries, examples=made.examples, held_out=made.held_out,
+            right=made.right, took_s=round(took_s, 3),
+        )  # fmt: skip
+
+    def failed(self, tenant: str, kind: str, reason: str, past: Past) -> None:
+        self._say(tenant, "sira.registry.untrained", kind=kind, reason=reason,
+                  failures=past.failures)  # fmt: skip
+
+    def _say(self, tenant: str, topic: str, **about: Any) -> None:
+        with contextlib.suppress(QuotaExceeded):
+            self._host.bus_of(tenant).events.emit(topic, **about)
 
 
 def _mirrored(collection: Collection, url: str) -> Index:

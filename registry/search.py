@@ -8,7 +8,7 @@ kind is wanted is known, and words are as rare as they are among their like.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
@@ -19,10 +19,11 @@ from sira.registry.directory import Entry
 from sira.registry.discovery import Filter, Found, Place, key_of, named
 from sira.registry.embed.interface import F32, Embedder
 from sira.registry.index.interface import Index, Point
+from sira.registry.learning.stored import Trained
 from sira.registry.rank import entries as ranked
 from sira.registry.rank.answer import Match, answer
 from sira.registry.rank.calibrate import DEFAULT, DEFAULT_WITH_EXAMPLES
-from sira.registry.rank.feedback import Record, Shift, shift
+from sira.registry.rank.feedback import Record, Shift, learned_examples, shift
 from sira.registry.rank.ranker import SCORED_ALL_MAX, Query, Ranker
 from sira.registry.records import decoded
 from sira.v1 import registry_pb2
@@ -40,13 +41,20 @@ class _Kind:
 
     ranker: Ranker
     places: dict[str, Place] = field(default_factory=dict)
+    trained: Trained | None = None
 
 
 class Search:
     """Capabilities of the agents of one tenant. Belongs to the node's loop."""
 
     def __init__(
-        self, tenant: str, *, near: Embedder, index: Index, model: Embedder | None = None
+        self,
+        tenant: str,
+        *,
+        near: Embedder,
+        index: Index,
+        model: Embedder | None = None,
+        moved: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Begin empty.
 
@@ -54,7 +62,9 @@ class Search:
             near: makes the vectors that `index` compares; the model, where there is one.
             index: of all tenants.
             model: an embedder whose vectors are scored, too.
+            moved: told of each kind whose examples may have changed.
         """
+        self._moved = moved
         self._tenant, self._near, self._index, self._model = tenant, near, index, model
         self._kinds: dict[str, _Kind] = {}
         self._kind_of: dict[str, str] = {}  # agent -> kind
@@ -74,9 +84,7 @@ class Search:
         """Take an agent, in the place of what had its name."""
         await self.remove(entry.name)
         kind = entry.registration.kind
-        of = self._kinds.get(kind)
-        if of is None:
-            of = self._kinds[kind] = _Kind(Ranker(self._model))
+        of = self._of(kind)
         self._kind_of[entry.name] = kind
         points, keys = list[Point](), self._keys_of.setdefault(entry.name, [])
         for index, capability in enumerate(entry.registration.capabilities):
@@ -88,6 +96,7 @@ class Search:
             of.ranker.put(made)
             points += self._made_points(key, kind, made)
         await self._index.upsert(points)
+        self._moved(kind)
 
     async def remove(self, name: str) -> None:
         """Forget an agent."""
@@ -102,6 +111,7 @@ class Search:
         for each in gone:
             del self._keys[each]
         await self._index.delete(gone)
+        self._moved(kind)
 
     async def _ranked(
         self, key: str, entry: Entry, capability: registry_pb2.Capability
@@ -141,6 +151,39 @@ class Search:
                 return made
             salt += 1
 
+    def _of(self, kind: str) -> _Kind:
+        """Return what there is of a kind."""
+        of = self._kinds.get(kind)
+        if of is None:
+            of = self._kinds[kind] = _Kind(Ranker(self._model))
+        return of
+
+    # ---- what is learned -------------------------------------------------------------------------
+
+    def use(self, trained: Trained) -> None:
+        """Rank and judge by what was learned of a kind from now on."""
+        of = self._of(trained.kind)
+        of.trained = trained
+        of.ranker.use_head(trained.head)
+
+    def trained(self, kind: str) -> Trained | None:
+        """Return what is used of a kind; None: nothing was learned."""
+        of = self._kinds.get(kind)
+        return of.trained if of is not None else None
+
+    def all_trained(self) -> list[Trained]:
+        """Return what is used, by kind."""
+        return [of.trained for _, of in sorted(self._kinds.items()) if of.trained is not None]
+
+    def lessons(self, kind: str) -> list[tuple[ranked.Entry, tuple[str, ...]]]:
+        """Return what can be learned from: entries, each with requests that a person liked."""
+        of = self._kinds.get(kind)
+        found = []
+        for entry in of.ranker.entries() if of is not None else ():
+            record = self._records.get(entry.key)
+            found.append((entry, learned_examples(record) if record is not None else ()))
+        return found
+
     # ---- feedback --------------------------------------------------------------------------------
 
     def learned(self, agent: str, capability: str, record: Record | None) -> None:
@@ -149,6 +192,9 @@ class Search:
             self._records.pop(key_of(agent, capability), None)
         else:
             self._records[key_of(agent, capability)] = record
+        kind = self._kind_of.get(agent)
+        if kind is not None:
+            self._moved(kind)
 
     def shift(self, agent: str, capability: str, query: str) -> Shift:
         """Return by how much a capability's score is shifted for a request."""
@@ -196,6 +242,8 @@ class Search:
             fits, ranking = list(again.scored), again if again.scored else ranking
         has_examples = any(each.held.entry.examples for each in fits)
         calibration = DEFAULT_WITH_EXAMPLES if has_examples else DEFAULT
+        if has_examples and of is not None and of.trained is not None:
+            calibration = of.trained.calibration
         made = answer(replace(ranking, scored=tuple(fits)), calibration, k=wanted.k, shifts=shifts)
         if not fits and denied:
             made = replace(made, reason=f"what comes nearest does not fit: {denied[0][1][1]}")

@@ -76,6 +76,9 @@ class RegistryService:
             method(of["List"], self.list, effects="read",
                    summary="registrations with status and load, by name",
                    request=pb.ListAgentsRequest, response=pb.ListAgentsResponse),
+            method(of["Learned"], self.learned, effects="read",
+                   summary="what was learned of each kind of agents, and what it is worth",
+                   request=pb.LearnedRequest, response=pb.LearnedResponse),
         ]  # fmt: skip
 
     # ---- registering -----------------------------------------------------------------------------
@@ -301,6 +304,26 @@ class RegistryService:
             self._check_owner(call, entry.agent)
         shift = await self._feed.rated(call.principal.tenant, request)
         return registry_pb2.RateResponse(shift=shift)
+
+    async def learned(
+        self, call: Call, request: registry_pb2.LearnedRequest
+    ) -> registry_pb2.LearnedResponse:
+        """Say what agents of the caller's tenant are ranked by."""
+        del request
+        response = registry_pb2.LearnedResponse()
+        for each in self._feed.of(call.principal.tenant).search.all_trained():
+            response.learned.add(
+                kind=each.kind,
+                version=each.version,
+                capabilities=each.entries,
+                examples=each.examples,
+                held_out=each.held_out,
+                right=each.right,
+                trained_ns=each.trained_ns,
+                took_ms=each.took_ms,
+                embedder=each.embedder,
+            )
+        return response
 
     # ---- following -------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -33,6 +33,7 @@ class Doors:
         self._world = World.around(kernel, loop)
         self._catalog = Catalog()
         self.keeper: TopicKeeper | None = None
+        self.part_counts: dict[str, Callable[[], float]] = {}
         for each in builtin_topic_classes():
             self._catalog.add_topic_class(each)
         self.calls = 0
@@ -41,7 +42,9 @@ class Doors:
         self.strangers = self.addresses_held = self.addresses_held_total = 0
         logs = self.logs = Logs(node=settings.node_name, level="error")
         kernel_service = KernelService(
-            self._catalog, settings, lambda bus: Counts(bus, logs, loop, self)
+            self._catalog,
+            settings,
+            lambda bus: Counts(bus, logs, loop, self, parts=self.part_counts),
         )
         self._catalog.add_methods(
             *kernel_service.methods(), *BusService(Links(), lambda: self.keeper).methods()

@@ -79,6 +79,7 @@ class LocalNode:
             say=kernel.events.emit,
             not_ready=lambda: None,
             keep_topics=lambda keeper: setattr(doors, "keeper", keeper),
+            count=doors.part_counts.__setitem__,
             clock_ns=self.clock.now_ns,
         )
         return await start_all(self._parts, host)

@@ -259,6 +259,22 @@ class Settings:
         "gone: searches are exact and local until it is back; written by two nodes: each takes "
         "out what the other put in",
     )  # fmt: skip
+    learn_interval_s: float = _s(
+        300.0, "s", "how often a head is learned of one kind of agents from its examples, at most; "
+        "a failure doubles it, up to 64 times; 0: nothing is learned",
+        "too long: new examples count late; too short: CPU of a process beside the node",
+        maximum=86_400 * 30,
+    )  # fmt: skip
+    learn_examples_min: int = _s(
+        50, "examples", "of all agents of a kind of one tenant, before anything is learned",
+        "too small: what was learned says little; too large: nothing is learned",
+        minimum=2, maximum=1 << 20,
+    )  # fmt: skip
+    learn_s_max: float = _s(
+        600.0, "s", "one training, by the clock and of CPU; then it is ended, and tried later",
+        "too short: of many agents nothing is learned; too long: one that hangs holds up others",
+        minimum=1, maximum=86_400,
+    )  # fmt: skip
     # ---- services in processes of their own ----
     attached_max: int = _s(
         64, "services", "services attached to the node at once, of all tenants",

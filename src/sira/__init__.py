@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from sira.client.call_receipt import CallReceipt, SyncCallReceipt
     from sira.client.capability import Capability
     from sira.client.info import Explanation, Ledger, LedgerRow, Topic
-    from sira.client.matches import AgentChange, AgentInfo, AgentState, Match, Matches, Reason
+    from sira.client.matches import (
+        AgentChange,
+        AgentInfo,
+        AgentState,
+        Learned,
+        Match,
+        Matches,
+        Reason,
+    )
     from sira.client.message import Message, SyncMessage
     from sira.client.publisher import Publisher
     from sira.client.reply_stream import ReplyStream
@@ -77,6 +85,7 @@ _PUBLIC: dict[str, str] = {
     "Denied": "sira.kernel.errors",
     "Explanation": "sira.client.info",
     "HandlerFailed": "sira.kernel.errors",
+    "Learned": "sira.client.matches",
     "Ledger": "sira.client.info",
     "LedgerRow": "sira.client.info",
     "Match": "sira.client.matches",
@@ -127,6 +136,7 @@ __all__ = [
     "Denied",
     "Explanation",
     "HandlerFailed",
+    "Learned",
     "Ledger",
     "LedgerRow",
     "Match",

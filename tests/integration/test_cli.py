@@ -49,7 +49,8 @@ ARGUMENTS: dict[str, list[str]] = {
 NEED_A_PEER = {"up", "sub", "request", "events"}
 NEED_AGENTS = {  # test_cli_registry.py; with these arguments here, where no node is
     "find": ["sort numbers"], "call": ["sort numbers", "x"], "agents list": [],
-    "agents export": ["--a2a", "nobody"], "agents import": ["--a2a", "no-file.json"],
+    "agents learned": [], "agents export": ["--a2a", "nobody"],
+    "agents import": ["--a2a", "no-file.json"],
 }  # fmt: skip
 NEED_FILES = {  # test_cli_trust.py
     "tls init", "tls issue", "tls show", "tls revoke",

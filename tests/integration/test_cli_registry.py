@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 import sira as sdk
-from tests.integration.command import finish_started, sira, started, wait_until
+from tests.integration.command import finish_started, node, sira, started, wait_until
+from tests.unit.registry.agents_of_a_house import EXAMPLES
 
 pytestmark = pytest.mark.integration
 
@@ -85,6 +87,31 @@ def test_it_is_listed_and_made_a_card_of(agent: sdk.Agent, sira_bus: Any, tmp_pa
     assert [each["id"] for each in exported.data["card"]["skills"]] == ["reverse"]
     unknown = sira("agents", "export", "--a2a", "nobody", "--json", url=sira_bus.url)
     assert (unknown.code, unknown.data["code"]) == (3, "NOT_FOUND")
+
+
+def test_what_a_node_has_learned_is_said_and_shown(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "sira.toml").write_text("learn_interval_s = 0.1\nlearn_examples_min = 10\n")
+    agents = [
+        (name, sdk.Capability(text, examples=asked)) for name, (text, asked) in EXAMPLES.items()
+    ]
+    with node(folder) as url, sdk.connect_sync(url) as bus:
+        nothing = sira("agents", "learned", url=url)
+        assert nothing.code == 0 and "nothing is learned" in nothing.out
+        with bus.subscribe("sira.registry.trained") as facts, contextlib.ExitStack() as inside:
+            for name, can in agents:
+                inside.enter_context(sdk.Agent(name, capabilities=[can], url=url, handler=len))
+            (learned,) = wait_until("it has learned", bus.learned)
+            said = [facts.next(timeout_s=60).json()]
+            while said[-1]["version"] != learned.version:
+                said.append(facts.next(timeout_s=60).json())
+            assert said[-1]["kind"] == "agent" and said[-1]["examples"] == learned.examples
+        shown = sira("agents", "learned", "--json", url=url)
+        assert shown.data == {"count": 1}
+        (row,) = shown.items()
+        assert row["kind"] == "agent" and row["capabilities"] and 0 <= row["right"] <= 1
+        assert row["version"][:8] in sira("agents", "learned", url=url).out
 
 
 def test_a_card_that_came_in_goes_out_equal(sira_bus: Any, tmp_path: Path) -> None:

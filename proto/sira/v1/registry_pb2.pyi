@@ -411,3 +411,35 @@ class ListAgentsResponse(_message.Message):
     next_page_token: str
     revision: int
     def __init__(self, agents: _Optional[_Iterable[_Union[Agent, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class LearnedRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Learned(_message.Message):
+    __slots__ = ("kind", "version", "capabilities", "examples", "held_out", "right", "trained_ns", "took_ms", "embedder")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_FIELD_NUMBER: _ClassVar[int]
+    RIGHT_FIELD_NUMBER: _ClassVar[int]
+    TRAINED_NS_FIELD_NUMBER: _ClassVar[int]
+    TOOK_MS_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDER_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    version: str
+    capabilities: int
+    examples: int
+    held_out: int
+    right: float
+    trained_ns: int
+    took_ms: int
+    embedder: str
+    def __init__(self, kind: _Optional[str] = ..., version: _Optional[str] = ..., capabilities: _Optional[int] = ..., examples: _Optional[int] = ..., held_out: _Optional[int] = ..., right: _Optional[float] = ..., trained_ns: _Optional[int] = ..., took_ms: _Optional[int] = ..., embedder: _Optional[str] = ...) -> None: ...
+
+class LearnedResponse(_message.Message):
+    __slots__ = ("learned",)
+    LEARNED_FIELD_NUMBER: _ClassVar[int]
+    learned: _containers.RepeatedCompositeFieldContainer[Learned]
+    def __init__(self, learned: _Optional[_Iterable[_Union[Learned, _Mapping]]] = ...) -> None: ...

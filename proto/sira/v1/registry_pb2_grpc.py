@@ -69,6 +69,11 @@ class RegistryStub:
                 request_serializer=sira_dot_v1_dot_registry__pb2.ListAgentsRequest.SerializeToString,
                 response_deserializer=sira_dot_v1_dot_registry__pb2.ListAgentsResponse.FromString,
                 _registered_method=True)
+        self.Learned = channel.unary_unary(
+                '/sira.v1.Registry/Learned',
+                request_serializer=sira_dot_v1_dot_registry__pb2.LearnedRequest.SerializeToString,
+                response_deserializer=sira_dot_v1_dot_registry__pb2.LearnedResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServicer:
@@ -122,6 +127,13 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Learned(self, request, context):
+        """What was learned of each kind of agents from their examples, and what it is worth.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -159,6 +171,11 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.List,
                     request_deserializer=sira_dot_v1_dot_registry__pb2.ListAgentsRequest.FromString,
                     response_serializer=sira_dot_v1_dot_registry__pb2.ListAgentsResponse.SerializeToString,
+            ),
+            'Learned': grpc.unary_unary_rpc_method_handler(
+                    servicer.Learned,
+                    request_deserializer=sira_dot_v1_dot_registry__pb2.LearnedRequest.FromString,
+                    response_serializer=sira_dot_v1_dot_registry__pb2.LearnedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -350,6 +367,33 @@ class Registry:
             '/sira.v1.Registry/List',
             sira_dot_v1_dot_registry__pb2.ListAgentsRequest.SerializeToString,
             sira_dot_v1_dot_registry__pb2.ListAgentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Learned(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sira.v1.Registry/Learned',
+            sira_dot_v1_dot_registry__pb2.LearnedRequest.SerializeToString,
+            sira_dot_v1_dot_registry__pb2.LearnedResponse.FromString,
             options,
             channel_credentials,
             insecure,
