@@ -101,7 +101,9 @@ def test_what_a_node_has_learned_is_said_and_shown(tmp_path: Path) -> None:
         assert nothing.code == 0 and "nothing is learned" in nothing.out
         with bus.subscribe("sira.registry.trained") as facts, contextlib.ExitStack() as inside:
             for name, can in agents:
-                inside.enter_context(sdk.Agent(name, capabilities=[can], url=url, handler=len))
+                inside.enter_context(
+                    sdk.Agent(name, capabilities=[can], url=url, handler=lambda text: text)
+                )
             (learned,) = wait_until("it has learned", bus.learned)
             said = [facts.next(timeout_s=60).json()]
             while said[-1]["version"] != learned.version:
