@@ -105,9 +105,9 @@ def test_what_a_node_has_learned_is_said_and_shown(tmp_path: Path) -> None:
                     sdk.Agent(name, capabilities=[can], url=url, handler=lambda text: text)
                 )
             (learned,) = wait_until("it has learned", bus.learned)
-            said = [facts.next(timeout_s=60).json()]
+            said = [json.loads(facts.next(timeout_s=60).text)]
             while said[-1]["version"] != learned.version:
-                said.append(facts.next(timeout_s=60).json())
+                said.append(json.loads(facts.next(timeout_s=60).text))
             assert said[-1]["kind"] == "agent" and said[-1]["examples"] == learned.examples
         shown = sira("agents", "learned", "--json", url=url)
         assert shown.data == {"count": 1}
