@@ -246,6 +246,7 @@ static int native_exec(PyObject *module)
     if (sira_add_stepper(module) < 0) return -1;
     if (sira_add_record(module) < 0) return -1;
     if (sira_add_shm(module) < 0) return -1;
+    if (sira_add_search(module) < 0) return -1;
 #if defined(SIRA_FAULTS)
     if (sira_add_faults(module) < 0) return -1;
 #endif

@@ -20,6 +20,8 @@ set(SIRA_PURE_SOURCES
   native/shm_file.c
   native/shm_arena.c
   native/shm_map.c
+  native/words.c
+  native/bm25.c
 )
 
 # With Python.h: the extension only.
@@ -86,4 +88,5 @@ set(SIRA_PYTHON_SOURCES
   native/shm_reader_py.c
   native/shm_bells_py.c
   native/shm_page_py.c
+  native/search_py.c
 )

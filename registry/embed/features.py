@@ -3,31 +3,33 @@
 Hashed into 2^18 places by CRC-32 (zlib), which has no seed and is the same everywhere. Character
 n-grams are taken of ` word `, so that a beginning and an end differ from a middle, as in fastText
 (Bojanowski et al., 2017). Changing anything here changes vectors: raise `VERSION`, and the golden
-values in tests/unit/registry/test_features.py with it.
+values in tests/unit/registry/test_features.py with it. They are made in C (native/words.c), which
+has the same words, endings and function words as are told here; a test holds both beside a third.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sira import _native
 
 VERSION = 1
 BITS = 18
 PLACES = 1 << BITS
 CHARS_MAX = 8_192  # of a text; what is beyond is not looked at
-_MASK = PLACES - 1
-_GRAM_CHARS = (3, 4, 5)
 _WORD_CHARS_MAX = 32  # a longer run is no word; its beginning stands for it
-# Words cached: their features are made once. 64 Ki words take about 40 MB.
-_CACHED_WORDS = 1 << 16
+_CACHED_WORDS = 1 << 16  # their stems
+# 1 + ln(count) of counts from 0 on: no feature stands more often than a text has characters.
+_VALUES = (1 + np.log(np.maximum(np.arange(CHARS_MAX * 18 + 2), 1).astype(np.float32))).astype(
+    np.float32
+)
 
 # Function words of English: they say nothing of what is wanted. No list is needed of other
 # languages' words: idf takes their weight once there are some dozens of texts.
@@ -90,13 +92,13 @@ def stems(text: str) -> list[str]:
 
 def features(text: str) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Return a text's places, ascending, and in each 1 + ln(count)."""
-    found = words(text)
-    if not found:
-        return np.empty(0, np.int32), np.empty(0, np.float32)
-    hashes = [_of_word(word) for word in found]
-    hashes.append(_of_pairs(found))
-    places, counts = np.unique(np.concatenate(hashes), return_counts=True)
-    return places, 1 + np.log(counts.astype(np.float32))
+    places, counts = _native.text_features(plain(text))
+    return places, _VALUES[counts]
+
+
+def plain(text: str) -> str | list[str]:
+    """Return a text as the C core takes it: it splits ASCII itself, of others it gets the words."""
+    return text if text.isascii() else words(text)
 
 
 def rows(texts: Sequence[str]) -> Rows:
@@ -129,25 +131,3 @@ def stacked(parts: Sequence[Rows]) -> Rows:
         np.concatenate([part.places for part in parts]),
         np.concatenate([part.values for part in parts]),
     )
-
-
-@lru_cache(_CACHED_WORDS)
-def _of_word(word: str) -> NDArray[np.int32]:
-    """Return the places of a word's stem and, unless it is a function word, of its n-grams."""
-    marked = [f"w{stem(word)}"]
-    if word not in STOP_WORDS:
-        whole = f" {word} "
-        for n in _GRAM_CHARS:
-            marked += [whole[i : i + n] for i in range(len(whole) - n + 1)]
-    made = np.array([_place(each) for each in marked], np.int32)
-    made.flags.writeable = False  # shared by all who ask
-    return made
-
-
-def _of_pairs(found: Sequence[str]) -> NDArray[np.int32]:
-    marked = [f"b{stem(a)} {stem(b)}" for a, b in pairwise(found)]
-    return np.array([_place(each) for each in marked], np.int32)
-
-
-def _place(feature: str) -> int:
-    return zlib.crc32(feature.encode()) & _MASK

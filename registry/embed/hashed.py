@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sira import _native
 from sira.kernel.errors import BadSetting
 from sira.registry.embed import features
 from sira.registry.embed.interface import F32, unit_rows
@@ -20,7 +21,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 class HashedEmbedder:
     """Signed feature hashing (Weinberger et al., 2009) of `features`, 1 + ln(count) each.
 
-    About 0.1 ms a text. Cosines are those of the sparse features up to 1/sqrt(dims) of noise: it
+    Some 20 µs a text. Cosines are those of the sparse features up to 1/sqrt(dims) of noise: it
     finds shared words and parts of words, never a synonym.
     """
 
@@ -42,9 +43,12 @@ class HashedEmbedder:
 
     def embed(self, texts: Sequence[str]) -> F32:
         """Return f32[len(texts), dims], each row of length 1; zeros for a text with no word."""
-        made = np.zeros((len(texts), self.dims), np.float32)
-        for i, text in enumerate(texts):
-            places, values = features.features(text)
+        return self.embed_features([features.features(text) for text in texts])
+
+    def embed_features(self, rows: Sequence[tuple[NDArray[np.int32], F32]]) -> F32:
+        """Return the same of what `features.features` has made of texts."""
+        made = np.zeros((len(rows), self.dims), np.float32)
+        for i, (places, values) in enumerate(rows):
             made[i] = fold(places, values, self.dims)
         return unit_rows(made)
 
@@ -54,8 +58,7 @@ def fold(places: NDArray[np.int32], values: F32, dims: int) -> F32:
 
     Requires: `dims` is a power of two.
     """
-    at, signs = seats(places, dims)
-    return np.bincount(at, signs * values, dims).astype(np.float32)
+    return _native.fold_places(places, values, dims)
 
 
 def seats(places: NDArray[np.int32], dims: int) -> tuple[NDArray[np.int64], F32]:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sira.registry.embed import features
 from sira.registry.embed.interface import F32, Embedder, unit_rows
-from sira.registry.lexical import terms
 
 # How often a word counts in BM25 by where it stands.
 NAME_WEIGHT, TEXT_WEIGHT, PARAM_WEIGHT, EXAMPLE_WEIGHT = 2.0, 2.0, 1.0, 1.0
@@ -55,11 +52,10 @@ class Held:
     """An entry with all that a query is compared with."""
 
     entry: Entry
-    text: tuple[NDArray[np.int32], NDArray[np.float32]]  # features of name and text
-    whole: tuple[NDArray[np.int32], NDArray[np.float32]]  # and of the parameters
+    text: features.Rows  # one row: features of name and text
+    whole: features.Rows  # one row: and of the parameters; without any the same object
     # Of up to NEAR_EXAMPLES_MAX examples, then of the text, which is one request, too.
     near: features.Rows
-    terms: Mapping[str, float]
     twin: bytes  # equal for capabilities that say the same
     vectors: Vectors | None
     mean: F32 | None  # [dims]: of the examples' vectors and the text's, length 1
@@ -81,8 +77,10 @@ def hold(entry: Entry, embedder: Embedder | None) -> Held:
     Args:
         embedder: a model whose vectors are scored beside the features; None: features alone.
     """
-    examples = [features.features(text) for text in entry.examples[:NEAR_EXAMPLES_MAX]]
-    text = features.features(told(entry))
+    text = features.rows([told(entry)])
+    near = text
+    if entry.examples:
+        near = features.stacked([features.rows(entry.examples[:NEAR_EXAMPLES_MAX]), text])
     vectors = entry.vectors
     if vectors is None and embedder is not None:
         made = embedder.embed(texts_to_embed(entry))
@@ -93,9 +91,8 @@ def hold(entry: Entry, embedder: Embedder | None) -> Held:
     return Held(
         entry=entry,
         text=text,
-        whole=features.features(_whole(entry)) if entry.params else text,
-        near=features.joined([*examples, text]),
-        terms=_terms(entry),
+        whole=features.rows([_whole(entry)]) if entry.params else text,
+        near=near,
         twin=_twin(entry),
         vectors=vectors,
         mean=mean,
@@ -106,19 +103,11 @@ def _whole(entry: Entry) -> str:
     return " ".join([told(entry), *(f"{name}: {text}." for name, text in entry.params.items())])
 
 
-def _terms(entry: Entry) -> Mapping[str, float]:
-    found: Counter[str] = Counter()
-    fields = (
-        (NAME_WEIGHT, [entry.name]),
-        (TEXT_WEIGHT, [entry.text]),
-        (PARAM_WEIGHT, [part for pair in entry.params.items() for part in pair]),
-        (EXAMPLE_WEIGHT, entry.examples),
-    )
-    for weight, texts in fields:
-        for text in texts:
-            for term, count in terms(features.stems(text)).items():
-                found[term] += weight * count  # type: ignore[assignment]  # any number will do
-    return found
+def weighed(entry: Entry) -> list[tuple[float, str]]:
+    """Return an entry's texts as BM25 takes them, each with what a word of it counts."""
+    made = [(NAME_WEIGHT, entry.name), (TEXT_WEIGHT, entry.text)]
+    made += [(PARAM_WEIGHT, part) for pair in entry.params.items() for part in pair]
+    return made + [(EXAMPLE_WEIGHT, text) for text in entry.examples]
 
 
 def _twin(entry: Entry) -> bytes:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from sira.kernel.errors import BadRequest
 from sira.registry.embed import features
 from sira.registry.embed.interface import F32, Embedder, require_same
-from sira.registry.lexical import PAIR_WEIGHT, Bm25, terms
+from sira.registry.lexical import Bm25
 from sira.registry.rank import mix
 from sira.registry.rank.compare import Compared, Weighed, nearest
-from sira.registry.rank.entries import Entry, Held, hold
+from sira.registry.rank.entries import Entry, Held, hold, weighed
 from sira.registry.rank.head import Head
 
 # So many entries or fewer are all scored; of more, these many of BM25 and those an index named.
@@ -102,8 +102,8 @@ class Ranker:
         """Whether an entry is held."""
         return key in self._held
 
-    def put(self, entry: Entry) -> None:
-        """Hold an entry, in place of the one of the same key.
+    def put(self, entry: Entry) -> Held:
+        """Hold an entry, in place of the one of the same key; return what was made of it.
 
         Raises:
             BadRequest: its vectors have other dims than the model's.
@@ -113,9 +113,10 @@ class Ranker:
         held = hold(entry, self._model)
         self.remove(entry.key)
         self._held[entry.key] = held
-        self._words.add(entry.key, held.terms)
+        self._words.add(entry.key, weighed(entry))
         self._weighed.count(held, 1)
         self._all = None
+        return held
 
     def remove(self, key: str) -> bool:
         """Forget an entry; return whether there was one."""
@@ -178,7 +179,7 @@ class Ranker:
             shifts: key -> what feedback adds, bounded by whoever made it.
             count: of candidates wanted.
         """
-        lexical = self._words.scores(terms(query.stems, pair_weight=PAIR_WEIGHT))
+        lexical = self._words.scores(query.text)
         keys = self._candidates(lexical, among, found)
         if not keys or (not len(query.places) and query.vector is None):
             count = len(self._held) if among is None else len(among)
@@ -250,7 +251,7 @@ class Ranker:
     ) -> dict[str, F32]:
         raw: dict[str, F32] = {}
         if len(query.places):
-            raw[mix.LEXICAL] = lexical[[self._words.slot(key) for key in keys]]
+            raw[mix.LEXICAL] = lexical[self._words.slots(keys)]
             raw[mix.FEATURES] = compared.features(query)
             if self._head is not None:
                 rows = np.array([self._head_rows.get(key, -1) for key in keys])

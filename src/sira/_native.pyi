@@ -47,6 +47,51 @@ def check_topic(name: str) -> None: ...  # raises BAD_TOPIC
 def check_pattern(pattern: str) -> None: ...
 def topic_match(pattern: str, name: str) -> bool: ...
 
+# ---- searching texts (native/search_py.c) -------------------------------------------------------
+# A text of ASCII alone is a str; any other is the list of its words, as `features.words` has them.
+def text_features(text: str | list[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Places, ascending, and how often each: as registry/embed/features.py says."""
+
+def count_places(have: NDArray[np.int32], places: NDArray[np.int32], by: int, /) -> None:
+    """Add `by` to `have` of each place; one that stands twice counts twice."""
+
+def fold_places(
+    places: NDArray[np.int32], values: NDArray[np.float32], dims: int, /
+) -> NDArray[np.float32]:
+    """Project one sparse row to f32[dims]: as registry/embed/hashed.py says."""
+
+def cosines(
+    rows: list[Any],
+    rows_count: int,
+    have: NDArray[np.int32],
+    logs: NDArray[np.float32],
+    most: float,
+    is_sharp: bool,
+    spread: NDArray[np.float32],
+    places: NDArray[np.int32],
+    values: NDArray[np.float32],
+    /,
+) -> NDArray[np.float32]:
+    """Cosines of `features.Rows` with a request, both weighed by `most - logs[have[place]]`.
+
+    is_sharp: that to the power of 1.5. spread: zeros of all places, before and after.
+    """
+
+@final
+class Bm25:
+    """Who has which stem or pair of stems. Entries stand in slots of the caller's choice."""
+
+    def __new__(cls, seed: int) -> Bm25: ...
+    def __len__(self) -> int: ...  # entries
+    def put(self, slot: int, fields: list[tuple[float, str | list[str]]], /) -> None: ...
+    def drop(self, slot: int, /) -> bool: ...
+    # f32[slots]
+    def scores(
+        self, text: str | list[str], pair_weight: float, k1: float, b: float, /
+    ) -> NDArray[np.float32]: ...
+    def have(self, stem: str, /) -> int: ...
+    def has(self, slot: int, stem: str, /) -> bool: ...
+
 # ---- contracts (native/contract.c) --------------------------------------------------------------
 @final
 class Contract:
