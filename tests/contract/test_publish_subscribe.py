@@ -231,7 +231,7 @@ async def test_large_messages_one_after_the_other_keep_moving(
         world.bus() as bus,
         world.bus() as other,
         other.subscribe(topic) as messages,
-        bus.publisher(topic) as publisher,
+        bus.publisher(topic, timeout_s=120) as publisher,
     ):
 
         async def send() -> None:
