@@ -69,6 +69,7 @@ def segment_row(segment: Any) -> dict[str, Any]:
                 "held_ns": each.held_ns,
                 "link": each.link,
                 "reads": each.reads,
+                "waiting": each.waiting,
             }
             for each in segment.holders
         ],
@@ -120,10 +121,14 @@ def _show_segments(rows: Iterable[dict[str, Any]], out: Output) -> None:
                 table.add_row(*own, "", "", "")
                 continue
             holds = f"{holder['leases']} ({bytes_text(holder['bytes'])})"
+            if holder["waiting"]:
+                holds += f", {holder['waiting']} wait"
+            if holder["link"]:
+                holds += f", by link {holder['link']}"
             table.add_row(
                 *own,
                 _name(holder["party"]),
-                f"by link {holder['link']}" if holder["link"] else holds,
+                holds,
                 duration_text(holder["held_ns"]) if holder["leases"] else "",
             )
             own = ("",) * len(own)

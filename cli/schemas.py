@@ -182,6 +182,7 @@ _MEM_HOLDER = record(
     held_ns=COUNT,
     link=COUNT,
     reads=BOOLEAN,
+    waiting=COUNT,
 )
 _MEM_SEGMENT = record(
     kind=one_of("segment"),

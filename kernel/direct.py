@@ -167,6 +167,22 @@ def one_of(listener: Listener) -> Subscription:
 # ---- what became of the messages -----------------------------------------------------------------
 
 
+class Piece(NamedTuple):
+    """A chunk that a publisher handed a subscriber past the node; the publisher's own words.
+
+    Attributes:
+        segment: by the publisher's number.
+        since_ns: when it was posted, CLOCK_MONOTONIC.
+        taken: the application has it; else it waits to be taken.
+    """
+
+    segment: int
+    offset: int
+    bytes: int
+    since_ns: int
+    taken: bool
+
+
 class Counted(NamedTuple):
     """What is known of a cell. Conservation: posted = taken + withdrawn + pending."""
 

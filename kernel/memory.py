@@ -7,11 +7,12 @@ Segments are what clients lend (kernel/lent.py); links are what two of them shar
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sira import _native
+from sira.kernel.direct import Piece
 from sira.kernel.lent import Lent, Party, Segment
 from sira.v1 import kernel_pb2
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 ROWS_MAX = 1_000  # segments, and links, of one answer; also what a segment or link tells of others
 _ROWS_A_PART = 100
+_CHUNKS_A_ROW = 16  # that many take as long as a row
 _Part = kernel_pb2.MemoryResponse
 
 
@@ -50,21 +52,26 @@ def parts(lent: Lent, direct: Direct, asked: Asked, now_ns: int) -> Iterator[_Pa
 
     Others may have the loop between two: what goes meanwhile may be left out.
     """
-    holders: dict[int, list[kernel_pb2.MemoryHolder]] = defaultdict(list)
-    for index, (number, holder) in enumerate(_holders(lent, direct, now_ns), 1):
-        if len(holders[number]) < ROWS_MAX:
-            holders[number].append(holder)
-        if index % _ROWS_A_PART == 0:
+    found: dict[Segment, _Held] = defaultdict(_Held)
+    rows = 0
+    for segment, holder, chunks in _holders(lent, direct, now_ns):
+        found[segment].add(holder, chunks)
+        rows += 1 + len(chunks) // _CHUNKS_A_ROW
+        if rows >= _ROWS_A_PART:
             yield _Part()
+            rows = 0
     count, part, rows = _Count(), _Part(), 0
-    for segment in [*lent.looked_at, *lent.segments.values()]:
+    books = [*lent.looked_at, *lent.segments.values()]
+    # What a link's reader still has of a publisher that is gone; the node has forgotten it.
+    left = [each for each in found if each.gone and each not in lent.looked_at]
+    for segment in (*left, *books):
         if asked.sees(segment.tenant or segment.owner.party.tenant) and asked.wants(
             segment.audience
         ):
             if count.add(segment.bytes):
-                told = holders.get(segment.number, [])
-                part.segments.append(_segment(segment, told, now_ns))
-                rows += len(told)
+                held = found.get(segment) or _Held()
+                part.segments.append(_segment(segment, held, now_ns))
+                rows += len(held.holders)
             rows += 1
         if rows >= _ROWS_A_PART:
             yield part
@@ -107,6 +114,24 @@ class _Count:
         return True
 
 
+@dataclass(slots=True)
+class _Held:
+    """Who has what of a segment.
+
+    Attributes:
+        chunks: offsets of those that are with readers of links, or wait for them.
+    """
+
+    holders: list[kernel_pb2.MemoryHolder] = field(default_factory=list)
+    chunks: set[int] = field(default_factory=set)
+
+    def add(self, holder: kernel_pb2.MemoryHolder, chunks: Iterable[int]) -> None:
+        """Take note of one who has it mapped."""
+        if len(self.holders) < ROWS_MAX:
+            self.holders.append(holder)
+        self.chunks.update(chunks)
+
+
 def _party(party: Party) -> kernel_pb2.MemoryParty:
     return kernel_pb2.MemoryParty(
         client=party.client, peer=party.peer, tenant=party.tenant, gone=party.gone
@@ -115,33 +140,45 @@ def _party(party: Party) -> kernel_pb2.MemoryParty:
 
 def _holders(
     lent: Lent, direct: Direct, now_ns: int
-) -> Iterator[tuple[int, kernel_pb2.MemoryHolder]]:
-    """Yield who has mapped which segment: what the node lent it, and what a link needs."""
+) -> Iterator[tuple[Segment, kernel_pb2.MemoryHolder, set[int]]]:
+    """Yield who has mapped which segment: what the node lent it, and what came by a link."""
+    books = {each.number: each for each in (*lent.looked_at, *lent.segments.values())}
     for borrower in list(lent.borrowers):
         for number, hold in list(borrower.holds()):
-            yield (
-                number,
-                kernel_pb2.MemoryHolder(
+            if number in books:
+                holder = kernel_pb2.MemoryHolder(
                     party=_party(borrower.party),
                     leases=hold.leases,
                     bytes=hold.bytes,
                     held_ns=max(0, now_ns - hold.since_ns) if hold.leases else 0,
                     reads=hold.reads,
-                ),
-            )
-    for link in list(direct.links.values()):
-        for segment, _ in list(link.shown.values()):
-            yield (
-                segment.number,
-                kernel_pb2.MemoryHolder(
-                    party=_party(link.reader.party), link=link.number, reads=not link.is_over
-                ),
-            )
+                )
+                yield books[number], holder, set()
+    for link in [*direct.links.values(), *direct.viewed.values()]:
+        by_segment: dict[int, list[Piece]] = {own: [] for own in link.shown}
+        for piece in link.pieces():
+            by_segment.setdefault(piece.segment, []).append(piece)
+        for own, pieces in by_segment.items():
+            segment = link.segment_of(own)
+            if segment is not None:
+                yield segment, _by_link(link, pieces, now_ns), {each.offset for each in pieces}
 
 
-def _segment(
-    segment: Segment, holders: list[kernel_pb2.MemoryHolder], now_ns: int
-) -> kernel_pb2.MemorySegment:
+def _by_link(link: Link, pieces: list[Piece], now_ns: int) -> kernel_pb2.MemoryHolder:
+    taken = [each for each in pieces if each.taken]
+    since_ns = min((each.since_ns for each in taken), default=now_ns)
+    return kernel_pb2.MemoryHolder(
+        party=_party(link.reader.party),
+        leases=len(taken),
+        bytes=sum(each.bytes for each in taken),
+        held_ns=max(0, now_ns - since_ns),
+        link=link.number,
+        reads=not link.is_over,
+        waiting=len(pieces) - len(taken),
+    )
+
+
+def _segment(segment: Segment, held: _Held, now_ns: int) -> kernel_pb2.MemorySegment:
     return kernel_pb2.MemorySegment(
         segment=segment.number,
         topic=segment.audience,
@@ -149,8 +186,8 @@ def _segment(
         age_ns=max(0, now_ns - segment.since_ns),
         state="ended" if segment.gone else "stopped" if segment.stopped else "open",
         owner=_party(segment.owner.party),
-        leases=segment.spans,
-        holders=holders,
+        leases=segment.spans + len(held.chunks),
+        holders=held.holders,
     )
 
 

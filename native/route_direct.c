@@ -121,6 +121,7 @@ static enum outbox_direct post_chunk(Outbox *self, PyObject *topic, const struct
     post->segment = chunk->chunk.segment->id;
     post->offset = (uint64_t)(at - chunk->chunk.segment->shm.base);
     post->bytes = placing.bytes;
+    post->now_ns = sira_now_mono_ns();
     if (is_inline) {
         post->inline_bytes = (uint16_t)head;
         sira_encode_write(inlined, envelope, body, true);

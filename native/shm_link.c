@@ -10,7 +10,7 @@ void (*sira_fault_hook)(const char *name);
 #endif
 
 static const uint64_t MAGIC = 0x6b6e696c61726973; /* "siralink" */
-enum { VERSION = 1, PAGE_BYTES = 4096, LINE_BYTES = 64 };
+enum { VERSION = 2, PAGE_BYTES = 4096, LINE_BYTES = 64 };
 
 struct head {
     uint64_t magic, version, generation;
@@ -49,7 +49,7 @@ static size_t bits_bytes(uint32_t bits)
     return round_up(sira_link_words(bits) * 8, LINE_BYTES);
 }
 
-/* Offsets of the parts: head, W line, R line, posted, returned, holds, cells, slots. */
+/* Offsets of the parts: head, W line, R line, posted, returned, holds, cells, lent, slots. */
 static size_t posted_at(void)
 {
     return 3 * LINE_BYTES;
@@ -65,10 +65,15 @@ static size_t cells_at(const struct sira_link_shape *shape)
     return holds_at(shape) + bits_bytes(shape->holds);
 }
 
+static size_t lent_at(const struct sira_link_shape *shape)
+{
+    return cells_at(shape) + shape->cells * sizeof(struct sira_link_cell);
+}
+
 /* At a multiple of a slot's size, so that none lies over two pages. */
 static size_t slots_at(const struct sira_link_shape *shape)
 {
-    return round_up(cells_at(shape) + shape->cells * sizeof(struct sira_link_cell), SIRA_LINK_SLOT_BYTES);
+    return round_up(lent_at(shape) + shape->holds * sizeof(struct sira_link_lent), SIRA_LINK_SLOT_BYTES);
 }
 
 size_t sira_link_bytes(const struct sira_link_shape *shape)
@@ -108,6 +113,7 @@ enum sira_link_status sira_link_open(void *memory, size_t bytes, const struct si
         .returned = (uint64_t *)(at + posted_at() + bits_bytes(shape->slots)),
         .holds = (uint64_t *)(at + holds_at(shape)),
         .cells = (struct sira_link_cell *)(at + cells_at(shape)),
+        .lent = (struct sira_link_lent *)(at + lent_at(shape)),
         .slots = (struct sira_link_slot *)(at + slots_at(shape)),
     };
     return SIRA_LINK_OK;
@@ -168,4 +174,27 @@ enum sira_link_status sira_link_counts(const struct sira_link *link, struct sira
         status = SIRA_LINK_CORRUPT;
     }
     return status;
+}
+
+/* ---- who has what ---------------------------------------------------------------------------------------- */
+bool sira_link_piece(const struct sira_link *link, uint32_t hold, struct sira_link_piece *out)
+{
+    assert(hold < link->shape.holds);
+    const struct sira_link_lent *lent = &link->lent[hold];
+    const uint64_t number = sira_word_load(&lent->number);
+    if (!number) return false;
+    uint64_t words[SIRA_LINK_LENT_WORDS];
+    sira_words_out(words, &lent->where, SIRA_LINK_LENT_WORDS);
+    const uint32_t slot = (uint32_t)words[0];
+    if (slot >= link->shape.slots) return false;
+    if (sira_word_load(&link->holds[hold / 64]) >> hold % 64 & 1) return false; /* given back, and not collected */
+    const uint64_t state = sira_word_load(&link->slots[slot].state), at = state >> SIRA_SLOT_KIND_BITS;
+    const enum sira_slot_kind kind = sira_slot_kind(state);
+    /* A slot that has a later message was taken: had it been withdrawn, the hold would be free. */
+    const bool is_taken = at > number || (at == number && kind == SIRA_SLOT_TAKEN);
+    if (!is_taken && !(at == number && kind == SIRA_SLOT_POSTED)) return false;
+    if (sira_word_load(&lent->number) != number) return false; /* what we read may be of two lives */
+    *out = (struct sira_link_piece){.segment = (uint32_t)(words[0] >> 32), .offset = words[1], .bytes = words[2],
+                                    .since_ns = words[3], .is_taken = is_taken};
+    return true;
 }

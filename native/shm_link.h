@@ -10,6 +10,7 @@
  *     returned  a bit for each slot: "look here"                          reader sets, writer clears
  *     holds     a bit for each hold: "I have done with it"                reader sets, writer clears
  *     cells     64 bytes for each subscription: posted, withdrawn[7]      writer only
+ *     lent      40 bytes for each hold: what the reader has, since when   writer only; nobody but the node reads it
  *     slots     512 bytes each: 64 of header, 448 inline                  writer; the state word by compare-and-swap
  *
  * The state word of a slot is the truth, and the only place where anything happens: `number << 3 | kind`, where
@@ -43,9 +44,9 @@ enum {
     SIRA_LINK_CELLS_MAX = 1024,
     SIRA_LINK_PRIORITIES = 8,
     SIRA_LINK_RESERVE = 8,             /* one slot in so many is left to priority > 0 */
-    /* 96 slots, 512 holds, 128 cells: 61,440 bytes, of which what is never used is never made. */
+    /* 96 slots, 128 holds, 128 cells: 64 KiB, of which what is never used is never made. */
     SIRA_LINK_SLOTS_DEFAULT = 96,
-    SIRA_LINK_HOLDS_DEFAULT = 512,
+    SIRA_LINK_HOLDS_DEFAULT = 128,
     SIRA_LINK_CELLS_DEFAULT = 128,
 };
 #define SIRA_LINK_NONE UINT32_MAX
@@ -85,6 +86,14 @@ struct sira_link_cell { /* one line */
     uint64_t posted, withdrawn[SIRA_LINK_REASONS];
 };
 
+struct sira_link_lent { /* what a hold is out for, told to whoever asks who keeps memory; the protocol needs none of it */
+    uint64_t number;            /* of the post; 0: the hold is free. Written last, and first when it comes back */
+    uint64_t where;             /* segment << 32 | slot */
+    uint64_t offset, bytes;     /* of the chunk in its segment */
+    uint64_t since_ns;          /* when it was posted, CLOCK_MONOTONIC */
+};
+enum { SIRA_LINK_LENT_WORDS = 4 }; /* behind the number */
+
 struct sira_link_place { /* where and what, in words */
     uint64_t kind;              /* cell << 32 | priority << 24 | flags << 16 | inline bytes */
     uint64_t chunk;             /* segment << 32 | hold; hold NONE: all is inline */
@@ -103,6 +112,7 @@ struct sira_link_slot {
 _Static_assert(sizeof(struct sira_link_place) == 40, "the header of a slot is one line");
 _Static_assert(sizeof(struct sira_link_slot) == SIRA_LINK_SLOT_BYTES, "slots lie 8 to a page");
 _Static_assert(sizeof(struct sira_link_cell) == 64, "a cell is one line");
+_Static_assert(sizeof(struct sira_link_lent) == 40, "five words");
 _Static_assert(SIRA_LINK_REASONS <= 1 << (64 - SIRA_COUNT_BITS), "a reason fits above its count");
 
 /* Where the parts of a mapped link lie. Copied freely; the mapping belongs to somebody else. */
@@ -110,6 +120,7 @@ struct sira_link {
     struct sira_link_shape shape;
     uint64_t *w_wants, *r_sleeps, *posted, *returned, *holds;
     struct sira_link_cell *cells;
+    struct sira_link_lent *lent;
     struct sira_link_slot *slots;
 };
 
@@ -131,6 +142,17 @@ struct sira_link_counts {
  * Ensures: posted == taken + pending + sum(withdrawn) in each; CORRUPT if shared words deny it (all counts of such
  * a cell are 0 but `posted` and `withdrawn`, as they stand). */
 enum sira_link_status sira_link_counts(const struct sira_link *link, struct sira_link_counts *out);
+
+/* A chunk that is out. */
+struct sira_link_piece {
+    uint64_t offset, bytes, since_ns;
+    uint32_t segment;
+    bool is_taken; /* the reader has it; else it waits to be taken */
+};
+/* What one hold is out for. Reads only. false: for nothing, or its writer is just at it. What a dead writer had out
+ * stays readable here until the reader has given it back; so does what a writer that has closed its end lent.
+ * Requires: hold < link->shape.holds. */
+bool sira_link_piece(const struct sira_link *link, uint32_t hold, struct sira_link_piece *out);
 
 /* ---- writer ------------------------------------------------------------------------------------------------ */
 struct sira_link_ticket { /* one message in the link */
@@ -171,7 +193,8 @@ struct sira_link_writer {
 /* Ensures: OK -> close with sira_link_writer_close. Requires: a link that nobody wrote to before. */
 enum sira_link_status sira_link_writer_open(struct sira_link_writer *writer, const struct sira_link *link,
                                             sira_link_release *release);
-/* Gives every hold back (the reader is gone, or its link ended) and frees; what is pending stays as it stands. */
+/* Gives every hold back (the reader is gone, or its link ended) and frees; what is pending stays as it stands, and so
+ * does `lent`: the reader may look at it for long. */
 void sira_link_writer_close(struct sira_link_writer *writer);
 /* Limits of a subscription; needed before its first post. `window` in messages, `held_bytes_max` in bytes. */
 void sira_link_writer_cell(struct sira_link_writer *writer, uint32_t cell, uint32_t window, uint64_t held_bytes_max);
@@ -185,6 +208,7 @@ struct sira_post {
     void *owner;                /* of the chunk; NULL: all is inline. The writer gives it back exactly once */
     uint32_t chunk, segment;
     uint64_t offset, bytes;     /* in the segment */
+    uint64_t now_ns;            /* for `lent`; of a message in a chunk alone */
 };
 /* Can this be posted now, when `planned` others are to be posted before it? Asks the reader's bits if it must.
  * `chunk_bytes` 0: no chunk. OK, NO_SLOT, NO_CREDIT, NO_HOLD, HELD_BYTES or CORRUPT. A subscription that holds nothing

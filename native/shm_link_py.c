@@ -60,22 +60,26 @@ static void link_dealloc(PyObject *object)
     Py_TYPE(object)->tp_free(object);
 }
 
-/* Slots up to the last that has memory; all, where the system does not say. Whoever reads further has the system make
- * pages for slots that were never used. */
-static uint32_t slots_made(const ShmLink *self)
+/* Of `count` entries of `size` bytes each from `base` on: those up to the last that has memory; all, where the system
+ * does not say. Whoever reads further has the system make pages for what was never used. */
+static uint32_t entries_made(const ShmLink *self, const void *base, size_t size, uint32_t count)
 {
-    const struct sira_link *link = &self->link;
-    const off_t first = (off_t)((uint8_t *)link->slots - self->shm.base);
+    const off_t first = (off_t)((const uint8_t *)base - self->shm.base), end = first + (off_t)(size * count);
     off_t last = first;
-    for (off_t at = first; at < (off_t)self->shm.bytes; at = last) {
+    for (off_t at = first; at < end; at = last) {
         const off_t data = lseek(self->shm.fd, at, SEEK_DATA);
-        if (data < 0 && errno == ENXIO) break; /* no more */
+        if (data >= end || (data < 0 && errno == ENXIO)) break; /* no more */
         const off_t hole = data < 0 ? data : lseek(self->shm.fd, data, SEEK_HOLE);
-        if (hole <= at) return link->shape.slots;
+        if (hole <= at) return count;
         last = hole;
     }
-    const uint32_t made = (uint32_t)((last - first + SIRA_LINK_SLOT_BYTES - 1) / SIRA_LINK_SLOT_BYTES);
-    return made < link->shape.slots ? made : link->shape.slots;
+    const uint64_t made = ((uint64_t)(last - first) + size - 1) / size;
+    return made < count ? (uint32_t)made : count;
+}
+
+static uint32_t slots_made(const ShmLink *self)
+{
+    return entries_made(self, self->link.slots, SIRA_LINK_SLOT_BYTES, self->link.shape.slots);
 }
 
 /* Counts of the first cells, without a page made. Requires: room for them in `out`. */
@@ -169,6 +173,24 @@ static PyObject *link_news(PyObject *object, PyObject *args)
     return cells;
 }
 
+/* pieces() -> [(segment, offset, bytes, since_ns, taken)] */
+static PyObject *link_pieces(PyObject *object, PyObject *Py_UNUSED(args))
+{
+    const ShmLink *self = (ShmLink *)object;
+    const uint32_t holds = entries_made(self, self->link.lent, sizeof *self->link.lent, self->link.shape.holds);
+    PyObject *pieces = PyList_New(0); /* owned */
+    for (uint32_t hold = 0; pieces && hold < holds; hold++) {
+        struct sira_link_piece piece;
+        if (!sira_link_piece(&self->link, hold, &piece)) continue;
+        PyObject *entry = Py_BuildValue("(IKKKO)", piece.segment, (unsigned long long)piece.offset,
+                                        (unsigned long long)piece.bytes, (unsigned long long)piece.since_ns,
+                                        piece.is_taken ? Py_True : Py_False); /* owned */
+        if (!entry || PyList_Append(pieces, entry) < 0) Py_CLEAR(pieces);
+        Py_XDECREF(entry);
+    }
+    return pieces;
+}
+
 static PyObject *link_fileno(PyObject *object, PyObject *Py_UNUSED(args))
 {
     return PyLong_FromLong(((ShmLink *)object)->shm.fd);
@@ -180,6 +202,8 @@ static PyMethodDef link_methods[] = {
      "counts() -> ({cell: (posted, taken, pending, (withdrawn by reason, ...))}, whether they make sense)."},
     {"news", link_news, METH_VARARGS,
      "news(cells) -> {cell: as of counts()}: of the first `cells`, those that changed since it was asked before."},
+    {"pieces", link_pieces, METH_NOARGS,
+     "pieces() -> [(segment, offset, bytes, since_ns, taken)]: chunks that the reader has or is yet to take."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -194,7 +218,7 @@ static PyMemberDef link_members[] = {
 PyTypeObject sira_shm_link_type = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "sira._native.ShmLink",
-    .tp_doc = PyDoc_STR("ShmLink(generation, *, slots=96, holds=512, cells=128, fd=-1, writable=True): memory of a link.\n\n"
+    .tp_doc = PyDoc_STR("ShmLink(generation, *, slots=96, holds=128, cells=128, fd=-1, writable=True): memory of a link.\n\n"
                         "Made new, or mapped from `fd`, which is taken over; LINK_CORRUPT if it is anything else."),
     .tp_basicsize = sizeof(ShmLink),
     .tp_flags = Py_TPFLAGS_DEFAULT,

@@ -26,7 +26,7 @@ enum sira_link_status sira_link_writer_open(struct sira_link_writer *writer, con
     return SIRA_LINK_OK;
 }
 
-static void free_hold(struct sira_link_writer *writer, uint32_t hold)
+static void give_back(struct sira_link_writer *writer, uint32_t hold)
 {
     struct sira_writer_hold *entry = &writer->holds[hold];
     void *owner = entry->owner;
@@ -39,10 +39,16 @@ static void free_hold(struct sira_link_writer *writer, uint32_t hold)
     writer->release(owner, entry->chunk);
 }
 
+static void free_hold(struct sira_link_writer *writer, uint32_t hold)
+{
+    sira_word_store(&writer->link.lent[hold].number, 0);
+    give_back(writer, hold);
+}
+
 void sira_link_writer_close(struct sira_link_writer *writer)
 {
     for (uint32_t i = 0; writer->holds && i < writer->holds_made; i++)
-        if (writer->holds[i].owner) free_hold(writer, i);
+        if (writer->holds[i].owner) give_back(writer, i);
     free(writer->slots);
     free(writer->holds);
     free(writer->cells);
@@ -192,6 +198,16 @@ static uint32_t claim_hold(struct sira_link_writer *writer, const struct sira_po
     return hold;
 }
 
+/* Say what a hold is out for. The slot says WRITING with this number, so the chunk is out with the post. */
+static void tell_lent(const struct sira_link_writer *writer, const struct sira_post *post, uint32_t hold, uint32_t slot)
+{
+    struct sira_link_lent *lent = &writer->link.lent[hold];
+    const uint64_t words[SIRA_LINK_LENT_WORDS] = {(uint64_t)post->segment << 32 | slot, post->offset, post->bytes,
+                                                  post->now_ns};
+    sira_words_in(&lent->where, words, SIRA_LINK_LENT_WORDS);
+    sira_word_store(&lent->number, writer->number);
+}
+
 enum sira_link_status sira_link_post(struct sira_link_writer *writer, const struct sira_post *post,
                                      struct sira_link_ticket *ticket)
 {
@@ -214,6 +230,7 @@ enum sira_link_status sira_link_post(struct sira_link_writer *writer, const stru
     sira_word_store(&shared->posted_after, after);
     sira_words_in(&shared->place.kind, place, SIRA_LINK_PLACE_WORDS);
     if (post->inline_bytes) sira_bytes_in(shared->inline_data, post->inline_data, post->inline_bytes);
+    if (hold != SIRA_LINK_NONE) tell_lent(writer, post, hold, slot);
     SIRA_FAULT_POINT("post.written");
     sira_word_store(&shared->state, sira_slot_state(number, SIRA_SLOT_POSTED)); /* it is posted */
     SIRA_FAULT_POINT("post.committed");

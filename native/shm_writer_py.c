@@ -121,6 +121,7 @@ static PyObject *writer_post(PyObject *object, PyObject *const *args, Py_ssize_t
     const ShmPost *source = (const ShmPost *)args[0];
     struct sira_post post = source->post.post;
     post.cell = (uint32_t)cell;
+    post.now_ns = sira_now_mono_ns();
     if (count > 3) post.flags = (uint8_t)flags;
     if (post.owner) sira_shm_hold(post.owner, post.chunk); /* the writer's own, given back by it */
     const enum sira_link_status status = ticket.number ? sira_link_supersede(&self->writer, &post, &ticket)

@@ -47,6 +47,7 @@ _LINKS_A_STEP = 8
 _WAIT_S = 0.001  # targets that hold something are looked at again so often
 _TURN_NS = 1_000_000  # then others have the loop
 _BROKEN_S = 10.0  # so long a pair whose link broke is not linked again
+_VIEWED_MAX = 256  # links that are over, and only there to tell who has what; each is a descriptor
 
 
 def link_limits_of(settings: Settings) -> Limits:
@@ -66,6 +67,7 @@ class Direct:
         """Begin with none."""
         self.limits, self.lent = limits, lent
         self.links: dict[int, Link] = {}
+        self.viewed: dict[int, Link] = {}  # that are over, while their readers keep what they took
         self.totals = Numbers()
         self._loop = loop
         self._last_link = 0
@@ -253,6 +255,12 @@ class Direct:
                     self.give_up(link)
             if index % _LINKS_A_STEP == 0:
                 yield
+        for index, link in enumerate(list(self.viewed.values()), 1):
+            if not link.is_viewed:
+                self.viewed.pop(link.number, None)
+                link.drop()
+            if index % _LINKS_A_STEP == 0:
+                yield
 
     def _look_in_time(self) -> None:
         self._looking = self._loop.call_soon(self._step, self.look())  # type: ignore[assignment]
@@ -260,7 +268,7 @@ class Direct:
     def _step(self, work: Iterator[None]) -> None:
         if next(work, self) is None:
             self._looking = self._loop.call_soon(self._step, work)  # type: ignore[assignment]
-        elif self.links:
+        elif self.links or self.viewed:
             self._looking = self._loop.call_later(_LOOK_S, self._look_in_time)
         else:
             self._looking = None
@@ -298,11 +306,22 @@ class Direct:
             end.links.pop(link.number, None)
         if link.writer.writes.get(link.reader) is link:
             del link.writer.writes[link.reader]
+        if not link.is_viewed:
+            link.drop()
+            return
+        self.viewed[link.number] = link
+        if len(self.viewed) > _VIEWED_MAX:
+            self.viewed.pop(next(iter(self.viewed))).drop()
+        if self._looking is None:
+            self._looking = self._loop.call_later(_LOOK_S, self._look_in_time)
 
     def close(self) -> None:
         """The node ends."""
+        for link in list(self.links.values()):
+            self.forget(link)
+        for link in self.viewed.values():
+            link.drop()
+        self.viewed.clear()
         for handle in (self._turn, self._again, self._looking):
             if handle is not None:
                 handle.cancel()
-        for link in list(self.links.values()):
-            self.forget(link)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sira import _native
-from sira.kernel.direct import CELLS, HOLDS, SLOTS, TARGETS_MAX, Cell
+from sira.kernel.direct import CELLS, HOLDS, SLOTS, TARGETS_MAX, Cell, Piece
 from sira.kernel.lent import Segment
 from sira.kernel.local import record
 from sira.kernel.local.channel import Channel
@@ -54,6 +54,8 @@ class Link:
         self.writer_over = self.reader_over = False
         # What the reader was passed, by the writer's own numbers, and because of which stream.
         self.shown: dict[int, tuple[Segment, SubscribeStream]] = {}
+        # Of these what is named no more, of a link that is over: its reader may look at it yet.
+        self.left: dict[int, Segment] = {}
         self._pass_on(self._memory.fileno(), generation)
 
     def _pass_on(self, memory: int, generation: int) -> None:
@@ -168,9 +170,35 @@ class Link:
         After the writer's death that is not so: what it posted is still to be read.
         """
         del self.shown[segment.own], segment.readers[self]
-        if not self.is_over:
+        if self.is_over:
+            self.left[segment.own] = segment
+        else:
             body = record.segments([segment.own], self.number)
             self.reader.channel.send(record.GONE, 0, body)
+
+    def pieces(self) -> list[Piece]:
+        """Return what its reader has of its writer's memory, and what waits there to be taken.
+
+        Also of a writer that is dead. What lies in no memory that was shown is no honest one's.
+        """
+        if self._memory is None or not (self.shown or self.left):
+            return []
+        found = []
+        for piece in map(Piece._make, self._memory.pieces()):
+            segment = self.segment_of(piece.segment)
+            if segment is not None and piece.offset + piece.bytes <= segment.bytes:
+                found.append(piece)
+        return found
+
+    def segment_of(self, own: int) -> Segment | None:
+        """Return what was shown, by its writer's number."""
+        shown = self.shown.get(own)
+        return self.left.get(own) if shown is None else shown[0]
+
+    @property
+    def is_viewed(self) -> bool:
+        """Whether its reader lives, and has something of its writer's memory."""
+        return self.reader.is_open and any(piece.taken for piece in self.pieces())
 
     def stop(self, segments: Iterable[Segment]) -> None:
         """Have the writer write nothing new into what its reader may not, or need not, look at.
@@ -204,13 +232,18 @@ class Link:
         self.reader_over = True
 
     def close(self) -> None:
-        """Let go of all: both know that it is over. May be called twice."""
+        """Have nothing go by it: both know that it is over. May be called twice."""
         for segment, _ in self.shown.values():
             segment.readers.pop(self, None)
+            self.left[segment.own] = segment
         self.shown.clear()
         for cell in list(self.cells.values()):
             cell.tally.cells.pop(cell, None)
         self.cells.clear()
+
+    def drop(self) -> None:
+        """Let go of its memory: nobody is told of it any more. Requires: closed."""
+        self.left.clear()
         self._memory = None
 
     def _tell_over(self, end: End) -> None:

@@ -77,6 +77,8 @@ static void check_counts(void)
 {
     static struct sira_link_counts counts[SIRA_LINK_CELLS_MAX];
     const enum sira_link_status status = sira_link_counts(&link_of, counts);
+    struct sira_link_piece piece;
+    for (uint32_t h = 0; h < link_of.shape.holds; h++) (void)sira_link_piece(&link_of, h, &piece);
     CHECK(status == SIRA_LINK_OK || status == SIRA_LINK_CORRUPT);
     for (uint32_t c = 0; status == SIRA_LINK_OK && c < SHAPE.cells; c++) {
         uint64_t sum = counts[c].taken + counts[c].pending;

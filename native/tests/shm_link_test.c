@@ -328,6 +328,92 @@ static void bells_are_asked_for_only_by_who_sleeps(void)
     end();
 }
 
+static uint32_t pieces_of(struct sira_link_piece *out)
+{
+    uint32_t count = 0;
+    for (uint32_t h = 0; h < link_of.shape.holds; h++) count += sira_link_piece(&link_of, h, &out[count]);
+    return count;
+}
+
+static void what_waits_and_what_the_reader_has_is_told_until_it_comes_back(void)
+{
+    begin(8, 4, 1);
+    struct sira_link_piece pieces[4];
+    CHECK_EQUAL(pieces_of(pieces), 0);
+    CHECK_EQUAL(post_to(0, 0, 1, NULL), SIRA_LINK_OK); /* inline: no memory is out */
+    CHECK_EQUAL(pieces_of(pieces), 0);
+    CHECK_EQUAL(take(0), 1);
+    const struct sira_post post = {.owner = memory, .chunk = 3, .segment = 9, .offset = 640, .bytes = 100, .now_ns = 77};
+    struct sira_link_ticket ticket;
+    CHECK_EQUAL(sira_link_post(&writer, &post, &ticket), SIRA_LINK_OK);
+    CHECK_EQUAL(pieces_of(pieces), 1);
+    CHECK(!pieces[0].is_taken);
+    CHECK_EQUAL(pieces[0].segment, 9);
+    CHECK_EQUAL(pieces[0].offset, 640);
+    CHECK_EQUAL(pieces[0].bytes, 100);
+    CHECK_EQUAL(pieces[0].since_ns, 77);
+    const uint32_t hold = (uint32_t)take(0);
+    CHECK_EQUAL(pieces_of(pieces), 1);
+    CHECK(pieces[0].is_taken);
+    for (uint64_t id = 2; id < 9; id++) { /* its slot has other messages meanwhile */
+        CHECK_EQUAL(post_to(0, 0, id, NULL), SIRA_LINK_OK);
+        CHECK_EQUAL(take(0), id);
+    }
+    CHECK_EQUAL(pieces_of(pieces), 1);
+    CHECK(pieces[0].is_taken);
+    sira_link_give_hold(&link_of, hold);
+    CHECK_EQUAL(pieces_of(pieces), 0); /* before its writer has looked, which may be dead */
+    CHECK_EQUAL(sira_link_collect(&writer, false), SIRA_LINK_OK);
+    CHECK_EQUAL(pieces_of(pieces), 0);
+    CHECK_EQUAL(released[3], 1);
+    end();
+}
+
+static void what_was_withdrawn_or_has_expired_is_with_nobody(void)
+{
+    begin(8, 4, 1);
+    struct sira_link_piece pieces[4];
+    struct sira_post post = {.owner = memory, .chunk = 1, .bytes = 8};
+    struct sira_link_ticket ticket;
+    CHECK_EQUAL(sira_link_post(&writer, &post, &ticket), SIRA_LINK_OK);
+    CHECK_EQUAL(sira_link_withdraw(&writer, ticket, SIRA_LINK_CANCELLED), SIRA_LINK_OK);
+    CHECK_EQUAL(pieces_of(pieces), 0);
+    post.deadline_ns = 1000; /* `take` takes at 1000 */
+    CHECK_EQUAL(sira_link_post(&writer, &post, &ticket), SIRA_LINK_OK);
+    CHECK_EQUAL(pieces_of(pieces), 1);
+    CHECK_EQUAL(take(0), 0);
+    CHECK_EQUAL(pieces_of(pieces), 0); /* its writer does not know yet */
+    end();
+}
+
+static void what_the_reader_has_is_told_after_its_writer_has_closed(void)
+{
+    begin(8, 4, 1);
+    struct sira_link_piece pieces[4];
+    CHECK_EQUAL(post_chunk(0, 1, 8), SIRA_LINK_OK);
+    CHECK_EQUAL(post_chunk(0, 2, 16), SIRA_LINK_OK);
+    const uint32_t hold = (uint32_t)take(0);
+    sira_link_writer_close(&writer);
+    CHECK_EQUAL(pieces_of(pieces), 2);
+    CHECK(pieces[0].is_taken && !pieces[1].is_taken);
+    sira_link_give_hold(&link_of, hold);
+    CHECK_EQUAL(pieces_of(pieces), 1);
+    CHECK_EQUAL(pieces[0].bytes, 16);
+    sira_link_reader_close(&reader);
+}
+
+static void words_about_what_is_out_may_be_any_bits(void)
+{
+    begin(8, 4, 1);
+    struct sira_link_piece pieces[4];
+    for (uint32_t round = 0; round < 64; round++) {
+        memset(link_of.lent, (int)(round * 37 + 1), 4 * sizeof *link_of.lent);
+        link_of.lent[round % 4].where = (uint64_t)9 << 32 | round % 12; /* some of them slots */
+        (void)pieces_of(pieces);
+    }
+    end();
+}
+
 int main(void)
 {
     a_link_of_the_usual_shape_fits_64_kib();
@@ -344,5 +430,9 @@ int main(void)
     latest_keeps_one_and_counts_the_rest();
     what_the_dead_left_is_given_to_another_of_the_group();
     bells_are_asked_for_only_by_who_sleeps();
+    what_waits_and_what_the_reader_has_is_told_until_it_comes_back();
+    what_was_withdrawn_or_has_expired_is_with_nobody();
+    what_the_reader_has_is_told_after_its_writer_has_closed();
+    words_about_what_is_out_may_be_any_bits();
     return 0;
 }

@@ -933,7 +933,7 @@ class ShmLink:
         generation: int,
         *,
         slots: int = 96,
-        holds: int = 512,
+        holds: int = 128,
         cells: int = 128,
         fd: int = -1,
         writable: bool = True,
@@ -952,6 +952,13 @@ class ShmLink:
 
     def news(self, cells: int, /) -> dict[int, tuple[int, int, int, tuple[int, ...]]]:
         """Counts of those of the first `cells` that differ from what it returned before."""
+
+    def pieces(self) -> list[tuple[int, int, int, int, bool]]:
+        """(segment, offset, bytes, since_ns, taken) of each chunk that the reader has, or is to take.
+
+        Also of a writer that is dead or has closed its end, until the reader gives them back.
+        `since_ns`: when it was posted, CLOCK_MONOTONIC. Words of a writer, believed no further.
+        """
 
 @final
 class ShmWriter:

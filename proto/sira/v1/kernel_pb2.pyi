@@ -412,20 +412,22 @@ class MemoryParty(_message.Message):
     def __init__(self, client: _Optional[str] = ..., peer: _Optional[str] = ..., tenant: _Optional[str] = ..., gone: _Optional[bool] = ...) -> None: ...
 
 class MemoryHolder(_message.Message):
-    __slots__ = ("party", "leases", "bytes", "held_ns", "link", "reads")
+    __slots__ = ("party", "leases", "bytes", "held_ns", "link", "reads", "waiting")
     PARTY_FIELD_NUMBER: _ClassVar[int]
     LEASES_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     HELD_NS_FIELD_NUMBER: _ClassVar[int]
     LINK_FIELD_NUMBER: _ClassVar[int]
     READS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
     party: MemoryParty
     leases: int
     bytes: int
     held_ns: int
     link: int
     reads: bool
-    def __init__(self, party: _Optional[_Union[MemoryParty, _Mapping]] = ..., leases: _Optional[int] = ..., bytes: _Optional[int] = ..., held_ns: _Optional[int] = ..., link: _Optional[int] = ..., reads: _Optional[bool] = ...) -> None: ...
+    waiting: int
+    def __init__(self, party: _Optional[_Union[MemoryParty, _Mapping]] = ..., leases: _Optional[int] = ..., bytes: _Optional[int] = ..., held_ns: _Optional[int] = ..., link: _Optional[int] = ..., reads: _Optional[bool] = ..., waiting: _Optional[int] = ...) -> None: ...
 
 class MemorySegment(_message.Message):
     __slots__ = ("segment", "topic", "bytes", "age_ns", "state", "owner", "leases", "holders")
