@@ -299,7 +299,12 @@ async def churn(bus: sira.Bus, url: str, base: str, stop: asyncio.Event) -> None
         with contextlib.suppress(sira.SiraError):
             for _ in range(3):
                 await bus.publish(f"nobody.{base}", b"")
-            async with sira.connect(url) as other, other.subscribe(f"{base}.n") as messages:
+            # Who subscribes to a pattern moves all words: routes are left, and asked for anew.
+            async with (
+                sira.connect(url) as other,
+                other.subscribe(f"{base}.nothing.*"),
+                other.subscribe(f"{base}.n") as messages,
+            ):
                 await messages.next(timeout_s=CHURN_S)
                 await asyncio.sleep(CHURN_S)
 
