@@ -66,6 +66,7 @@ typedef struct {
     uint32_t waiting;           /* threads that sleep at `bell`: one ring may wake one alone */
     int peer_bell, bell;        /* owned; -1: none */
     uint32_t fork_depth;
+    bool is_forsaken;           /* nobody will say that its reader is gone */
 } ShmWriter;
 /* Until `wants` slots or holds came back or `timeout_ns` is over (negative: no limit), or a hint of it. Without the GIL; the
  * caller keeps the writer alive. -1: an exception, also of a signal. */

@@ -50,10 +50,24 @@ static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     return (PyObject *)self;
 }
 
+/* Its reader may look for long at what it has, or is yet to take, and this end learns nothing of it any more: no byte of
+ * those segments is handed out again. */
+static void strand_holds(struct sira_link_writer *writer)
+{
+    (void)sira_link_collect(writer, false);
+    for (uint32_t i = 0; writer->holds && i < writer->holds_made; i++) {
+        const struct sira_writer_hold *hold = &writer->holds[i];
+        if (hold->owner && hold->chunk != SIRA_SHM_VIEWED) sira_segment_detach(hold->owner);
+    }
+}
+
 static void writer_dealloc(PyObject *object)
 {
     ShmWriter *self = (ShmWriter *)object;
-    if (self->memory && self->fork_depth == sira_fork_depth) sira_link_writer_close(&self->writer);
+    if (self->memory && self->fork_depth == sira_fork_depth) {
+        if (self->is_forsaken) strand_holds(&self->writer);
+        sira_link_writer_close(&self->writer);
+    }
     close_bells(self->peer_bell, self->bell);
     Py_XDECREF(self->memory);
     Py_TYPE(object)->tp_free(object);
@@ -197,6 +211,12 @@ static PyObject *writer_end(PyObject *object, PyObject *Py_UNUSED(args))
     Py_RETURN_NONE;
 }
 
+static PyObject *writer_forsake(PyObject *object, PyObject *Py_UNUSED(args))
+{
+    ((ShmWriter *)object)->is_forsaken = true;
+    Py_RETURN_NONE;
+}
+
 struct room_wait { struct sira_link_writer *writer; uint32_t wants; };
 
 static bool enough_back(void *of)
@@ -271,6 +291,8 @@ static PyMethodDef writer_methods[] = {
      "wait(timeout_s, wants=1) -> bool: until so many slots or holds came back, or a hint of it. Without the GIL."},
     {"sleep", writer_sleep, METH_VARARGS,
      "sleep(wants=1) -> bool: have the reader ring when so much came back. False: it has, collect now."},
+    {"forsake", writer_forsake, METH_NOARGS,
+     "forsake(): nobody will say that the reader is gone: what it has when this end goes is written never again."},
     {"end", writer_end, METH_NOARGS, "end(): give back all chunks that the reader holds: it is gone."},
     {NULL, NULL, 0, NULL},
 };

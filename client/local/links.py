@@ -167,6 +167,8 @@ class LinkWay:
         """Let go of all: the connection is over. Who uses an end still has it."""
         self.owner = self.page = None
         self.readers.clear()
+        for writer in self.writers.values():
+            writer.forsake()  # its reader goes on without the node, too
         self.writers.clear()
 
     # ---- to the node -----------------------------------------------------------------------------

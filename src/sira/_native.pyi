@@ -985,6 +985,8 @@ class ShmWriter:
     def wait(self, timeout_s: float, wants: int = 1, /) -> bool: ...
     def sleep(self, wants: int = 1, /) -> bool: ...  # for an event loop: the bell will ring
     def end(self) -> None: ...  # the reader is gone: all chunks it held come back
+    # Nobody will say that the reader is gone: what it has when this end goes is written never again.
+    def forsake(self) -> None: ...
 
 @final
 class ShmReader:

@@ -131,6 +131,31 @@ def test_a_view_outlives_reader_writer_and_arena() -> None:
     assert int(x[99_999]) == 99_999
 
 
+@pytest.mark.parametrize("taken", [True, False])
+def test_what_a_reader_has_of_a_forsaken_writer_is_never_written_again(taken: bool) -> None:
+    pair = Pair()
+    pair.send({"x": np.full(100_000, 7, np.uint8)})
+    kept = pair.take()["x"] if taken else None
+    pair.writer.forsake()
+    del pair.writer
+    gc.collect()
+    again = pair.arena.take(100_000)
+    memoryview(again)[:] = bytes(100_000)
+    kept = pair.take()["x"] if kept is None else kept
+    assert kept.min() == kept.max() == 7
+
+
+def test_what_a_forsaken_writer_has_back_is_used_again() -> None:
+    pair = Pair()
+    pair.send({"x": np.full(100_000, 7, np.uint8)})
+    pair.take()
+    gc.collect()
+    pair.writer.forsake()
+    del pair.writer
+    gc.collect()
+    assert (pair.arena.chunk_bytes, pair.arena.retired_total) == (0, 0)
+
+
 def test_fan_out_writes_once_and_the_chunk_waits_for_all() -> None:
     first, second = Pair(), Pair()
     post = _native.ShmPost("a.b", {"x": np.ones(1000, np.uint8)}, None, first.arena)
