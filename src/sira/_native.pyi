@@ -954,7 +954,7 @@ class ShmLink:
         """Counts of those of the first `cells` that differ from what it returned before."""
 
     def pieces(self) -> list[tuple[int, int, int, int, bool]]:
-        """(segment, offset, bytes, since_ns, taken) of each chunk that the reader has, or is to take.
+        """(segment, offset, bytes, since_ns, taken) of each chunk that is out: taken, or yet to be.
 
         Also of a writer that is dead or has closed its end, until the reader gives them back.
         `since_ns`: when it was posted, CLOCK_MONOTONIC. Words of a writer, believed no further.
@@ -985,7 +985,7 @@ class ShmWriter:
     def wait(self, timeout_s: float, wants: int = 1, /) -> bool: ...
     def sleep(self, wants: int = 1, /) -> bool: ...  # for an event loop: the bell will ring
     def end(self) -> None: ...  # the reader is gone: all chunks it held come back
-    # Nobody will say that the reader is gone: what it has when this end goes is written never again.
+    # Nobody will say that the reader is gone: what it has is written never again.
     def forsake(self) -> None: ...
 
 @final
