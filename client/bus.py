@@ -173,6 +173,8 @@ class Bus(Publishing):
 
     async def close(self) -> None:
         """Send what is queued, confirm what was taken, disconnect. Twice is once."""
+        if self._calls is not None:
+            await self._calls.finish()
         if self._live is not None:
             await self._live.close()
 

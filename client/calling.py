@@ -21,7 +21,9 @@ from sira.client.deadline import Deadline
 from sira.client.following import Following
 from sira.client.matches import Match, Matches
 from sira.client.message import SyncMessage
+from sira.client.outcomes import Tallies
 from sira.client.plans import Asked, Plan, Target, confidence_of, is_as_good, no_match
+from sira.client.reporting import Reporting
 from sira.client.requests import Requests
 from sira.client.resolutions import Resolutions
 from sira.kernel.errors import NodeDraining, NoMatch, SiraError, Unreachable
@@ -56,6 +58,8 @@ class Calls:
         self._rng = random.Random(connection.client_id)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._following = Following(connection, requests, self._kept, self._peers, self._start)
+        self._tallies = Tallies()
+        self._reporting = Reporting(connection, self._tallies, self._start)
         connection.on_lost.append(self._lost)
 
     # ---- one call --------------------------------------------------------------------------------
@@ -166,10 +170,20 @@ class Calls:
         peer.flying.pop()
         peer.breaker.abandon()
 
-    def end(self, target: Target, error: BaseException | None) -> None:
-        """Take note how it ended. In any thread."""
+    def end(
+        self, target: Target, error: BaseException | None, given_s: float | None = None
+    ) -> None:
+        """Take note how it ended. In any thread.
+
+        Args:
+            given_s: how long the agent was given to answer; None: for ever.
+        """
         peer = target.peer
         peer.flying.pop()
+        if error is None:
+            target.tally.worked += 1
+        elif target.tally.note(error, given_s):
+            self._reporting.soon()
         if error is None:
             if peer.breaker.failures:
                 peer.breaker.succeed()
@@ -180,6 +194,10 @@ class Calls:
                 peer.breaker.succeed()
         else:
             peer.breaker.abandon()
+
+    async def finish(self) -> None:
+        """Say what is to be said before the connection closes."""
+        await self._reporting.finish()
 
     def told(self, target: Target, plan: Plan, query: str, tries: int, lane: Any) -> Told:
         """Return what the reply carries."""
@@ -212,6 +230,7 @@ class Calls:
             deadline = self.part_of(deadline)
         self.begin(target)
         error: BaseException | None = None
+        given_s = deadline.timer_s()
         try:
             reply: Any = await self._requests.request(
                 target.match.topic,
@@ -224,7 +243,7 @@ class Calls:
             error = raised
             raise
         finally:
-            self.end(target, error)
+            self.end(target, error, given_s)
         reply.context = self.told(target, plan, asked.query, asked.tries, reply.context)
         return reply
 
@@ -289,6 +308,7 @@ class Calls:
     async def _resolve(self, asked: Asked, exclude: AbstractSet[str] = frozenset()) -> Plan:
         """Ask the registry who can do it, and keep the answer. Raises NoMatch."""
         self._following.begin()
+        self._reporting.begin()
         request = asked.make_request()
         request.k = _K
         request.exclude.extend(sorted(exclude))
@@ -304,7 +324,7 @@ class Calls:
         if confidence < asked.confidence_min:
             raise no_match(asked.query or request.capability, matches, confidence=confidence)
         targets = [
-            Target(each, self._peer(each))
+            Target(each, self._peer(each), self._tallies.of(each.agent, each.capability))
             for each in matches
             if each is best or is_as_good(each, best)
         ]

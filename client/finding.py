@@ -21,6 +21,10 @@ CALL_TIMEOUT_S = 10.0
 _REGISTRY = "/sira.v1.Registry"
 
 
+def _half(timeout_s: float | None) -> float | None:
+    return None if timeout_s is None else timeout_s / 2
+
+
 class Finding(Looking):
     """What asks the registry. `Bus` has it."""
 
@@ -138,7 +142,7 @@ class Finding(Looking):
                 error = raised
                 raise
             finally:
-                calls.end(target, error)
+                calls.end(target, error, timeout_s if lone or not repeatable else _half(timeout_s))
         asked = Asked(
             found,
             lambda: request_of(

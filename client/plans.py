@@ -9,6 +9,7 @@ from typing import Any
 from sira.client.choosing import Choice, Peer
 from sira.client.deadline import Deadline
 from sira.client.matches import Match, Matches
+from sira.client.outcomes import Tally
 from sira.kernel.errors import NoMatch
 from sira.v1 import registry_pb2
 
@@ -21,12 +22,12 @@ CONFIDENCE_MIN = 0.5
 class Target(Choice):
     """A match that may be asked."""
 
-    __slots__ = ("is_repeatable", "match")
+    __slots__ = ("is_repeatable", "match", "tally")
 
-    def __init__(self, match: Match, peer: Peer) -> None:
-        """Take what the registry told."""
+    def __init__(self, match: Match, peer: Peer, tally: Tally) -> None:
+        """Take what the registry told. `tally`: counts how its calls end."""
         super().__init__(peer, match.state.in_flight)
-        self.match = match
+        self.match, self.tally = match, tally
         self.is_repeatable = match.effects in _REPEATABLE
 
 

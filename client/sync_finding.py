@@ -142,7 +142,7 @@ class SyncFinding(Later):
                 target.match.topic, body, timeout_s=timeout_s, idempotent=repeatable, fields=fields
             )
         except BaseException as error:
-            calls.end(target, error)
+            calls.end(target, error, timeout_s)
             if isinstance(error, SiraError) and repeatable and calls.is_elsewhere(error):
                 return None
             raise

@@ -19,6 +19,7 @@ from sira.registry import feedback
 from sira.registry.directory import TABLE, Directory, Entry, key_of, split
 from sira.registry.health import Rules, Status
 from sira.registry.live import TICK_MS, Live
+from sira.registry.outcomes import Outcomes
 from sira.registry.rank.feedback import Record
 from sira.registry.search import Search
 from sira.v1 import registry_pb2
@@ -64,6 +65,7 @@ class Feed:
         self._clock_ns = clock_ns
         self._make_search, self._told = make_search, told
         self._tenants: dict[str, Agents] = {}
+        self.outcomes = Outcomes(tables)
         self._revision = 0
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._waits = 0
@@ -110,6 +112,7 @@ class Feed:
 
     async def stop(self) -> None:
         """Follow no more."""
+        await self.outcomes.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -141,6 +144,7 @@ class Feed:
             at = [(feedback.TABLE, key, row.changed if row is not None else 0)]
             try:
                 if request.reset:
+                    self.outcomes.forget(key)
                     await self._tables.transact(at, deletes=[(feedback.TABLE, key)])
                     search.learned(request.agent, request.capability, None)
                 else:
@@ -223,6 +227,8 @@ class Feed:
         if entry is None:
             return
         await agents.search.remove(name)
+        for each in entry.registration.capabilities:
+            self.outcomes.forget(feedback.key_of(tenant, name, each.name))
         agents.live.forget(name)
         self._told(tenant, entry, None, "")
 

@@ -31,6 +31,8 @@ def encode(record: Record) -> bytes:
         "good": record.good,
         "bad": record.bad,
         "remembered": [list(each) for each in record.remembered],
+        "worked": record.worked,
+        "failed": record.failed,
     }
     return json.dumps(said).encode()
 
@@ -41,7 +43,8 @@ def decode(value: bytes) -> Record:
     if said.get("v") != _FORMAT:
         return Record()
     remembered = tuple((str(text), float(weight)) for text, weight in said["remembered"])
-    return Record(float(said["good"]), float(said["bad"]), remembered)
+    calls = float(said.get("worked", 0)), float(said.get("failed", 0))
+    return Record(float(said["good"]), float(said["bad"]), remembered, *calls)
 
 
 def after_outcome(record: Record, request: registry_pb2.RateRequest) -> Record:

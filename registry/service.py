@@ -22,7 +22,7 @@ from sira.kernel.errors import (
     SiraError,
 )
 from sira.kernel.methods import Method, method
-from sira.registry import following, records
+from sira.registry import feedback, following, records
 from sira.registry.directory import TABLE, Entry, key_of
 from sira.registry.discovery import Filter, Seen, respond
 from sira.registry.feed import Agents, Feed
@@ -31,6 +31,7 @@ from sira.v1 import registry_pb2
 
 _TRIES_MAX = 5
 _BATCH_MAX = 1_024
+_REPORTED_MAX = 256
 _BEGUN_A_TURN = 4  # registrations checked in one turn of the loop, 0.2 ms each
 T = TypeVar("T")
 
@@ -70,6 +71,9 @@ class RegistryService:
             method(of["Rate"], self.rate, effects="once",
                    summary="say how well an answer served",
                    request=pb.RateRequest, response=pb.RateResponse),
+            method(of["Report"], self.report, effects="once",
+                   summary="say how calls have ended, many at once",
+                   request=pb.ReportRequest, response=pb.ReportResponse),
             method(of["Watch"], self.watch, effects="read",
                    summary="all registrations, then every change",
                    request=pb.RegistryWatchRequest, response=pb.RegistryWatchResponse),
@@ -305,6 +309,25 @@ class RegistryService:
         shift = await self._feed.rated(call.principal.tenant, request)
         return registry_pb2.RateResponse(shift=shift)
 
+    async def report(
+        self, call: Call, request: registry_pb2.ReportRequest
+    ) -> registry_pb2.ReportResponse:
+        """Take how calls have ended; of what the caller may not call nothing is taken.
+
+        Raises:
+            BadRequest: more than 256 capabilities at once.
+        """
+        if len(request.outcomes) > _REPORTED_MAX:
+            raise BadRequest(f"at most {_REPORTED_MAX} at once", details={"field": "outcomes"})
+        tenant, decide = call.principal.tenant, call.world.bus.access.decide
+        directory = self._feed.of(tenant).directory
+        for each in request.outcomes:
+            topic = _topic_of(directory.get(each.agent), each.capability)
+            if topic and isinstance(decide(call.credential, "publish", topic), Allow):
+                key = feedback.key_of(tenant, each.agent, each.capability)
+                self._feed.outcomes.add(key, each.worked, each.failed, each.late)
+        return registry_pb2.ReportResponse()
+
     async def learned(
         self, call: Call, request: registry_pb2.LearnedRequest
     ) -> registry_pb2.LearnedResponse:
@@ -341,6 +364,12 @@ class RegistryService:
 def _is_heard(vital: Vital | None) -> bool:
     """Whether the instance that has a name may still be there."""
     return vital is not None and vital.status is not Status.DOWN and not vital.lost
+
+
+def _topic_of(entry: Entry | None, capability: str) -> str:
+    """Return where a capability is asked; "": there is none of that name."""
+    found = entry.registration.capabilities if entry is not None else ()
+    return next((each.topic for each in found if each.name == capability), "")
 
 
 async def _in_turns(work: Sequence[Awaitable[T]]) -> list[T]:

@@ -179,6 +179,8 @@ def _of_feedback(shift: Shift | None) -> str:
     if shift is None:
         return "earlier outcomes"
     said = [f"in general {shift.general:+.2f}"]
+    if shift.failing:
+        said.append(f"{shift.failing:.0%} of its calls failed")
     if shift.nearest:
         said.append(f"requests like {shift.nearest!r} {shift.alike:+.2f}")
     return "earlier outcomes: " + ", ".join(said)

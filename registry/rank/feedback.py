@@ -28,6 +28,10 @@ REMEMBERED_CHARS_MAX = 512
 _LIKE_FROM = 0.5  # cosine of features; what is less alike says nothing
 _ALIKE_STEP = 0.4  # of one outcome of the very same request
 
+# Of ten calls that worked one may fail, and nothing is said against the agent. What merely worked
+# never speaks for one: else who is asked most would come first.
+FAILING_ALLOWED = 0.1
+
 # What an outcome weighs: a person's word is whole, a failure may have been anyone's.
 WEIGHTS = {"": 1.0, "error": 0.5, "timeout": 0.25}
 
@@ -43,20 +47,33 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is kept of an entry's outcomes. `Record()` knows nothing: a reset."""
+    """What is kept of an entry's outcomes. `Record()` knows nothing: a reset.
+
+    Attributes:
+        good, bad: what people said, or others by hand.
+        remembered: requests that it served well or badly.
+        worked, failed: calls, as those who called have told by themselves.
+    """
 
     good: float = 0.0
     bad: float = 0.0
     remembered: tuple[tuple[str, float], ...] = ()  # request -> weight, negative: it served badly
+    worked: float = 0.0
+    failed: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """What a record adds to a score: within ±GENERAL_MAX and ±ALIKE_MAX."""
+    """What a record adds to a score: within ±GENERAL_MAX and ±ALIKE_MAX.
+
+    Attributes:
+        failing: share of its calls that failed, where that speaks against it; else 0.
+    """
 
     general: float = 0.0
     alike: float = 0.0
     nearest: str = ""  # the remembered request that says most of `alike`
+    failing: float = 0.0
 
     @property
     def total(self) -> float:
@@ -79,9 +96,26 @@ def after(record: Record, outcome: Outcome) -> Record:
     return replace(record, good=good, bad=bad, remembered=remembered)
 
 
+def after_calls(record: Record, worked: int, failed: int, late: int) -> Record:
+    """Return the record after so many calls that worked, failed, or had no answer in time."""
+    good = record.worked + WEIGHTS["error"] * worked
+    bad = record.failed + WEIGHTS["error"] * failed + WEIGHTS["timeout"] * late
+    over = (good + bad) / COUNT_MAX
+    if over > 1:
+        # As one after the other would: halved until both fit.
+        halved = 2.0 ** np.ceil(np.log2(over))
+        good, bad = good / halved, bad / halved
+    return replace(record, worked=float(good), failed=float(bad))
+
+
 def shift(record: Record, query: str) -> Shift:
     """Return what a record adds to the entry's score for a request."""
     odds = np.log((record.good + PRIOR) / (record.bad + PRIOR))
+    calls = np.log((FAILING_ALLOWED * record.worked + PRIOR) / (record.failed + PRIOR))
+    failing = 0.0
+    if calls < 0:
+        odds += calls
+        failing = record.failed / (record.failed + record.worked)
     general = GENERAL_MAX * float(np.tanh(odds / 2))
     total, most, nearest = 0.0, 0.0, ""
     asked = features.features(query)
@@ -91,7 +125,7 @@ def shift(record: Record, query: str) -> Shift:
         total += said
         if abs(said) > abs(most):
             most, nearest = said, text
-    return Shift(general, ALIKE_MAX * float(np.tanh(total / ALIKE_MAX)), nearest)
+    return Shift(general, ALIKE_MAX * float(np.tanh(total / ALIKE_MAX)), nearest, failing)
 
 
 def learned_examples(record: Record) -> tuple[str, ...]:

@@ -278,6 +278,33 @@ async def test_an_answer_can_be_rated(world: Any, words: str) -> None:
             await bus.rate("nobody-at-all", "x")
 
 
+async def test_an_agent_whose_calls_fail_is_ranked_lower_until_that_is_reset(
+    world: Any, words: str, until: Any
+) -> None:
+    async def fail() -> str:
+        raise ValueError("no")
+
+    async def shift_of() -> float:
+        (match,) = await bus.discover(words)
+        return sum(each.value for each in match.reasons if each.part == "feedback")
+
+    async with (
+        world.bus() as bus,
+        _agent(world, f"o-{words[-4:]}", sira.Capability(words), handler=fail),
+    ):
+        async with world.bus() as other:
+            for _ in range(4):
+                with pytest.raises(sira.HandlerFailed):
+                    await other.call(words, timeout_s=20)
+        while not await shift_of() < 0:  # noqa: ASYNC110  it is written a little later
+            await asyncio.sleep(0.05)
+        (match,) = await bus.discover(words)
+        (reason,) = (each for each in match.reasons if each.part == "feedback")
+        assert "100% of its calls failed" in reason.text
+        assert await bus.rate(match.agent, match.capability, reset=True) == 0
+        assert await shift_of() == 0
+
+
 async def test_draining_it_finishes_what_it_took(world: Any, words: str, until: Any) -> None:
     entered, leave = asyncio.Event(), asyncio.Event()
 

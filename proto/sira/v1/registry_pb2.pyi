@@ -443,3 +443,27 @@ class LearnedResponse(_message.Message):
     LEARNED_FIELD_NUMBER: _ClassVar[int]
     learned: _containers.RepeatedCompositeFieldContainer[Learned]
     def __init__(self, learned: _Optional[_Iterable[_Union[Learned, _Mapping]]] = ...) -> None: ...
+
+class Outcomes(_message.Message):
+    __slots__ = ("agent", "capability", "worked", "failed", "late")
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITY_FIELD_NUMBER: _ClassVar[int]
+    WORKED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    LATE_FIELD_NUMBER: _ClassVar[int]
+    agent: str
+    capability: str
+    worked: int
+    failed: int
+    late: int
+    def __init__(self, agent: _Optional[str] = ..., capability: _Optional[str] = ..., worked: _Optional[int] = ..., failed: _Optional[int] = ..., late: _Optional[int] = ...) -> None: ...
+
+class ReportRequest(_message.Message):
+    __slots__ = ("outcomes",)
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    outcomes: _containers.RepeatedCompositeFieldContainer[Outcomes]
+    def __init__(self, outcomes: _Optional[_Iterable[_Union[Outcomes, _Mapping]]] = ...) -> None: ...
+
+class ReportResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -59,6 +59,11 @@ class RegistryStub:
                 request_serializer=sira_dot_v1_dot_registry__pb2.RateRequest.SerializeToString,
                 response_deserializer=sira_dot_v1_dot_registry__pb2.RateResponse.FromString,
                 _registered_method=True)
+        self.Report = channel.unary_unary(
+                '/sira.v1.Registry/Report',
+                request_serializer=sira_dot_v1_dot_registry__pb2.ReportRequest.SerializeToString,
+                response_deserializer=sira_dot_v1_dot_registry__pb2.ReportResponse.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/sira.v1.Registry/Watch',
                 request_serializer=sira_dot_v1_dot_registry__pb2.RegistryWatchRequest.SerializeToString,
@@ -114,6 +119,13 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Report(self, request, context):
+        """Says how calls have ended, many at once; who fails is ranked lower for it, inside bounds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Watch(self, request, context):
         """A consistent snapshot, then every change; or, from a revision, the changes since.
         """
@@ -161,6 +173,11 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.Rate,
                     request_deserializer=sira_dot_v1_dot_registry__pb2.RateRequest.FromString,
                     response_serializer=sira_dot_v1_dot_registry__pb2.RateResponse.SerializeToString,
+            ),
+            'Report': grpc.unary_unary_rpc_method_handler(
+                    servicer.Report,
+                    request_deserializer=sira_dot_v1_dot_registry__pb2.ReportRequest.FromString,
+                    response_serializer=sira_dot_v1_dot_registry__pb2.ReportResponse.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -313,6 +330,33 @@ class Registry:
             '/sira.v1.Registry/Rate',
             sira_dot_v1_dot_registry__pb2.RateRequest.SerializeToString,
             sira_dot_v1_dot_registry__pb2.RateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Report(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sira.v1.Registry/Report',
+            sira_dot_v1_dot_registry__pb2.ReportRequest.SerializeToString,
+            sira_dot_v1_dot_registry__pb2.ReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

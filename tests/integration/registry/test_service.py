@@ -388,6 +388,51 @@ def test_outcomes_shift_the_ranking_are_kept_and_can_be_reset(tmp_path: Path) ->
     run(work)
 
 
+def test_what_calls_told_is_kept_and_what_may_not_be_called_is_left_out(tmp_path: Path) -> None:
+    def told(agent: str, worked: int, failed: int, late: int = 0) -> pb.ReportRequest:
+        each = pb.Outcomes(
+            agent=agent, capability="sort-letters", worked=worked, failed=failed, late=late
+        )
+        return pb.ReportRequest(outcomes=[each, pb.Outcomes(agent="nobody", failed=9)])
+
+    async def shift_of(stub: Any, agent: str) -> float:
+        found = await stub.Discover(pb.DiscoverRequest(text="sort letters"))
+        return sum(
+            reason.value
+            for each in (*found.matches, *found.runners_up)
+            if each.agent == agent
+            for reason in each.reasons
+            if reason.part == "feedback"
+        )
+
+    async def work() -> None:
+        async with running(tmp_path) as its, connected(its.node) as stub:
+            await register(stub, *(registration(name, "sort letters") for name in ("bad", "good")))
+            await stub.Report(told("good", 900, 1))
+            await stub.Report(told("bad", 10, 50))
+            await until(lambda: len(its.tables.scan("feedback")) == 2)
+            bad = await shift_of(stub, "bad")
+            assert -0.2 <= bad < 0 == await shift_of(stub, "good")
+            revision = its.tables.revision
+            for _ in range(20):
+                await stub.Report(told("good", 900, 0))
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                many = [pb.Outcomes(agent="good", capability="sort-letters")] * 257
+                await stub.Report(pb.ReportRequest(outcomes=many))
+            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+            await stub.Report(told("bad", 0, 0, 7))  # not written yet when the node ends
+        async with running(tmp_path) as its, connected(its.node) as stub:
+            assert its.tables.get("feedback", "default/good/sort-letters").changed <= revision
+            assert its.tables.get("feedback", "default/bad/sort-letters").changed > revision
+            await until(lambda: its.registry.feed.of("default").search._records)
+            assert await shift_of(stub, "bad") < bad
+            assert len(its.tables.scan("feedback")) == 2, "nobody has none"
+            await stub.Rate(pb.RateRequest(agent="bad", capability="sort-letters", reset=True))
+            assert await shift_of(stub, "bad") == 0
+
+    run(work)
+
+
 def test_among_many_the_index_names_what_shares_no_word(tmp_path: Path) -> None:
     async def work() -> None:
         async with running(tmp_path) as its, connected(its.node) as stub:

@@ -17,6 +17,7 @@ from sira.registry.rank.feedback import (
     Outcome,
     Record,
     after,
+    after_calls,
     learned_examples,
     shift,
 )
@@ -95,3 +96,46 @@ def test_a_shift_is_told_among_the_reasons_with_the_request_behind_it() -> None:
     listed = (*found.matches, *found.runners_up)
     (reason,) = [r for m in listed if m.key == "lights" for r in m.reasons if r.part == "feedback"]
     assert reason.value < 0 and repr(text) in reason.text
+
+
+CALLS = st.lists(st.tuples(*[st.integers(0, 2_000)] * 3), max_size=20)
+
+
+@given(CALLS)
+def test_no_calls_shift_past_the_bounds_or_speak_for_an_agent(
+    calls: list[tuple[int, int, int]],
+) -> None:
+    record = Record()
+    for each in calls:
+        record = after_calls(record, *each)
+        found = shift(record, "any")
+        assert -GENERAL_MAX <= found.general <= 0 == found.alike
+        assert (found.general < 0) == (found.failing > 0)
+        assert record.worked + record.failed <= COUNT_MAX * 1.001
+
+
+def test_who_fails_more_is_ranked_lower_and_comes_back_by_what_works() -> None:
+    none, few, many, all_ = (
+        shift(after_calls(Record(), *each), "").general
+        for each in ((100, 0, 0), (95, 5, 0), (60, 40, 0), (0, 100, 0))
+    )
+    assert none == few == 0 > many > all_
+    late = shift(after_calls(Record(), 0, 0, 100), "").general
+    assert all_ < late < 0
+    record = after_calls(Record(), 0, 100, 0)
+    for _ in range(60):
+        record = after_calls(record, 50, 0, 0)
+    assert shift(record, "").general == 0
+
+
+def test_that_calls_failed_is_told_among_the_reasons() -> None:
+    held = Ranker()
+    for entry in house():
+        held.put(entry)
+    text = "turn the kitchen lamp off"
+    shifts = {"lights": shift(after_calls(Record(), 10, 30, 0), text)}
+    ranking = held.rank(held.query(text), shifts={key: s.total for key, s in shifts.items()})
+    found = answer(ranking, DEFAULT, shifts=shifts)
+    (match,) = (m for m in (*found.matches, *found.runners_up) if m.key == "lights")
+    (reason,) = (r for r in match.reasons if r.part == "feedback")
+    assert reason.value < 0 and "75% of its calls failed" in reason.text
