@@ -21,7 +21,7 @@ def setting_rows(settings: Settings) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "value": str(getattr(settings, name)),
+            "value": spec.shown(getattr(settings, name)),
             "unit": spec.unit,
             "origin": settings.origins[name],
             "reason": f"{spec.reason}; {spec.breaks}" if spec.breaks else spec.reason,

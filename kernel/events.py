@@ -29,6 +29,8 @@ _LEVELS = {
     "sira.tables.failed": "error",
     "sira.registry.trained": "info",
     "sira.registry.untrained": "warning",
+    "sira.live.unshared": "warning",
+    "sira.live.shared": "info",
 }
 
 
@@ -187,6 +189,10 @@ KINDS: dict[str, Kind] = dict(
         _kind("sira.registry.untrained", "learning failed; agents are ranked by what there was",
               kind=("string", "agent, tool, device, ..."), reason=("string", "for people"),
               failures=("integer", "in a row; the next try waits twice as long")),
+        _kind("sira.live.unshared",
+              "who is alive is not shared by Redis: the node goes on from memory",
+              reason=("string", "UNREACHABLE, SLOW, FULL, REFUSED, NAME_TAKEN or FAILED")),
+        _kind("sira.live.shared", "and is shared"),
         _kind("sira.node.draining", "the node takes nothing new and ends when its queues are empty",
               node=("string", "name of the node"), drain_s=("number", "how long it waits")),
     ]

@@ -105,7 +105,7 @@ def introspect(
     for spec in catalog.settings():
         response.settings.add(
             name=spec.name,
-            value=str(getattr(settings, spec.name, spec.default)),
+            value=spec.shown(getattr(settings, spec.name, spec.default)),
             unit=spec.unit,
             reason=f"{spec.reason}. If wrong: {spec.breaks}",
             source=settings.origins.get(spec.name, "default"),

@@ -396,6 +396,7 @@ class Node:
             not_ready=self.health.not_serving,
             keep_topics=self._keep_topics,
             count=self._part_counts.__setitem__,
+            limp=self.health.limp,
         )
 
     def _counts(self, bus: Bus) -> Counts:

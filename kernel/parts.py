@@ -59,6 +59,7 @@ class Host:
         not_ready: says from now on that the node serves no more as it should.
         keep_topics: names who keeps declarations.
         count: names a number of the part among those of the process, and who reads it.
+        limp: says of something by name whether it fails now, without which the node still serves.
         clock_ns: what leases end by: CLOCK_BOOTTIME, or a clock that a test moves.
     """
 
@@ -70,6 +71,7 @@ class Host:
     say: Say
     not_ready: Callable[[], None]
     keep_topics: Callable[[TopicKeeper], None]
+    limp: Callable[[str, bool], None]
     count: Callable[[str, Callable[[], float]], None]
     clock_ns: Callable[[], int] = boottime_ns
 

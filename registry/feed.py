@@ -50,6 +50,7 @@ class Feed:
         clock_ns: Callable[[], int],
         make_search: Callable[[str], Search],
         told: Callable[[str, Entry, Status | None, str], None],
+        shares: bool = False,
     ) -> None:
         """Follow `tables` once started.
 
@@ -59,8 +60,9 @@ class Feed:
             clock_ns: by which health is judged; it never jumps.
             make_search: makes that of one tenant.
             told: tenant, agent, what is thought of it now (None: it is registered no more), why.
+            shares: other nodes are told who lives here.
         """
-        self.rules = rules
+        self.rules, self._shares = rules, shares
         self._tables, self._forget_ms = tables, round(forget_s * 1e3)
         self._clock_ns = clock_ns
         self._make_search, self._told = make_search, told
@@ -87,9 +89,13 @@ class Feed:
                 if entry is not None and vital is not None:
                     self._told(tenant, entry, vital.status, vital.reason)
 
-            live: Live[str] = Live(self.rules, self.now_ms(), changed=changed)
+            live: Live[str] = Live(self.rules, self.now_ms(), changed=changed, shares=self._shares)
             found = self._tenants[tenant] = Agents(directory, live, self._make_search(tenant))
         return found
+
+    def lives(self) -> dict[str, Live[str]]:
+        """Return the vital signs of all tenants, by name."""
+        return {tenant: agents.live for tenant, agents in self._tenants.items()}
 
     async def start(self) -> None:
         """Take what the table holds; whoever was registered is suspect until heard."""
@@ -203,9 +209,11 @@ class Feed:
         if change.row is not None:
             await self._put(change.row)
             tenant, name = split(change.key)
-            live = self.of(tenant).live
-            if live.get(name) is None:
-                live.begin(name, self.now_ms())
+            agents = self.of(tenant)
+            entry = agents.directory.get(name)
+            if entry is not None and agents.live.get(name) is None:
+                # Whose node this is is known when it has answered, or is beaten at.
+                agents.live.begin(name, self.now_ms(), entry.agent.generation, is_ours=False)
         else:
             await self._remove(*split(change.key), revision)
 
@@ -217,9 +225,10 @@ class Feed:
 
     def _expect(self, row: Row) -> None:
         tenant, name = split(row.key)
-        live = self.of(tenant).live
-        if live.get(name) is None:
-            live.expect(name, self.now_ms())
+        agents = self.of(tenant)
+        entry = agents.directory.get(name)
+        if entry is not None and agents.live.get(name) is None:
+            agents.live.expect(name, self.now_ms(), entry.agent.generation)
 
     async def _remove(self, tenant: str, name: str, revision: int) -> None:
         agents = self.of(tenant)

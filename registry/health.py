@@ -72,6 +72,11 @@ class Vital:
         flaps, flaps_ms: penalty, and when it was that.
         is_damped: its penalty has passed `flaps_max` and not sunk below `flaps_min` since.
         status, reason, since_ms: as judged last.
+        generation: which instance of its name.
+        is_ours: it registered or beats on this node, which says to others what it thinks of it.
+        home, told, told_reason: the node that says what is thought of it, and what; "", None: none
+            does.
+        is_cut: `lost` is this node's own fault, who cannot hear the home: it counts to no lease.
     """
 
     beaten_ms: int
@@ -89,6 +94,12 @@ class Vital:
     status: Status = Status.UP
     reason: str = ""
     since_ms: int = 0
+    generation: int = 0
+    is_ours: bool = False
+    home: str = ""
+    told: Status | None = None
+    told_reason: str = ""
+    is_cut: bool = False
 
 
 def begun(now_ms: int, rules: Rules, before: Vital | None = None) -> Vital:
@@ -117,6 +128,7 @@ def beat(
     vital.beaten_ms, vital.lost, vital.is_gone = now_ms, "", False
     vital.in_flight, vital.waiting, vital.lag_ms = in_flight, waiting, lag_ms
     vital.draining = draining
+    vital.is_ours, vital.home, vital.told, vital.is_cut = True, "", None, False
     if vital.status in (Status.DOWN, Status.SUSPECT) and lag_ms <= rules.lag_ms_max:
         _returned(vital, now_ms, rules)
     return judge(vital, now_ms, rules)
@@ -125,6 +137,22 @@ def beat(
 def lose(vital: Vital, now_ms: int, rules: Rules, *, reason: str, is_gone: bool) -> bool:
     """Take note that its connection has ended; return whether the status has changed."""
     vital.lost, vital.is_gone = reason, is_gone
+    return judge(vital, now_ms, rules)
+
+
+def tell(
+    vital: Vital, now_ms: int, rules: Rules, *, home: str, status: Status, reason: str, age_ms: int,
+    in_flight: int = 0, waiting: int = 0, lag_ms: int = 0,
+) -> bool:  # fmt: skip
+    """Take what another node thinks of an agent that beats there; return whether that is new here.
+
+    Args:
+        age_ms: how long before `now_ms` it beat last.
+    """
+    vital.beaten_ms, vital.lost, vital.is_gone, vital.is_cut = now_ms - age_ms, "", False, False
+    vital.in_flight, vital.waiting, vital.lag_ms = in_flight, waiting, lag_ms
+    vital.draining = status is Status.DRAINING
+    vital.is_ours, vital.home, vital.told, vital.told_reason = False, home, status, reason
     return judge(vital, now_ms, rules)
 
 
@@ -148,6 +176,8 @@ def phi(silent_ms: float, mean_ms: float, deviation_ms: float) -> float:
 
 def _judged(vital: Vital, now_ms: int, rules: Rules) -> tuple[Status, str]:
     silent_ms = now_ms - vital.beaten_ms
+    if vital.told is not None:
+        return _judged_elsewhere(vital, vital.told, silent_ms, rules)
     if vital.is_gone:
         return Status.DOWN, vital.lost
     if silent_ms >= rules.lease_ms:
@@ -168,6 +198,17 @@ def _judged(vital: Vital, now_ms: int, rules: Rules) -> tuple[Status, str]:
         return Status.SUSPECT, "it came and went too often"
     vital.is_damped = False
     return Status.UP, ""
+
+
+def _judged_elsewhere(
+    vital: Vital, told: Status, silent_ms: int, rules: Rules
+) -> tuple[Status, str]:
+    """What its home says holds as long as that is heard."""
+    if not vital.lost or told is Status.DOWN:
+        return told, vital.told_reason
+    if silent_ms >= rules.lease_ms and not vital.is_cut:
+        return Status.DOWN, f"{vital.lost}, for a lease"
+    return (Status.DRAINING if told is Status.DRAINING else Status.SUSPECT), vital.lost
 
 
 def _penalty(vital: Vital, now_ms: int, rules: Rules) -> float:

@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sira.consensus.part import TablesPart
 from sira.kernel.errors import QuotaExceeded
@@ -32,9 +32,14 @@ from sira.registry.records import TOPIC_PREFIX
 from sira.registry.search import TAGS, Search
 from sira.registry.service import RegistryService
 
+if TYPE_CHECKING:
+    from sira.registry.redis_live import RedisLive
+
 INDEX_FOLDER = "index"
 INDEX_DIMS = 512
-API_KEY = "QDRANT_API_KEY"  # environment of the node: a secret is no setting
+# Environment of the node: a secret is no setting.
+API_KEY = "QDRANT_API_KEY"
+PASSWORD = "REDIS_PASSWORD"
 
 
 class Registry:
@@ -51,6 +56,7 @@ class Registry:
         self._index: Index | None = None
         self._feed: Feed | None = None
         self._trainer: Trainer | None = None
+        self._redis: RedisLive | None = None
 
     @property
     def trainer(self) -> Trainer | None:
@@ -99,6 +105,7 @@ class Registry:
             clock_ns=host.clock_ns,
             make_search=self._search,
             told=self._told,
+            shares=bool(host.settings.redis_url),
         )
         if host.folder is not None and host.settings.learn_interval_s:
             self._trainer = self._make_trainer(host, host.folder, self._feed)
@@ -109,6 +116,9 @@ class Registry:
         await self._feed.start()
         if self._trainer is not None:
             await self._trainer.start()
+        if host.settings.redis_url:
+            self._redis = self._shared(host, self._feed)
+            self._redis.start()
 
     def tick(self) -> None:
         """Judge all on a clock that was moved by hand."""
@@ -119,6 +129,8 @@ class Registry:
         """End."""
         if self._trainer is not None:
             await self._trainer.stop()
+        if self._redis is not None:
+            await self._redis.stop()
         if self._feed is not None:
             await self._feed.stop()
         if self._index is not None:
@@ -146,6 +158,37 @@ class Registry:
             search_of=lambda tenant: feed.of(tenant).search,
             told=_TrainingTold(host),
         )
+
+    def _shared(self, host: Host, feed: Feed) -> RedisLive:
+        # Here, for who uses it: redis-py takes a fifth of a second to load.
+        from sira.registry.redis_live import RedisLive
+        from sira.registry.sharing import Sharing
+
+        settings = host.settings
+        sharing = Sharing(settings.node_name, feed.rules, feed.lives, feed.now_ms)
+
+        def said(word: str, text: str) -> None:
+            host.limp("redis", bool(word))
+            if word:
+                host.logs.warning("registry", "redis", f"live state is not shared: {text}")
+                host.say("sira.live.unshared", reason=word)
+            else:
+                host.say("sira.live.shared")
+
+        redis = RedisLive(
+            sharing, settings.redis_url, cluster=settings.cluster_name,
+            password=os.environ.get(PASSWORD) or None, said=said,
+        )  # fmt: skip
+        counts = sharing.counts
+        host.limp("redis", True)  # until it has been reached
+        host.count("live_shared", lambda: redis.is_well)
+        host.count("live_nodes", lambda: sum(h.is_believed for h in sharing.homes.values()))
+        host.count("live_failures_total", lambda: redis.failures)
+        host.count("live_flushes_total", lambda: redis.flushes)
+        host.count("live_told_total", lambda: counts.told)
+        host.count("live_heard_total", lambda: counts.heard)
+        host.count("live_garbled_total", lambda: counts.garbled)
+        return redis
 
     def _told(self, tenant: str, entry: Entry, status: Status | None, reason: str) -> None:
         assert self._host is not None, "started"

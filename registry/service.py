@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
+from sira.consensus.serving import check_taking
 from sira.consensus.tables import Tables
 from sira.kernel.authorize import Allow, Deny
 from sira.kernel.edge.door import Call
@@ -93,8 +94,9 @@ class RegistryService:
         """Register each for itself.
 
         Raises:
-            BadRequest: more than 1,024 at once.
+            BadRequest: more than 1,024 at once. NodeDraining: this node goes down.
         """
+        check_taking(call)
         if len(request.registrations) > _BATCH_MAX:
             raise BadRequest(f"at most {_BATCH_MAX} registrations at once",
                              details={"field": "registrations"})  # fmt: skip
@@ -173,7 +175,7 @@ class RegistryService:
         entry = agents.directory.get(name)
         if entry is None or entry.agent.revision != revision:
             return None
-        agents.live.begin(name, self._feed.now_ms())
+        agents.live.begin(name, self._feed.now_ms(), entry.agent.generation)
         return entry
 
     async def deregister(

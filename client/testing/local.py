@@ -80,6 +80,7 @@ class LocalNode:
             not_ready=lambda: None,
             keep_topics=lambda keeper: setattr(doors, "keeper", keeper),
             count=doors.part_counts.__setitem__,
+            limp=lambda _name, _fails: None,
             clock_ns=self.clock.now_ns,
         )
         return await start_all(self._parts, host)

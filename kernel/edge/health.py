@@ -1,4 +1,8 @@
-"""`grpc.health.v1.Health`: serving or not, of the node and of each service in the table."""
+"""`grpc.health.v1.Health`: serving or not, of the node and of each service in the table.
+
+Beside them stands what a node can do without for a while, a Redis for one, by names of their own:
+one that fails does not keep the node from serving.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,7 @@ class HealthService:
         self._catalog = catalog
         self._serving = True
         self._ended = False
+        self._limps: dict[str, bool] = {}  # name -> whether it fails
         self._changed: set[asyncio.Event] = set()
         catalog.changed.append(self._tell)
 
@@ -45,6 +50,11 @@ class HealthService:
     def not_serving(self) -> None:
         """Say from now on that nothing is served: the node goes down."""
         self._serving = False
+        self._tell()
+
+    def limp(self, name: str, fails: bool) -> None:
+        """Say whether something fails now that the node can do without."""
+        self._limps[name] = fails
         self._tell()
 
     def end_watches(self) -> None:
@@ -94,13 +104,15 @@ class HealthService:
         del request
         tenant = _tenant(call)
         response = health_pb2.HealthListResponse()
-        for service in ("", *self._catalog.services(tenant)):
+        for service in ("", *self._catalog.services(tenant), *self._limps):
             response.statuses[service].status = self._status(service, tenant)
         return response
 
     def _status(self, service: str, tenant: str) -> int:
         if service and service not in self._catalog.services(tenant):
-            return int(_UNKNOWN)
+            if service not in self._limps:
+                return int(_UNKNOWN)
+            return int(_NOT_SERVING if self._limps[service] else _SERVING)
         return int(_SERVING if self._serving else _NOT_SERVING)
 
     def _tell(self) -> None:

@@ -275,6 +275,13 @@ class Settings:
         "too short: of many agents nothing is learned; too long: one that hangs holds up others",
         minimum=1, maximum=86_400,
     )  # fmt: skip
+    redis_url: str = _s(
+        "", "", "Redis by which nodes of a cluster share who is alive: redis://, rediss:// (TLS), "
+        "unix://; its password: REDIS_PASSWORD in the environment; empty: each knows its own",
+        "gone: each node goes on from memory, and thinks others' agents suspect after a lease",
+        schemes=("redis", "rediss", "unix"),
+        options=("db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"),
+    )  # fmt: skip
     # ---- services in processes of their own ----
     attached_max: int = _s(
         64, "services", "services attached to the node at once, of all tenants",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sira.kernel.errors import BadSetting
+from sira.kernel.settings import urls
 
 Value = str | int | float | bool
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -24,6 +25,7 @@ class Spec:
         breaks: what goes wrong when it is wrong.
         minimum, maximum: of a number, both allowed.
         choices: of a text; empty: any.
+        schemes, options: of a text that is a URL, with these in its query at most; empty: any text.
     """
 
     name: str
@@ -35,6 +37,12 @@ class Spec:
     minimum: float = 0
     maximum: float = math.inf
     choices: tuple[str, ...] = ()
+    schemes: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+    def shown(self, value: object) -> str:
+        """Return the value for people; the password of a URL is hidden."""
+        return urls.shown(str(value)) if self.kind is str else str(value)
 
     def json_schema(self) -> str:
         """Return the JSON Schema of the value."""
@@ -58,6 +66,10 @@ class Spec:
         if self.kind is str:
             if self.choices and parsed not in self.choices:
                 raise self._bad(value, origin, f"is none of {', '.join(self.choices)}")
+            if self.schemes and parsed:
+                why = urls.why_not(str(parsed), self.schemes, self.options)
+                if why:  # it may hold a password: nothing of it is said
+                    raise self._bad(urls.HIDDEN, origin, why)
         elif self.kind is not bool and not self.minimum <= float(parsed) <= self.maximum:
             limits = f"{self.minimum:g} to {self.maximum:g}"
             raise self._bad(value, origin, f"is not within {limits} {self.unit}".rstrip())

@@ -70,10 +70,10 @@ class Listener:
         return JSONResponse({"alive": True, "serving": serves})
 
     async def readyz(self, _: Request) -> Response:
-        """`GET /readyz`: both take what is new."""
+        """`GET /readyz`: both take what is new; and what fails that they can do without."""
         if self.stopping.is_set() or not await self.gateway.serves():
             raise NodeDraining("the node goes down in order")
-        return JSONResponse({"ready": True})
+        return JSONResponse({"ready": True, "failing": await self.gateway.failing()})
 
     # ---- messages --------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from sira.client.security import Settled
 from sira.client.transport import GrpcTransport
 from sira.kernel.errors import (
     Denied,
+    NotFound,
     QuotaExceeded,
     Revoked,
     SiraError,
@@ -37,6 +38,9 @@ _IDLE_S = 60.0
 _KNOWN_S = 1.0  # how long an answer about who a caller is holds
 _KNOWN_MAX = 1_024
 _AUTHORIZATION = "authorization"
+_CHECK = "/grpc.health.v1.Health/Check"
+_SERVING = int(health_pb2.HealthCheckResponse.SERVING)
+CAN_DO_WITHOUT = ("redis",)  # names in a node's health of what it may use
 
 
 @dataclass(frozen=True, slots=True, repr=False, kw_only=True)
@@ -156,9 +160,24 @@ class Gateway:
             Unreachable: it does not answer.
         """
         request = health_pb2.HealthCheckRequest().SerializeToString()
-        answer = await self._ask("/grpc.health.v1.Health/Check", request, "", timeout_s=_HEALTH_S)
+        answer = await self._ask(_CHECK, request, "", timeout_s=_HEALTH_S)
         status: int = health_pb2.HealthCheckResponse.FromString(answer).status
-        return status == int(health_pb2.HealthCheckResponse.SERVING)
+        return status == _SERVING
+
+    async def failing(self) -> list[str]:
+        """Return what of a node that serves fails and can be done without, by name.
+
+        Raises:
+            Unreachable: it does not answer.
+        """
+        found = []
+        for name in CAN_DO_WITHOUT:
+            request = health_pb2.HealthCheckRequest(service=name).SerializeToString()
+            with contextlib.suppress(NotFound):  # this node has none
+                answer = await self._ask(_CHECK, request, "", timeout_s=_HEALTH_S)
+                if health_pb2.HealthCheckResponse.FromString(answer).status != _SERVING:
+                    found.append(name)
+        return found
 
     async def _ask(
         self, method: str, request: bytes, shown: str, *, timeout_s: float = _ASK_S
