@@ -395,13 +395,14 @@ struct parked { /* a message that waits for room */
     uint64_t slot, deadline_ns; /* UINT64_MAX: it begins when nothing of its topic is before it */
     bool quiet, has_reply_to;
     bool waits; /* for room within a limit; what it uses up of that is not taken yet */
-    bool patient; /* it did not say how long it may wait: `block_ns` for each room */
+    bool patient; /* it did not say how long it may wait: `block_ns` for each room, see parked_due() */
 };
 
 struct route_entry {
     uint64_t hash;
     Route *route; /* owned; NULL: empty */
     struct parked *first, *last;
+    uint64_t moved_ns; /* when a parked message of it found room last */
     struct route_entry *parked_prev, *parked_next; /* entries with parked messages */
     bool listed;
     bool in_line;

@@ -134,8 +134,8 @@ int park(Ingress *in, struct route_entry *entry, struct blob *blob, uint64_t slo
     }
     const uint64_t wait_ns = item->has_wait ? (uint64_t)item->wait_ms * 1000000u : in->hub->block_ns;
     *parked = (struct parked){.blob = blob, .slot = slot, .deadline_ns = now_ns + wait_ns, .quiet = item->quiet,
-                              .has_reply_to = has_reply_to, .waits = waits, .patient = waits && !item->has_wait};
-    if (parked->patient) parked->deadline_ns = UINT64_MAX;
+                              .has_reply_to = has_reply_to, .waits = waits, .patient = !item->has_wait};
+    if (parked->patient && waits) parked->deadline_ns = UINT64_MAX;
     blob_ref(blob);
     if (blob->xfer) blob->xfer->parked = true;
     if (entry->last) entry->last->next = parked;
@@ -241,6 +241,7 @@ int entry_retry(Ingress *in, struct route_entry *entry, uint64_t now_ns, uint64_
         }
         if (in->closed || !route_has_room(entry->route, entry->first->blob)) return 0;
         struct parked *parked = unpark(in, entry, NULL);
+        entry->moved_ns = now_ns;
         Route *route = (Route *)Py_NewRef(entry->route);
         blob_rehome(in->hub, parked->blob, route->topic); /* dropped and declared again while it waited */
         const int rc = post(in, route, parked->blob, parked->slot, parked->quiet, parked->has_reply_to, now_ns);
@@ -249,6 +250,14 @@ int entry_retry(Ingress *in, struct route_entry *entry, uint64_t now_ns, uint64_
         if (rc < 0) return -1;
     }
     return 0;
+}
+
+/* When a message has waited for too long. One that did not say how long it may waits on while those before it find
+ * room: its subscriber is slow, and its publisher goes at that rate; one that takes nothing makes all of them late. */
+static uint64_t parked_due(const Hub *hub, const struct route_entry *entry, const struct parked *parked)
+{
+    const uint64_t moved_due_ns = entry->moved_ns + hub->block_ns;
+    return parked->patient && !parked->waits && parked->deadline_ns < moved_due_ns ? moved_due_ns : parked->deadline_ns;
 }
 
 enum { EXPIRED_A_LOOK = 16 }; /* refused between two looks at the clock: 4 us each, and more */
@@ -266,8 +275,9 @@ int ingress_expire(Ingress *in, uint64_t now_ns, uint64_t until_ns)
         struct parked *before = NULL;
         while (rc == 0 && !late && (before ? before->next : entry->first)) {
             struct parked *parked = before ? before->next : entry->first;
-            if (parked->deadline_ns > now_ns) {
-                expire_by(in, parked->deadline_ns);
+            const uint64_t due_ns = parked_due(in->hub, entry, parked);
+            if (due_ns > now_ns) {
+                expire_by(in, due_ns);
                 before = parked;
                 continue;
             }

@@ -170,7 +170,7 @@ class Settings:
         minimum=2 * _MIB, maximum=1 << 40,
     )  # fmt: skip
     publish_block_s: float = _s(
-        5.0, "s", "how long a publish waits for room where it does not say",
+        5.0, "s", "how long a publish waits, unless it says, while nothing before it finds room",
         "too short: QUEUE_FULL in bursts; too long: publishers hang on a slow subscriber",
         maximum=3_600,
     )  # fmt: skip

@@ -130,6 +130,27 @@ def test_block_waits_for_room_and_posts_in_order_when_there_is_some() -> None:
     bench.assert_balanced()
 
 
+def test_behind_a_slow_subscriber_all_wait_while_it_takes_and_are_refused_when_it_does_not() -> (
+    None
+):
+    bench = Bench(queue_messages_max=1, stall_ns=100 * SECOND_NS, block_ns=SECOND_NS)
+    publisher, subscriber = bench.publisher(), bench.subscriber()
+    sub = subscriber.open("x", window_messages=1)
+    for number in range(20):
+        publisher.publish("x", bytes([number]))
+    got = subscriber.payloads()
+    for _ in range(10):  # far longer than one waits for room
+        bench.tick(0.9)
+        subscriber.take(sub, 1)
+        got += subscriber.payloads()
+    assert got == [bytes([number]) for number in range(11)]
+    assert [r.error.code for r in publisher.receipts()] == [""] * 12
+    publisher.publish("x", b"late")
+    bench.tick(1.1)  # since it took one, and since the last one came
+    assert [r.error.code for r in publisher.receipts()] == ["QUEUE_FULL"] * 9
+    bench.assert_balanced()
+
+
 def test_block_refuses_after_the_time_given_and_nobody_got_it() -> None:
     bench = Bench(queue_messages_max=1)
     publisher, slow, fast = bench.publisher(), bench.subscriber(), bench.subscriber()
