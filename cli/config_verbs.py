@@ -5,7 +5,9 @@ from __future__ import annotations
 from sira.cli import schemas as s
 from sira.cli.table import Argument, Verb
 
-_KEY = Argument(name="key", required=True, help="name under `app.`, as app.demo")
+_KEY = Argument(
+    name="key", required=True, help="under `app.`, as app.demo, or registry.weights.CAPABILITY"
+)
 _EXPECT = Argument(
     name="--expect",
     kind="integer",

@@ -15,14 +15,22 @@ from typing import Any
 
 from sira import _native
 from sira.client.call_receipt import CallReceipt, SyncCallReceipt, Told
-from sira.client.choosing import FRESH_S, Peer, choose
+from sira.client.choosing import FRESH_S, Peer, Turns, choose
 from sira.client.connection import Connection
 from sira.client.deadline import Deadline
 from sira.client.following import Following
 from sira.client.matches import Match, Matches
 from sira.client.message import SyncMessage
 from sira.client.outcomes import Tallies
-from sira.client.plans import Asked, Plan, Target, confidence_of, is_as_good, no_match
+from sira.client.plans import (
+    Asked,
+    Plan,
+    Target,
+    confidence_of,
+    is_as_good,
+    no_match,
+    of_one_version,
+)
 from sira.client.reporting import Reporting
 from sira.client.requests import Requests
 from sira.client.resolutions import Resolutions
@@ -56,6 +64,7 @@ class Calls:
         self._kept: Resolutions[Plan] = Resolutions()
         self._peers: dict[str, Peer] = {}
         self._rng = random.Random(connection.client_id)
+        self._turns = Turns(self._rng)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._following = Following(connection, requests, self._kept, self._peers, self._start)
         self._tallies = Tallies()
@@ -93,6 +102,8 @@ class Calls:
         fresh = now_s - plan.at_s <= FRESH_S
         if not fresh and not plan.refreshing:
             return None
+        if plan.is_weighed:
+            return self.pick(plan.targets, plan)
         return choose(plan.targets, self._rng, now_s, fresh=fresh)  # type: ignore[return-value]
 
     async def call(
@@ -154,7 +165,12 @@ class Calls:
     def pick(self, targets: Sequence[Target], plan: Plan) -> Target | None:
         """Return whom to ask; None: nobody may be asked just now."""
         now_s = self._connection.loop.time()
-        found = choose(targets, self._rng, now_s, fresh=now_s - plan.at_s <= FRESH_S)
+        fresh, found = now_s - plan.at_s <= FRESH_S, None
+        if plan.is_weighed:
+            whose = of_one_version(targets, self._turns.next())
+            found = choose(whose, self._rng, now_s, fresh=fresh)
+        if found is None:  # all that have their turn fail just now: the others
+            found = choose(targets, self._rng, now_s, fresh=fresh)
         return found  # type: ignore[return-value]  # of targets
 
     def begin(self, target: Target) -> None:
@@ -180,11 +196,10 @@ class Calls:
         """
         peer = target.peer
         peer.flying.pop()
-        if error is None:
-            target.tally.worked += 1
-        elif target.tally.note(error, given_s):
+        if error is not None and target.tally.note(error, given_s):
             self._reporting.soon()
         if error is None:
+            target.tally.worked += 1
             if peer.breaker.failures:
                 peer.breaker.succeed()
         elif isinstance(error, SiraError):
@@ -329,7 +344,10 @@ class Calls:
             if each is best or is_as_good(each, best)
         ]
         now_s = self._connection.loop.time()
-        plan = Plan(targets, now_s, matches.is_shortlist, confidence)
+        # Who gets nothing is asked where nobody else is left.
+        targets = [each for each in targets if each.match.weight != 0] or targets
+        is_weighed = len(targets) > 1 and best.weight is not None
+        plan = Plan(targets, now_s, matches.is_shortlist, confidence, is_weighed)
         if not exclude:
             self._kept.put(asked.key, plan, epoch=epoch)
         return plan

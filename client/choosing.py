@@ -15,6 +15,7 @@ from sira.client.breaker import Breaker
 # (Mitzenmacher, 2001), and clients that were told the same do not all run to the same agent.
 SCAN_MAX = 8
 FRESH_S = 5.0
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 class Randomness(Protocol):
@@ -22,6 +23,25 @@ class Randomness(Protocol):
 
     def random(self) -> float:
         """Return a number from 0 up to 1."""
+
+
+class Turns:
+    """Numbers from 0 up to 1, spread evenly, however few: multiples of the golden ratio.
+
+    Of any n in a row a part of length p has n p, but for two or three (Kuipers and Niederreiter,
+    Uniform Distribution of Sequences, 1974). Clients begin at different places.
+    """
+
+    __slots__ = ("_at",)
+
+    def __init__(self, rng: Randomness) -> None:
+        """Begin somewhere."""
+        self._at = rng.random()
+
+    def next(self) -> float:
+        """Return the next one."""
+        self._at = (self._at + _GOLDEN) % 1.0
+        return self._at
 
 
 class Peer:

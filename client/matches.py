@@ -85,6 +85,8 @@ class Match:
         state: how the agent is; `status` is the word of it.
         twin: equal for capabilities that say the same: any of them will do.
         max_in_flight: requests that it takes at a time.
+        range, weight: the range that its version is in, and what that gets of the calls beside the
+            other ranges of this capability; None: the configuration gives it no weights.
     """
 
     agent: str
@@ -100,6 +102,8 @@ class Match:
     twin: int
     max_in_flight: int
     effects: str
+    range: str = ""
+    weight: float | None = None
 
     @property
     def status(self) -> str:
@@ -123,6 +127,8 @@ class Match:
             twin=told.twin,
             max_in_flight=told.max_in_flight,
             effects=told.effects,
+            range=told.weighed.range,
+            weight=told.weighed.weight if told.HasField("weighed") else None,
         )
 
 

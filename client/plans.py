@@ -40,12 +40,14 @@ class Plan:
         at_s: when the registry told of their load.
         is_shortlist: it was not sure.
         confidence: how often the best one is right; the others say the same.
+        is_weighed: versions have weights.
     """
 
     targets: Sequence[Target]
     at_s: float
     is_shortlist: bool
     confidence: float
+    is_weighed: bool = False
     refreshing: bool = False
 
 
@@ -68,6 +70,21 @@ class Asked:
     fields: dict[str, Any]
     confidence_min: float
     tries: int = 0
+
+
+def of_one_version(targets: Sequence[Target], turn: float) -> Sequence[Target]:
+    """Return the targets whose version has its turn; all of them, where none has a weight.
+
+    Args:
+        turn: 0 up to 1; each range of versions has a part of that as long as its weight.
+    """
+    weights = {each.match.range: each.match.weight or 0.0 for each in targets}
+    point = turn * sum(weights.values())
+    for name, weight in sorted(weights.items()):
+        point -= weight
+        if point < 0:
+            return [each for each in targets if each.match.range == name]
+    return targets
 
 
 def is_as_good(match: Match, best: Match) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from sira.consensus import config
 from sira.consensus.part import TablesPart
@@ -21,14 +21,19 @@ from sira.v1 import cluster_pb2, tables_pb2
 PREFIX = "app."
 _PAGE_ROWS, _PAGE_BYTES = 500, 1 << 20
 _TOLD_CHARS = 200
+Check = Callable[[str, object], object]  # key, value; raises BadRequest
 
 
 class ConfigPart:
-    """Serves configuration from the tables. Keys under `app.` belong to the caller's tenant."""
+    """Serves configuration from the tables. All keys belong to the caller's tenant."""
 
-    def __init__(self, tables: TablesPart) -> None:
-        """Serve from `tables`, which start before this."""
-        self._part = tables
+    def __init__(self, tables: TablesPart, checks: Mapping[str, Check] | None = None) -> None:
+        """Serve from `tables`, which start before this.
+
+        Args:
+            checks: what further keys begin with -> refuses a value of such a key.
+        """
+        self._part, self._checks = tables, checks or {}
         self._host: Host | None = None
 
     def methods(self) -> Iterable[Method]:
@@ -104,8 +109,10 @@ class ConfigPart:
             Conflict: another version holds than was expected. QuotaExceeded: too many keys.
             Unsupported: a setting of the node; they are read at its start.
         """
-        self._may_set(call, request.key)
-        _check_json(request.value)
+        check = self._may_set(call, request.key)
+        value = _checked_json(request.value)
+        if check is not None:
+            check(request.key, value)
         asked = tables_pb2.ConfigSet(
             tenant=call.principal.tenant,
             key=request.key,
@@ -206,8 +213,8 @@ class ConfigPart:
 
     # ---- inside ----------------------------------------------------------------------------------
 
-    @staticmethod
-    def _may_set(call: Call, key: str) -> None:
+    def _may_set(self, call: Call, key: str) -> Check | None:
+        """Refuse a key that cannot be set; return what looks at its values."""
         check_name(key)
         check_taking(call)
         if key in SCHEMA:
@@ -216,12 +223,14 @@ class ConfigPart:
                 details={"feature": "config.settings", "setting": key},
                 help="write it into sira.toml and restart the node; keys under `app.` are yours",
             )
-        if not key.startswith(PREFIX):
+        check = next((self._checks[each] for each in self._checks if key.startswith(each)), None)
+        if check is None and not key.startswith(PREFIX):
             raise BadRequest(
                 f"{key[:80]!r} is no setting, and does not begin with `{PREFIX}`",
                 details={"field": "key"},
             )
         call.world.bus.may(call.credential, "configure", key)
+        return check
 
     async def _made(
         self, call: Call, request_id: str, command: tables_pb2.TableCommand
@@ -268,8 +277,8 @@ def _not_set(key: str) -> NotFound:
     )
 
 
-def _check_json(value: bytes) -> None:
-    """Refuse what is no JSON text.
+def _checked_json(value: bytes) -> object:
+    """Return what a JSON text says.
 
     Raises:
         BadRequest: it is none. MessageTooLarge: it is too long.
@@ -280,9 +289,10 @@ def _check_json(value: bytes) -> None:
             details={"limit_bytes": str(config.VALUE_BYTES_MAX)},
         )
     try:
-        json.loads(value.decode(), parse_constant=_no_constant)
+        said: object = json.loads(value.decode(), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"the value is no JSON: {error}", details={"field": "value"}) from None
+    return said
 
 
 def _no_constant(name: str) -> None:

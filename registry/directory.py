@@ -99,6 +99,11 @@ class Watcher:
         self.moved = True
         self._wake()
 
+    def touch(self) -> None:
+        """Take note that something else has changed than an entry."""
+        self.moved = True
+        self._wake()
+
     def take(self) -> dict[str, Removed | None]:
         """Return what is to be told, oldest first, and forget it."""
         taken, self._names, self.moved = self._names, {}, False
@@ -160,6 +165,12 @@ class Directory:
         self.state_version += 1
         if name in self._entries:
             self._tell(name, None)
+
+    def rules_changed(self) -> None:
+        """Take note that other answers are given, though no entry has changed."""
+        self.state_version += 1
+        for watcher in self._watchers:
+            watcher.touch()
 
     def watch(self, watcher: Watcher) -> None:
         """Have a watcher told of each change from now on."""

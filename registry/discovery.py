@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sira import _native
 from sira.registry.directory import Entry
@@ -101,6 +101,14 @@ class Filter:
 
 
 @dataclass(frozen=True, slots=True)
+class Weighed:
+    """What a version gets of the calls of its capability. `range`: "": it is in none."""
+
+    range: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """What a search found for a request.
 
@@ -108,11 +116,13 @@ class Found:
         answer: made of those that fit.
         places: key -> capability, of all in `answer` and `denied`.
         denied: matches that do not fit, best first, and why.
+        weighed: key -> what it gets, where the configuration says so.
     """
 
     answer: ranked.Answer
     places: dict[str, Place]
     denied: list[tuple[ranked.Match, Denied]]
+    weighed: dict[str, Weighed] = field(default_factory=dict)
 
 
 def respond(found: Found, seen: Seen, k: int) -> registry_pb2.DiscoverResponse:
@@ -132,7 +142,11 @@ def respond(found: Found, seen: Seen, k: int) -> registry_pb2.DiscoverResponse:
         return groups[match.twin], _ORDER[status]
 
     def tell(match: ranked.Match, confidence: float) -> registry_pb2.Match:
-        return _told(match, confidence, found.places[match.key], seen)
+        told = _told(match, confidence, found.places[match.key], seen)
+        share = found.weighed.get(match.key)
+        if share is not None:
+            told.weighed.range, told.weighed.weight = share.range, share.weight
+        return told
 
     ordered = sorted(answer.matches, key=order)
     response.matches.extend(tell(each, sure[each.twin]) for each in ordered[:k])

@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from sira.consensus import config
 from sira.consensus.tables import Change, Row, Tables, Watch
 from sira.kernel.errors import Conflict, SiraError
 from sira.kernel.slices import Pace
@@ -22,7 +23,8 @@ from sira.registry.live import TICK_MS, Live
 from sira.registry.outcomes import Outcomes
 from sira.registry.rank.feedback import Record
 from sira.registry.search import Search
-from sira.v1 import registry_pb2
+from sira.registry.weights import PREFIX, Weights, read
+from sira.v1 import registry_pb2, tables_pb2
 
 _SLICE_S = 0.002
 _FORGET_S = 5.0
@@ -36,6 +38,7 @@ class Agents:
     directory: Directory
     live: Live[str]
     search: Search
+    weights: dict[str, Weights] = field(default_factory=dict)  # capability -> between its versions
 
 
 class Feed:
@@ -109,10 +112,14 @@ class Feed:
             await pace.step()
         self._reach(first.revision)
         learned = self._tables.watch(feedback.TABLE)
+        settled = self._tables.watch(config.TABLE)
+        for row in (await anext(aiter(settled))).rows or ():
+            self._weigh(row.key, row)
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._follow(watch), name="sira-registry-feed"),
             loop.create_task(self._follow_learned(learned), name="sira-registry-learned"),
+            loop.create_task(self._follow_weights(settled), name="sira-registry-weights"),
             loop.create_task(self._tick(), name="sira-registry-tick"),
         ]
 
@@ -188,6 +195,30 @@ class Feed:
     def _learn(self, key: str, record: Record | None) -> None:
         tenant, agent, capability = feedback.split(key)
         self.of(tenant).search.learned(agent, capability, record)
+
+    async def _follow_weights(self, watch: Watch) -> None:
+        with watch:
+            async for update in watch:
+                for row in update.rows or ():
+                    self._weigh(row.key, row)
+                for change in update.changes:
+                    self._weigh(change.key, change.row)
+
+    def _weigh(self, row_key: str, row: Row | None) -> None:
+        """Take a key of the configuration, if it is one of weights."""
+        tenant, _, key = row_key.partition("/")
+        if not key.startswith(PREFIX):
+            return
+        agents, capability = self.of(tenant), key.removeprefix(PREFIX)
+        value = tables_pb2.ConfigVersion.FromString(row.value).value if row is not None else b"{}"
+        weights = read(key, value)
+        if agents.weights.get(capability) == weights:
+            return
+        if weights is None:
+            del agents.weights[capability]
+        else:
+            agents.weights[capability] = weights
+        agents.directory.rules_changed()
 
     async def _replace(self, rows: tuple[Row, ...], revision: int) -> None:
         pace = Pace(slice_s=_SLICE_S)

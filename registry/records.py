@@ -30,7 +30,7 @@ _TEXT_CHARS_MAX = 8_192
 _DIMS_MAX = 8_192
 _F16_BYTES = 2
 _KIND = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-_CAPABILITY = re.compile(r"[A-Za-z0-9_-]{1,64}")
+CAPABILITY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _INSTANCE = re.compile(r"[0-9a-f]{32}")
 
 
@@ -148,7 +148,7 @@ def _fill(capability: registry_pb2.Capability, agent: str, names: set[str]) -> N
         _require(len(each) <= _TEXT_CHARS_MAX, "text", f"at most {_TEXT_CHARS_MAX} characters",
                  each)  # fmt: skip
     name = capability.name = capability.name or slug(text) or f"capability-{len(names) + 1}"
-    _require(_CAPABILITY.fullmatch(name), "name", "letters, digits, - and _; at most 64", name)
+    _require(CAPABILITY.fullmatch(name), "name", "letters, digits, - and _; at most 64", name)
     if name in names:
         raise BadRequest(
             f"{agent} has two capabilities named {name}", help="give each a name of its own",

@@ -41,6 +41,7 @@ class _Kind:
 
     ranker: Ranker
     places: dict[str, Place] = field(default_factory=dict)
+    named: dict[str, dict[str, Place]] = field(default_factory=dict)  # capability -> key -> place
     trained: Trained | None = None
 
 
@@ -91,6 +92,7 @@ class Search:
             place = Place(entry, index)
             key = place.key
             of.places[key] = place
+            of.named.setdefault(capability.name, {})[key] = place
             keys.append(key)
             made = await self._ranked(key, entry, capability)
             of.ranker.put(made)
@@ -105,7 +107,11 @@ class Search:
             return
         of, gone = self._kinds[kind], list[int]()
         for key in self._keys_of.pop(name):
-            del of.places[key]
+            place = of.places.pop(key)
+            alike = of.named[place.capability.name]
+            del alike[key]
+            if not alike:
+                del of.named[place.capability.name]
             of.ranker.remove(key)
             gone += self._points.pop(key, ())
         for each in gone:
@@ -214,9 +220,8 @@ class Search:
         if kind is None:
             raise BadRequest("what is looked for?", help="text, capability or vector")
         if kind == "capability":
-            named_so = (each for each in self._shown(of, wanted)
-                        if each.capability.name == request.capability)  # fmt: skip
-            return named(named_so, wanted)
+            of_name = self.named(wanted.kind, request.capability)
+            return named((each for each in of_name if wanted.shows(each)), wanted)
         ranker = of.ranker if of is not None else Ranker(self._model)
         query = await self._query(ranker, request)
         places = of.places if of is not None else {}
@@ -249,6 +254,11 @@ class Search:
             made = replace(made, reason=f"what comes nearest does not fit: {denied[0][1][1]}")
         why_not = [(Match(each.key, each.score, 0.0, (), 0), why) for each, why in denied]
         return Found(made, places, why_not)
+
+    def named(self, kind: str, capability: str) -> list[Place]:
+        """Return the capabilities of one name, of agents of a kind."""
+        of = self._kinds.get(kind)
+        return list(of.named.get(capability, {}).values()) if of is not None else []
 
     async def _query(self, ranker: Ranker, request: registry_pb2.DiscoverRequest) -> Query:
         if request.HasField("vector"):

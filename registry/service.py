@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from sira.consensus.serving import check_taking
@@ -28,6 +29,7 @@ from sira.registry.directory import TABLE, Entry, key_of
 from sira.registry.discovery import Filter, Seen, respond
 from sira.registry.feed import Agents, Feed
 from sira.registry.health import Status, Vital
+from sira.registry.weights import weighed
 from sira.v1 import registry_pb2
 
 _TRIES_MAX = 5
@@ -284,6 +286,9 @@ class RegistryService:
         seen = Seen(health, lambda entry: live.state(entry.name, now_ms), may_call)
         wanted = Filter(request, seen)
         found = await agents.search.find(request, wanted)
+        if agents.weights:
+            named = partial(agents.search.named, wanted.kind)
+            found = weighed(found, agents.weights, named, wanted)
         response = respond(found, seen, wanted.k)
         response.revision = agents.directory.revision
         response.embedder = agents.search.embedder

@@ -8,6 +8,7 @@ from sira.consensus.part import TablesPart
 from sira.consensus.storage import MemoryStorage
 from sira.consensus.topics_part import TopicsPart
 from sira.kernel.parts import Part
+from sira.registry import weights
 from sira.registry.part import Registry
 
 
@@ -19,7 +20,8 @@ def parts(memory: MemoryStorage | None = None) -> list[Part]:
             where the node holds none.
     """
     tables = TablesPart(memory)
-    return [tables, TopicsPart(tables), LeasesPart(tables), ConfigPart(tables), Registry(tables)]
+    config = ConfigPart(tables, checks={weights.PREFIX: weights.parse})
+    return [tables, TopicsPart(tables), LeasesPart(tables), config, Registry(tables)]
 
 
 class InMemory:

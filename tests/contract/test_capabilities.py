@@ -305,6 +305,54 @@ async def test_an_agent_whose_calls_fail_is_ranked_lower_until_that_is_reset(
         assert await shift_of() == 0
 
 
+async def test_calls_are_shared_between_versions_as_the_configuration_says(
+    world: Any, words: str
+) -> None:
+    def version(number: str, text: str) -> sira.Agent:
+        name = f"w{number[0]}-{words[-4:]}"
+        can = sira.Capability(text, name=f"w-{words[-4:]}", effects="pure")
+        return _agent(world, name, can, version=number, handler=lambda: number)
+
+    async def share_of(bus: Any, count: int, **further: Any) -> int:
+        """Return how many of the calls version 2 has answered."""
+        said = [await bus.call(words, timeout_s=20, **further) for _ in range(count)]
+        return sum(each.text == "2.1.0" for each in said)
+
+    key = f"registry.weights.w-{words[-4:]}"
+    async with (
+        world.bus() as bus,
+        version("1.4.0", words),
+        # It says more; by words alone it would be another capability.
+        version("2.1.0", f"{words} and shine"),
+    ):
+        while await share_of(bus, 20) not in (0, 20):  # one of them is the better match
+            pass
+        await bus.config.set(key, {"^1": 90, "^2": 10})
+        while not 0 < await share_of(bus, 30) < 20:
+            pass  # what was found before holds until it is told that this has changed
+        while abs(await share_of(bus, 100) - 10) > 4:  # one may be suspect for a moment
+            pass
+        (reason,) = (
+            each for each in (await bus.discover(words))[0].reasons if each.part == "weight"
+        )
+        assert "of 100 calls" in reason.text
+        assert await share_of(bus, 10, version="^2") == 10, "a pin holds"
+        assert await share_of(bus, 10, version="<2") == 0
+        await bus.config.set(key, {"^1": 0, "^2": 1})
+        while await share_of(bus, 10) < 10:
+            pass
+        await bus.config.rollback(key, 1)
+        while await share_of(bus, 10) == 10:
+            pass
+        with pytest.raises(sira.BadRequest, match="no number"):
+            await bus.config.set(key, {"^1": "many"})
+        with pytest.raises(sira.BadRequest):
+            await bus.config.set("registry.weight", 1)
+        await bus.config.set(key, {})
+        while await share_of(bus, 20) not in (0, 20):
+            pass
+
+
 async def test_draining_it_finishes_what_it_took(world: Any, words: str, until: Any) -> None:
     entered, leave = asyncio.Event(), asyncio.Event()
 

@@ -286,7 +286,7 @@ class Reason(_message.Message):
     def __init__(self, part: _Optional[str] = ..., value: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
 
 class Match(_message.Message):
-    __slots__ = ("agent", "kind", "capability", "topic", "score", "confidence", "reasons", "state", "version", "generation", "twin", "max_in_flight", "effects")
+    __slots__ = ("agent", "kind", "capability", "topic", "score", "confidence", "reasons", "state", "version", "generation", "twin", "max_in_flight", "effects", "weighed")
     AGENT_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     CAPABILITY_FIELD_NUMBER: _ClassVar[int]
@@ -300,6 +300,7 @@ class Match(_message.Message):
     TWIN_FIELD_NUMBER: _ClassVar[int]
     MAX_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     EFFECTS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHED_FIELD_NUMBER: _ClassVar[int]
     agent: str
     kind: str
     capability: str
@@ -313,7 +314,16 @@ class Match(_message.Message):
     twin: int
     max_in_flight: int
     effects: str
-    def __init__(self, agent: _Optional[str] = ..., kind: _Optional[str] = ..., capability: _Optional[str] = ..., topic: _Optional[str] = ..., score: _Optional[float] = ..., confidence: _Optional[float] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., state: _Optional[_Union[AgentState, _Mapping]] = ..., version: _Optional[str] = ..., generation: _Optional[int] = ..., twin: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., effects: _Optional[str] = ...) -> None: ...
+    weighed: Weighed
+    def __init__(self, agent: _Optional[str] = ..., kind: _Optional[str] = ..., capability: _Optional[str] = ..., topic: _Optional[str] = ..., score: _Optional[float] = ..., confidence: _Optional[float] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., state: _Optional[_Union[AgentState, _Mapping]] = ..., version: _Optional[str] = ..., generation: _Optional[int] = ..., twin: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., effects: _Optional[str] = ..., weighed: _Optional[_Union[Weighed, _Mapping]] = ...) -> None: ...
+
+class Weighed(_message.Message):
+    __slots__ = ("range", "weight")
+    RANGE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    range: str
+    weight: float
+    def __init__(self, range: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
 
 class DiscoverResponse(_message.Message):
     __slots__ = ("matches", "no_match", "reason", "runners_up", "revision", "embedder", "is_shortlist")

@@ -8,7 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sira.client.breaker import FAILURES_MAX, WAIT_S_MAX, WAIT_S_MIN, Breaker
-from sira.client.choosing import SCAN_MAX, Choice, Peer, choose
+from sira.client.choosing import SCAN_MAX, Choice, Peer, Turns, choose
+from sira.client.matches import AgentState, Match
+from sira.client.outcomes import Tally
+from sira.client.plans import Target, of_one_version
 from sira.client.resolutions import Resolutions
 
 _TIMES = st.floats(0, 100, allow_nan=False)
@@ -164,3 +167,34 @@ def test_no_more_is_kept_than_there_is_room_for_and_the_newest_is(keys: list[int
         kept.put(key, key, epoch=kept.epoch)
         assert key in kept.entries
         assert len(kept.entries) <= 4
+
+
+def versions(**weights: float | None) -> list[Target]:
+    made = []
+    for name, weight in weights.items():
+        match = Match(
+            name, "agent", "blur", f"agents.{name}.blur", 1.0, 1.0, (), AgentState("up"), "1.0.0",
+            1, 1, 1, "pure", name.rstrip("0123456789"), weight,
+        )  # fmt: skip
+        made.append(Target(match, Peer(name, 1, 1), Tally(name, "blur")))
+    return made
+
+
+@given(st.lists(st.integers(1, 100), min_size=2, max_size=6), st.integers(), st.integers(1, 300))
+def test_each_version_gets_its_share_of_any_calls_in_a_row(
+    weights: list[int], seed: int, calls: int
+) -> None:
+    targets = versions(**{chr(ord("a") + n): weight for n, weight in enumerate(weights)})
+    turns = Turns(random.Random(seed))
+    got = [of_one_version(targets, turns.next())[0].match.agent for _ in range(calls)]
+    for target in targets:
+        share = calls * (target.match.weight or 0) / sum(weights)
+        assert abs(got.count(target.match.agent) - share) <= 4
+
+
+@given(st.floats(0, 1, exclude_max=True))
+def test_a_version_is_all_its_agents_and_one_without_weight_gets_nothing(turn: float) -> None:
+    chosen = of_one_version(versions(a1=90, b1=0, a2=90), turn)
+    assert [each.match.agent for each in chosen] == ["a1", "a2"]
+    for nobody in (versions(a1=0, b1=0), versions(a1=None, b1=None)):
+        assert of_one_version(nobody, turn) == nobody
