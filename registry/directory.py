@@ -56,7 +56,7 @@ class Entry:
     def has_labels(self, wanted: Mapping[str, str]) -> bool:
         """Whether it has all of these labels."""
         labels = self.agent.registration.labels
-        return all(labels.get(key) == value for key, value in wanted.items())
+        return all([labels.get(key) == value for key, value in wanted.items()])  # a list: faster
 
 
 def key_of(tenant: str, name: str) -> str:

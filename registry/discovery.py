@@ -70,7 +70,7 @@ class Filter:
         """
         self.kind = request.kind or AGENT
         self.k = min(request.k or K_DEFAULT, K_MAX)
-        self._labels = dict(request.labels)
+        self.labels = dict(request.labels)
         self._exclude = frozenset(request.exclude)
         self._any_status = request.any_status
         self._range: Range | None = parse_range(request.version) if request.version else None
@@ -84,8 +84,8 @@ class Filter:
     def denies(self, place: Place) -> Denied | None:
         """Say which part of the request a capability does not meet, and why; None: it does."""
         entry = place.entry
-        if self._labels and not entry.has_labels(self._labels):
-            wanted = ", ".join(f"{key}={value}" for key, value in self._labels.items())
+        if self.labels and not entry.has_labels(self.labels):
+            wanted = ", ".join(f"{key}={value}" for key, value in self.labels.items())
             return "labels", f"it has not all of {wanted}"
         if self._range is not None and (entry.version is None or entry.version not in self._range):
             return "version", f"its version is {entry.registration.version or 'not said'}"
@@ -160,21 +160,30 @@ def respond(found: Found, seen: Seen, k: int) -> registry_pb2.DiscoverResponse:
 
 
 def named(places: Iterable[Place], filter_: Filter) -> Found:
-    """Find capabilities that have exactly the name asked for: all that fit, none better."""
-    matches, denied, by_key = [], [], {}
+    """Find capabilities that have exactly the name asked for: the first that fit, none better.
+
+    Args:
+        places: that have it; no more are looked at than it takes.
+    """
+    matches, denied = list[ranked.Match](), list[tuple[ranked.Match, Denied]]()
+    by_key: dict[str, Place] = {}
     reason = (ranked.Reason("name", 1.0, "it has the name"),)
     twins: dict[str, int] = {}
     for place in places:
+        if len(matches) == filter_.k:
+            break
+        if not filter_.shows(place):
+            continue
         twin = twins.setdefault(place.capability.text, len(twins) + 1)
         match = ranked.Match(place.key, 1.0, 1.0, reason, twin)
         by_key[place.key] = place
         why = filter_.denies(place)
         if why is None:
             matches.append(match)
-        else:
+        elif len(denied) < RUNNERS_UP_MAX:
             denied.append((match, why))
     nothing = "" if matches else "no capability of that name fits"
-    answer = ranked.Answer(tuple(matches[: filter_.k]), (), not matches, False, nothing)
+    answer = ranked.Answer(tuple(matches), (), not matches, False, nothing)
     return Found(answer, by_key, denied)
 
 

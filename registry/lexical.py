@@ -110,7 +110,7 @@ class Bm25:
         return math.log1p((len(self._slots) - have + 0.5) / (have + 0.5))
 
     def shared(self, key: str, stems: Iterable[str]) -> list[str]:
-        """Return the stems of a request that an entry has, rarest first: they are the reason."""
-        slot, has = self._slots[key], self._held.has
-        found = {stem for stem in stems if has(slot, stem)}
+        """Return stems of a request that an entry has, rarest first; none once it is removed."""
+        slot, has = self._slots.get(key), self._held.has
+        found = set() if slot is None else {stem for stem in stems if has(slot, stem)}
         return sorted(found, key=lambda stem: (-self.rarity(stem), stem))

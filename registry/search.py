@@ -8,7 +8,7 @@ kind is wanted is known, and words are as rare as they are among their like.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
@@ -16,21 +16,23 @@ import numpy as np
 
 from sira.kernel.errors import BadRequest
 from sira.registry.directory import Entry
-from sira.registry.discovery import Filter, Found, Place, key_of, named
+from sira.registry.discovery import RUNNERS_UP_MAX, Denied, Filter, Found, Place, key_of, named
+from sira.registry.embed.hashed import HashedEmbedder
 from sira.registry.embed.interface import F32, Embedder
+from sira.registry.fitting import Fitting, Shelf
 from sira.registry.index.interface import Index, Point
 from sira.registry.learning.stored import Trained
 from sira.registry.rank import entries as ranked
 from sira.registry.rank.answer import Match, answer
 from sira.registry.rank.calibrate import DEFAULT, DEFAULT_WITH_EXAMPLES
 from sira.registry.rank.feedback import Record, Shift, learned_examples, shift
-from sira.registry.rank.ranker import SCORED_ALL_MAX, Query, Ranker
+from sira.registry.rank.ranker import SCORED_ALL_MAX, Query, Ranker, Scored
 from sira.registry.records import decoded
 from sira.v1 import registry_pb2
 
 # Looked at of a ranking before what does not fit is left out; more only where too few do.
 _LOOKED_AT = 64
-_NEAR = 64  # that an index names
+_NEAR, _NEAR_MAX = 64, 1_024  # that an index names; more where labels leave few of them
 _INDEXED_EXAMPLES = 8
 TAGS = ("tenant", "kind")
 
@@ -40,8 +42,7 @@ class _Kind:
     """Agents of one kind."""
 
     ranker: Ranker
-    places: dict[str, Place] = field(default_factory=dict)
-    named: dict[str, dict[str, Place]] = field(default_factory=dict)  # capability -> key -> place
+    shelf: Shelf = field(default_factory=Shelf)
     trained: Trained | None = None
 
 
@@ -91,12 +92,10 @@ class Search:
         for index, capability in enumerate(entry.registration.capabilities):
             place = Place(entry, index)
             key = place.key
-            of.places[key] = place
-            of.named.setdefault(capability.name, {})[key] = place
+            of.shelf.put(place)
             keys.append(key)
-            made = await self._ranked(key, entry, capability)
-            of.ranker.put(made)
-            points += self._made_points(key, kind, made)
+            held = of.ranker.put(await self._ranked(key, entry, capability))
+            points += self._made_points(key, kind, held)
         await self._index.upsert(points)
         self._moved(kind)
 
@@ -107,11 +106,7 @@ class Search:
             return
         of, gone = self._kinds[kind], list[int]()
         for key in self._keys_of.pop(name):
-            place = of.places.pop(key)
-            alike = of.named[place.capability.name]
-            del alike[key]
-            if not alike:
-                del of.named[place.capability.name]
+            of.shelf.remove(key)
             of.ranker.remove(key)
             gone += self._points.pop(key, ())
         for each in gone:
@@ -137,11 +132,16 @@ class Search:
             vectors[0] = vectors[1] = own
         return replace(made, vectors=ranked.Vectors(vectors[0], vectors[1], vectors[2:]))
 
-    def _made_points(self, key: str, kind: str, made: ranked.Entry) -> list[Point]:
-        if made.vectors is not None:
-            rows = np.vstack([made.vectors.text, made.vectors.examples[:_INDEXED_EXAMPLES]])
+    def _made_points(self, key: str, kind: str, held: ranked.Held) -> list[Point]:
+        vectors, entry = held.vectors, held.entry
+        if vectors is not None:
+            rows = np.vstack([vectors.text, vectors.examples[:_INDEXED_EXAMPLES]])
+        elif isinstance(self._near, HashedEmbedder):  # its features were made for the ranking
+            examples = range(min(len(entry.examples), _INDEXED_EXAMPLES, len(held.near) - 1))
+            known = [held.text.row(0), *(held.near.row(i) for i in examples)]
+            rows = self._near.embed_features(known)
         else:
-            rows = self._near.embed([ranked.told(made), *made.examples[:_INDEXED_EXAMPLES]])
+            rows = self._near.embed([ranked.told(entry), *entry.examples[:_INDEXED_EXAMPLES]])
         ids = [self._id(key, number) for number in range(len(rows))]
         self._points[key] = ids
         tags = {"tenant": self._tenant, "kind": kind}
@@ -220,30 +220,34 @@ class Search:
         if kind is None:
             raise BadRequest("what is looked for?", help="text, capability or vector")
         if kind == "capability":
-            of_name = self.named(wanted.kind, request.capability)
-            return named((each for each in of_name if wanted.shows(each)), wanted)
+            return named(of.shelf.named(request.capability) if of is not None else (), wanted)
         ranker = of.ranker if of is not None else Ranker(self._model)
         query = await self._query(ranker, request)
-        places = of.places if of is not None else {}
-        near = await self._named_by_index(query, ranker, wanted.kind)
+        shelf = of.shelf if of is not None else Shelf()
+        places = shelf.places
+        fitting = Fitting(shelf, wanted)
+        wider = _NEAR
+        if not query.text:  # the index alone names candidates: enough of them must fit
+            wider = min(_NEAR_MAX, _NEAR * -(-len(places) // max(len(fitting), 1)))
+        near = await self._named_by_index(query, ranker, wanted.kind, wider)
         shifts = {key: shift(each, query.text) for key, each in self._records.items()
                   if key in places}  # fmt: skip
         totals = {key: each.total for key, each in shifts.items()}
         ranking = ranker.rank(query, found=near, shifts=totals, count=_LOOKED_AT)
-        fits, denied = [], []
+        fits, denied = list[Scored](), list[tuple[Scored, Denied]]()
         for each in ranking.scored:
             place = places[each.key]
+            why = wanted.denies(place)
+            if why is not None and len(denied) == RUNNERS_UP_MAX:
+                continue
             if not wanted.shows(place):
                 continue
-            why = wanted.denies(place)
             if why is None:
                 fits.append(each)
             else:
                 denied.append((each, why))
         if len(fits) <= wanted.k and ranking.considered > len(ranking.scored):
-            among = {each.key for each in self._shown(of, wanted)
-                     if wanted.denies(each) is None}  # fmt: skip
-            again = ranker.rank(query, among=among, found=near, shifts=totals, count=_LOOKED_AT)
+            again = ranker.rank(query, among=fitting, found=near, shifts=totals, count=_LOOKED_AT)
             fits, ranking = list(again.scored), again if again.scored else ranking
         has_examples = any(each.held.entry.examples for each in fits)
         calibration = DEFAULT_WITH_EXAMPLES if has_examples else DEFAULT
@@ -258,7 +262,7 @@ class Search:
     def named(self, kind: str, capability: str) -> list[Place]:
         """Return the capabilities of one name, of agents of a kind."""
         of = self._kinds.get(kind)
-        return list(of.named.get(capability, {}).values()) if of is not None else []
+        return list(of.shelf.named(capability)) if of is not None else []
 
     async def _query(self, ranker: Ranker, request: registry_pb2.DiscoverRequest) -> Query:
         if request.HasField("vector"):
@@ -270,19 +274,19 @@ class Search:
         (made,) = await asyncio.to_thread(self._model.embed, [request.text])
         return ranker.query(request.text, vector=made, embedder=self._model.name)
 
-    async def _named_by_index(self, query: Query, ranker: Ranker, kind: str) -> list[str]:
+    async def _named_by_index(
+        self, query: Query, ranker: Ranker, kind: str, count: int
+    ) -> list[str]:
         if len(ranker) <= SCORED_ALL_MAX:
             return []
-        vector = query.vector if query.vector is not None else self._near.embed([query.text])[0]
+        vector = query.vector
+        if vector is None and isinstance(self._near, HashedEmbedder):
+            vector = self._near.embed_features([(query.places, query.values)])[0]
+        elif vector is None:
+            vector = self._near.embed([query.text])[0]
         where = {"tenant": self._tenant, "kind": kind}
-        hits = await self._index.search(vector, _NEAR, where=where)
+        hits = await self._index.search(vector, count, where=where)
         return [self._keys[hit.id] for hit in hits if hit.id in self._keys]
-
-    @staticmethod
-    def _shown(of: _Kind | None, wanted: Filter) -> Iterator[Place]:
-        for place in list(of.places.values()) if of is not None else ():
-            if wanted.shows(place):
-                yield place
 
 
 def _own_vector(capability: registry_pb2.Capability, model: Embedder) -> F32 | None:

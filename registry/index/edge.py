@@ -1,6 +1,6 @@
 """Qdrant embedded: a graph of most vectors in a process of its own, and an exact scan of the rest.
 
-All vectors lie in memory, in blocks by the first tag (`exact`). A block of `graph_min` vectors and
+All vectors lie in memory, in blocks by their tags (`exact`). A block of `graph_min` vectors and
 more gets a graph, built by one process in a new folder beside the old one and held by another
 (`graph`). Until it is there, and if it dies, the exact scan serves: only speed depends on it.
 
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sira.registry.index.exact import Block, Blocks
+from sira.registry.index.exact import Block, Blocks, name_of
 from sira.registry.index.graph import HEAD
 from sira.registry.index.interface import Collection, Hit, Index, Point, Vector
 
@@ -167,7 +167,6 @@ class Edge(Index):
         self._folder, self.graph_min = folder / collection.versioned, graph_min
         self._blocks = Blocks(collection)
         self._large: dict[str, _Large] = {}
-        self._first = collection.tags[0] if collection.tags else ""
         for other in folder.glob(f"{collection.name}-*"):
             if other != self._folder:
                 shutil.rmtree(other, ignore_errors=True)
@@ -179,7 +178,7 @@ class Edge(Index):
         self.check(points)
         for each in points:
             self._blocks.put(each)
-            large = self._large.get(each.tags.get(self._first, ""))
+            large = self._large.get(name_of(self.collection, each.tags))
             if large is not None:
                 large.put(each)
 
@@ -194,20 +193,28 @@ class Edge(Index):
         self, vector: Vector, k: int, *, where: Mapping[str, str] = _NO_TAGS
     ) -> list[Hit]:
         """Return the nearest points: exactly, where there are few or no graph serves."""
-        large = self._large.get(where.get(self._first, "")) if len(where) <= 1 else None
-        held = large.held if large is not None else None
-        if large is None or held is None or held.lost or (self._first and not where):
-            return self._blocks.nearest(vector, k, where)
-        fresh = held.fresh.nearest(vector, k, _NO_TAGS)
+        found: list[Hit] = []
+        for name, block in self._blocks.matching(where):
+            large = self._large.get(name)
+            held = large.held if large is not None else None
+            if held is None or held.lost:
+                found += block.nearest(vector, k)
+            else:
+                found += await self._search_graph(held, block, vector, k)
+        return sorted(found, key=lambda hit: (-hit.score, hit.id))[:k]
+
+    @staticmethod
+    async def _search_graph(held: Held, block: Block, vector: Vector, k: int) -> list[Hit]:
+        fresh = held.fresh.nearest(vector, k)
         asked = _SLACK + k
         while True:
             try:
                 hits = await held.search(vector, min(asked, 0xFFFF))
             except OSError:
-                return self._blocks.nearest(vector, k, where)
+                return block.nearest(vector, k)
             found = [hit for hit in hits if hit.id in held.current]
             if len(found) >= k or len(hits) < asked or asked > 0xFFFF:
-                return sorted((*found, *fresh), key=lambda hit: (-hit.score, hit.id))[:k]
+                return [*found, *fresh]
             asked *= 4
 
     async def count(self) -> int:

@@ -91,25 +91,32 @@ def answer(
     shares = _shares(ranking.scored, sure)
     twins = _twins(ranking.scored)
     first = ranking.scored[0]
-    made = [
-        Match(each.key, each.score, share, _reasons(each, first, ranking, shifts or {}), twin)
-        for each, share, twin in zip(ranking.scored, shares, twins, strict=True)
-    ]
+    scored, first = ranking.scored, ranking.scored[0]
+
+    def told(at: int) -> Match:
+        each = scored[at]
+        reasons = _reasons(each, first, ranking, shifts or {})
+        return Match(each.key, each.score, shares[at], reasons, twins[at])
+
     if why := _why_nothing(ranking, sure, calibration):
-        return Answer((), tuple(_not(each, why) for each in made[:runners_up]), True, False, why)
+        these = range(min(runners_up, len(scored)))
+        return Answer((), tuple(_not(told(at), why) for at in these), True, False, why)
     if sure >= calibration.answer_from:
-        chosen = [each for each in made if each.twin == made[0].twin]
+        chosen = [at for at, twin in enumerate(twins) if twin == twins[0]]
         why = "the first is sure"
     else:
-        chosen = made[:k]
+        chosen = list(range(min(k, len(scored))))
         why = f"past the {k} asked for"
-    rest = [each for each in made if each not in chosen][:runners_up]
+    taken = set(chosen)
+    rest = [at for at in range(len(scored)) if at not in taken][:runners_up]
     is_shortlist = sure < calibration.answer_from
     reason = ""
     if is_shortlist:
         reason = f"such an answer is right {sure:.0%} of the time: choose, or ask in more words"
-    said = tuple(_not(each, f"{why}; {made[0].score - each.score:.2f} behind it") for each in rest)
-    return Answer(tuple(chosen), said, False, is_shortlist, reason)
+    said = tuple(
+        _not(told(at), f"{why}; {first.score - scored[at].score:.2f} behind it") for at in rest
+    )
+    return Answer(tuple(told(at) for at in chosen), said, False, is_shortlist, reason)
 
 
 def _why_empty(ranking: Ranking) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -37,32 +38,60 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
+class _Columns:
+    """Candidates side by side: what each part added, and what it found."""
+
+    words: Bm25
+    query: Query
+    added: Mapping[str, F32]
+    raw: Mapping[str, F32]
+
+
 class Scored:
-    """One candidate.
+    """One candidate. Many are scored and few are told of: what is told is made when it is read.
 
     Attributes:
         score: sum of `parts` and `shift`, in standard deviations over the candidates.
-        parts: part -> what it added.
-        raw: part -> what it found, before it was weighed: BM25, cosines.
         shift: of feedback, within its bounds.
         example: its nearest example; "": its own text was nearest, or none was compared.
         example_likeness: cosine of that, by features or by the model, whichever is more.
-        shared: stems that it shares with the request, rarest first.
     """
 
-    held: Held
-    score: float
-    parts: Mapping[str, float]
-    raw: Mapping[str, float]
-    shift: float
-    example: str
-    example_likeness: float
-    shared: tuple[str, ...]
+    __slots__ = ("_at", "_columns", "_parts", "example", "example_likeness", "held", "score",
+                 "shift")  # fmt: skip
+
+    def __init__(
+        self, held: Held, score: float, shift: float, near: tuple[float, str], *,
+        columns: _Columns, at: int,
+    ) -> None:  # fmt: skip
+        """Take the candidate of row `at`."""
+        self.held, self.score, self.shift = held, score, shift
+        self.example_likeness, self.example = near
+        self._columns, self._at = columns, at
+        self._parts: dict[str, float] | None = None
 
     @property
     def key(self) -> str:
         """Of its entry."""
         return self.held.entry.key
+
+    @property
+    def parts(self) -> Mapping[str, float]:
+        """Return part -> what it added."""
+        if self._parts is None:
+            self._parts = {part: float(row[self._at]) for part, row in self._columns.added.items()}
+        return self._parts
+
+    @property
+    def raw(self) -> Mapping[str, float]:
+        """Return part -> what it found, before it was weighed: BM25, cosines."""
+        found = {part: float(row[self._at]) for part, row in self._columns.raw.items()}
+        return {part: value for part, value in found.items() if not math.isnan(value)}
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Return stems that it shares with the request, rarest first; none once it is removed."""
+        return tuple(self._columns.words.shared(self.key, self._columns.query.stems)[:5])
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,20 +227,21 @@ class Ranker:
             standard[part] = mix.standard(raw[part])
         likeness = dict(zip(chosen.tolist(), near.best, strict=True))
         added = mix.mixed(standard, mix.weights(standard, have_examples=have_examples))
-        shift = np.array([(shifts or {}).get(key, 0.0) for key in keys], np.float32)
+        shift = np.zeros(len(keys), np.float32)
+        if shifts:
+            shift[:] = [shifts.get(key, 0.0) for key in keys]
         score = np.sum(list(added.values()), axis=0) + shift
         score[order[NEAR_CANDIDATES:]] -= _BEHIND
         best = np.argsort(-score, kind="stable")[:count]
+        columns = _Columns(self._words, query, added, raw)
         scored = tuple(
             Scored(
-                held=self._held[keys[i]],
-                score=float(score[i]),
-                parts={part: float(values[i]) for part, values in added.items()},
-                raw={p: float(v[i]) for p, v in raw.items() if not np.isnan(v[i])},
-                shift=float(shift[i]),
-                example=likeness.get(i, (0.0, ""))[1],
-                example_likeness=likeness.get(i, (0.0, ""))[0],
-                shared=tuple(self._words.shared(keys[i], query.stems)[:5]),
+                self._held[keys[i]],
+                float(score[i]),
+                float(shift[i]),
+                likeness.get(i, (0.0, "")),
+                columns=columns,
+                at=i,
             )
             for i in best.tolist()
         )
