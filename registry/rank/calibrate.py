@@ -59,12 +59,17 @@ def signals_of(ranking: Ranking) -> F32:
     first = ranking.scored[0]
     others = [each for each in ranking.scored if each.held.twin != first.held.twin]
     margin = first.score - others[0].score if others else _MARGIN_MAX
+    likeness = max(first.example_likeness, 0.0)
+    if ranking.considered > 1:
+        # The furthest that one of n can stand from their mean is sqrt(n - 1) deviations.
+        score = max(first.score, 0.0) / np.sqrt(ranking.considered - 1)
+    else:  # one alone stands nowhere: how much of the request it has must do
+        score = np.sqrt(max(ranking.coverage, likeness))
     return np.array([
         np.sqrt(min(max(margin, 0.0), _MARGIN_MAX)),
-        # The furthest that one of n can stand from their mean is sqrt(n - 1) deviations.
-        max(first.score, 0.0) / np.sqrt(max(ranking.considered - 1, 1)),
+        score,
         _agreement(first, others),
-        max(first.example_likeness, 0.0),
+        likeness,
         ranking.coverage,
     ], np.float32)  # fmt: skip
 

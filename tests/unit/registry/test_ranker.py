@@ -176,6 +176,16 @@ def test_twins_are_answered_together_and_do_not_make_each_other_unsure() -> None
     assert beside[0] > 0.5 * alone[0]  # the margin is to the best that is no twin
 
 
+def test_one_that_is_there_alone_is_trusted_by_how_much_of_the_request_it_has() -> None:
+    held = _filled([Entry("lungs", "mask-lungs", "mask the lungs in a CT scan")])
+
+    def sure(text: str) -> float:
+        return DEFAULT.confidence(signals_of(held.rank(held.query(text))))
+
+    assert sure("lungs") > sure("find the lungs") > 0.5 > sure("find me a scan shop")
+    assert _answer(held, "order a pizza").no_match
+
+
 def test_confidences_are_shares_of_one() -> None:
     found = _answer(_filled(house()), "it is too much in here", k=6, answer_from=1.0)
     shares = [match.confidence for match in found.matches]
