@@ -202,8 +202,9 @@ def _cases(arguments: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
 
 
 def _one(
-    folder: Path, name: str, k: str, seed: int, model: Remembered | None, limit: int, absent: bool
-) -> dict[str, float]:
+    folder: Path, name: str, k: str, seed: int, model: Remembered | None, limit: int,
+    *, absent: bool, foreign: bool,
+) -> dict[str, float]:  # fmt: skip
     entries, asked = load(folder / name)
     chosen = [each for each in asked if k == "0" or each.split == "test"]
     if name == SEALTOOLS:
@@ -214,6 +215,8 @@ def _one(
         gone = {entry.key for entry in entries[::2]}
         entries = [entry for entry in entries if entry.key not in gone]
         chosen = [each for each in chosen if each.labels <= gone]
+    if foreign and name == TOOLE:
+        chosen = [Asked(each.text, frozenset(), each.split) for each in load(folder / SEALTOOLS)[1]]
     if limit:
         chosen = chosen[:: max(1, len(chosen) // limit)]
     if model is not None:
@@ -237,6 +240,8 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=0, help="about so many requests; 0: all")
     parser.add_argument("--absent", action="store_true", help="ask for every second agent, "
                         "which is left out: all should be `no match`")  # fmt: skip
+    parser.add_argument("--foreign", action="store_true", help="ask toole's agents what was asked "
+                        "of sealtools': nearly all should be `no match`")  # fmt: skip
     parser.add_argument("--out", type=Path, default=ROOT / "benches" / "results")
     arguments = parser.parse_args()
     if arguments.data is None:
@@ -252,8 +257,12 @@ def main() -> int:
     )
     for model in models:
         for name, k, seed in _cases(arguments):
-            found = _one(arguments.data, name, k, seed, model, arguments.limit, arguments.absent)
-            goal = None if arguments.absent else GOALS.get((name, k, model is not None))
+            found = _one(
+                arguments.data, name, k, seed, model, arguments.limit,
+                absent=arguments.absent, foreign=arguments.foreign,
+            )  # fmt: skip
+            is_goal = not (arguments.absent or arguments.foreign)
+            goal = GOALS.get((name, k, model is not None)) if is_goal else None
             embedder = model.name if model else "features alone"
             print(f"{name} k={k} seed={seed} {embedder}")
             print("   " + ", ".join(f"{part} {value:.4g}" for part, value in found.items()))
@@ -264,7 +273,8 @@ def main() -> int:
             lines.append({
                 "row": "discovery", "set": name, "k": k, "seed": seed, "embedder": embedder,
                 "features": features.VERSION, "limit": arguments.limit,
-                "absent": arguments.absent, "figures": found, "goal": goal, "machine": described,
+                "absent": arguments.absent, "foreign": arguments.foreign,
+                "figures": found, "goal": goal, "machine": described,
             })  # fmt: skip
     arguments.out.mkdir(parents=True, exist_ok=True)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())

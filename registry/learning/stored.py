@@ -22,7 +22,7 @@ from sira.registry.rank.calibrate import Calibration
 from sira.registry.rank.entries import Entry, Vectors
 from sira.registry.rank.head import Head
 
-MAGIC = b"SIRALRN1"
+MAGIC = b"SIRALRN2"
 _DIGEST_BYTES = 32
 _LENGTHS = struct.Struct("<QQQ")  # of the JSON text, the marks, the head
 _GIVEN = struct.Struct("<QII")
@@ -143,6 +143,9 @@ def to_bytes(trained: Trained) -> bytes:
         "answer_from": calibration.answer_from,
         "nothing_below": calibration.nothing_below,
         "fitted_on": calibration.fitted_on,
+        "here": list(calibration.here[0]),
+        "here_bias": calibration.here[1],
+        "here_from": calibration.here_from,
     }
     text, head = json.dumps(said).encode(), trained.head.to_bytes()
     marks = np.array(sorted(trained.marks.items()), "<u8").reshape(-1, 2).tobytes()
@@ -163,18 +166,18 @@ def from_bytes(data: bytes) -> Trained:
     if blake2b(body, digest_size=_DIGEST_BYTES).digest() != data[len(MAGIC) : start]:
         raise BadRequest("its digest does not hold: it is torn or was changed")
     lengths = _LENGTHS.unpack_from(body)
-    parts, at = list[bytes](), _LENGTHS.size
+    parts, at = list[memoryview](), _LENGTHS.size
     for length in lengths:
-        parts.append(bytes(body[at : at + length]))
+        parts.append(body[at : at + length])
         at += length
     text, marks, head = parts
     try:
-        return _read(json.loads(text), marks, head)
+        return _read(json.loads(bytes(text)), marks, head)
     except (ValueError, KeyError, TypeError) as error:
         raise BadRequest(f"what was learned cannot be read: {error}") from error
 
 
-def _read(said: dict[str, Any], marks: bytes, head: bytes) -> Trained:
+def _read(said: dict[str, Any], marks: memoryview, head: memoryview) -> Trained:
     pairs = np.frombuffer(marks, "<u8").reshape(-1, 2)
     calibration = Calibration(
         weights=tuple(float(each) for each in said["weights"]),
@@ -182,6 +185,8 @@ def _read(said: dict[str, Any], marks: bytes, head: bytes) -> Trained:
         answer_from=float(said["answer_from"]),
         nothing_below=float(said["nothing_below"]),
         fitted_on=int(said["fitted_on"]),
+        here=(tuple(float(each) for each in said["here"]), float(said["here_bias"])),
+        here_from=float(said["here_from"]),
     )
     return Trained(
         tenant=str(said["tenant"]),

@@ -102,7 +102,7 @@ class Trainer:
         await asyncio.to_thread(self._folder.mkdir, exist_ok=True)
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
             try:
-                made = stored.from_bytes(await asyncio.to_thread(path.read_bytes))
+                made = await asyncio.to_thread(_read, path)
                 self._check(made)
                 self._check_published(made)
             except (BadRequest, OSError):  # torn, or of another model: it is learned again
@@ -227,7 +227,7 @@ class Trainer:
         if code:
             raise _Failed(f"its process ended with {code}")
         path = self._new / child.LEARNED
-        made = stored.from_bytes(await asyncio.to_thread(path.read_bytes))
+        made = await asyncio.to_thread(_read, path)
         self._check(made)
         if made.marks != marks or (made.tenant, made.kind) != of:
             raise _Failed("it learned from something else")
@@ -295,6 +295,11 @@ class Trainer:
 def _name(of: Of) -> str:
     """Return the name of a file: of any tenant and kind, and no other's."""
     return blake2b("\0".join(of).encode(), digest_size=16).hexdigest() + _SUFFIX
+
+
+def _read(path: Path) -> Trained:
+    """Read and check a file. Raises BadRequest, OSError."""
+    return stored.from_bytes(path.read_bytes())
 
 
 def _empty(folder: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from sira.registry.embed.interface import F32
 from sira.registry.rank import mix
-from sira.registry.rank.calibrate import Calibration, signals_of
+from sira.registry.rank.calibrate import Calibration, evidence_of, signals_of
 from sira.registry.rank.feedback import Shift
 from sira.registry.rank.ranker import Ranking, Scored
 
@@ -136,7 +136,10 @@ def _why_nothing(ranking: Ranking, sure: float, calibration: Calibration) -> str
             f"nothing here is about it: the nearest has {ranking.coverage:.0%} of its words, "
             f"likeness {likeness:.2f}"
         )
-    if sure < calibration.nothing_below:
+    if calibration.here[0]:
+        if calibration.is_foreign(evidence_of(ranking)):
+            return "nothing here is about it: requests for what is here look otherwise"
+    elif sure < calibration.nothing_below:
         return f"the best would be right {sure:.0%} of the time"
     return ""
 

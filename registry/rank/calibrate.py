@@ -7,21 +7,27 @@ the ranker has not seen, with Platt's targets (1999, 2.2), never on those it is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sira.registry.embed.interface import F32
+from sira.registry.rank import mix
 from sira.registry.rank.ranker import Ranking, Scored
 
 SIGNALS = ("margin", "score", "agreement", "likeness", "coverage")
+EVIDENCE = ("score", "likeness", "coverage", "head")
 PRECISION = 0.95  # of answers that name one candidate
 # Of requests that a shortlist of five would have served, answered with nothing.
 LOST_MAX = 0.02
 # Fewer requests tell too little of how often one is right: what is known of others is kept.
 FIT_MIN = 40
+# Whom to send away is learned from more: nothing at all is a worse answer than a shortlist.
+FIT_HERE_MIN = 100
 _STEPS, _RIDGE = 400, 1e-3
+_HERE_FROM_MAX = 0.5
+_HEADS = 5  # candidates among which the head may know one
 _MARGIN_MAX = 4.0  # standard deviations; beyond, it is only clearer
 
 
@@ -35,6 +41,9 @@ class Calibration:
         answer_from: confidence from which on one candidate is answered alone.
         nothing_below: confidence under which nothing is answered.
         fitted_on: so many requests.
+        here: how EVIDENCE becomes the chance that what was asked for is here at all, as `weights`
+            and `bias`; the weights are empty where that was not learned.
+        here_from: under this chance nothing is answered, in the place of `nothing_below`.
     """
 
     weights: tuple[float, ...]
@@ -42,6 +51,8 @@ class Calibration:
     answer_from: float
     nothing_below: float
     fitted_on: int
+    here: tuple[tuple[float, ...], float] = ((), 0.0)
+    here_from: float = 0.0
 
     def confidence(self, signals: F32) -> float:
         """Return how often such a ranking's first candidate is right, 0 to 1.
@@ -50,6 +61,17 @@ class Calibration:
             signals: f32[5], as `signals_of` gives them.
         """
         return float(_logistic(np.dot(np.asarray(self.weights), signals) + self.bias))
+
+    def is_foreign(self, evidence: F32) -> bool:
+        """Whether what was asked for is hardly among what there is; False: that is not known.
+
+        Args:
+            evidence: f32[4], as `evidence_of` gives it.
+        """
+        weights, bias = self.here
+        if not weights:
+            return False
+        return float(_logistic(np.dot(np.asarray(weights), evidence) + bias)) < self.here_from
 
 
 def signals_of(ranking: Ranking) -> F32:
@@ -72,6 +94,42 @@ def signals_of(ranking: Ranking) -> F32:
         likeness,
         ranking.coverage,
     ], np.float32)  # fmt: skip
+
+
+def evidence_of(ranking: Ranking) -> F32:
+    """Return what tells requests for somebody here from all others, f32[4]; see EVIDENCE.
+
+    Margin and agreement do not: somebody is always first.
+    """
+    if not ranking.scored:
+        return np.zeros(len(EVIDENCE), np.float32)
+    _, score, _, likeness, coverage = signals_of(ranking)
+    head = max(each.raw.get(mix.HEAD, 0.0) for each in ranking.scored[:_HEADS])
+    return np.array([score, likeness, coverage, max(head, 0.0)], np.float32)
+
+
+def fit_here(calibration: Calibration, present: F32, absent: F32) -> Calibration:
+    """Learn when to answer nothing from what is here, and from the same without those meant.
+
+    Args:
+        present: f32[n, 4], evidence of held-out requests that five candidates served.
+        absent: f32[m, 4], of requests whose entries (and their twins) were left out.
+    """
+    if min(len(present), len(absent)) < FIT_HERE_MIN:
+        return calibration
+    both = np.vstack([present, absent]).astype(np.float64)
+    target = np.repeat([1.0, 0.0], [len(present), len(absent)])
+    scale = np.maximum(both.std(axis=0), 1e-3)
+    weights, bias = _projected_newton(both / scale, target)
+    weights = weights / scale
+    sure = _logistic(present @ weights + bias)
+    return replace(
+        calibration,
+        here=(tuple(float(each) for each in weights), float(bias)),
+        # Examples may be more alike than requests will be: what is likelier here than not is
+        # answered in any case.
+        here_from=min(float(np.quantile(sure, LOST_MAX, method="lower")), _HERE_FROM_MAX),
+    )
 
 
 def fit(

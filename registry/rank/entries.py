@@ -93,7 +93,7 @@ def hold(entry: Entry, embedder: Embedder | None) -> Held:
         text=text,
         whole=features.rows([_whole(entry)]) if entry.params else text,
         near=near,
-        twin=_twin(entry),
+        twin=twin_of(entry),
         vectors=vectors,
         mean=mean,
     )
@@ -110,7 +110,7 @@ def weighed(entry: Entry) -> list[tuple[float, str]]:
     return made + [(EXAMPLE_WEIGHT, text) for text in entry.examples]
 
 
-def _twin(entry: Entry) -> bytes:
+def twin_of(entry: Entry) -> bytes:
     """Digest the words of what an entry says it does; names and examples may differ."""
     said = sorted(features.stems(entry.text))
     said += ["/", *sorted(f"{name} {' '.join(features.stems(t))}" for name, t in

@@ -15,6 +15,7 @@ import io
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ from sira.registry.embed import features
 from sira.registry.embed.hashed import seats
 from sira.registry.embed.interface import F32
 from sira.registry.rank.entries import Entry, told
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 VERSION = 1
 DIMS, DIMS_OF_MANY = 4_096, 2_048
@@ -71,14 +75,15 @@ class Head:
         return out.getvalue()
 
     @staticmethod
-    def from_bytes(data: bytes) -> Head:
-        """Read what `to_bytes` made.
+    def from_bytes(data: bytes | memoryview) -> Head:
+        """Read what `to_bytes` made; in small pieces, so that a thread may that shares its lock.
 
         Raises:
             BadRequest: another version's, or no head at all.
         """
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as read:
+            pieces = cast("io.BytesIO", io.BufferedReader(_View(memoryview(data))))
+            with np.load(pieces, allow_pickle=False) as read:
                 if (int(read["version"]), int(read["features"])) != (VERSION, features.VERSION):
                     raise ValueError("it is of another version")
                 made = _made(
@@ -92,6 +97,35 @@ class Head:
         if not fits or made.rarity.shape != (features.PLACES,):
             raise BadRequest("no head that can be used: its shapes do not fit")
         return made
+
+
+class _View(io.RawIOBase):
+    """Bytes as a file, without a copy of them."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data, self._at = data, 0
+
+    def readable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place; return it."""
+        base = (0, self._at, len(self._data))[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def readinto(self, into: WriteableBuffer) -> int:
+        """Fill a buffer as far as there is anything left; return how far."""
+        room = memoryview(into).cast("B")
+        part = self._data[self._at : self._at + len(room)]
+        room[: len(part)] = part
+        self._at += len(part)
+        return len(part)
 
 
 def train(entries: Sequence[Entry]) -> Head | None:
@@ -175,6 +209,7 @@ def _dense_chunks(rows: features.Rows, rarity: F32, dims: int) -> Iterator[tuple
 
 def _made(keys: tuple[str, ...], weights: NDArray[np.float16], rarity: F32, texts: int) -> Head:
     digest = hashlib.blake2b(digest_size=8)
-    for part in ("\0".join(keys).encode(), weights.tobytes(), rarity.tobytes()):
-        digest.update(part)
+    digest.update("\0".join(keys).encode())
+    for part in (weights, rarity):  # as it lies: a copy of 80 MB would hold the interpreter's lock
+        digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
     return Head(keys, weights, rarity, texts, digest.hexdigest())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,10 +13,12 @@ from sira.registry.rank.calibrate import (
     DEFAULT,
     DEFAULT_WITH_EXAMPLES,
     Calibration,
+    evidence_of,
     fit,
+    fit_here,
     signals_of,
 )
-from sira.registry.rank.entries import Entry, Vectors
+from sira.registry.rank.entries import Entry, Vectors, twin_of
 from sira.registry.rank.head import Head, train
 from sira.registry.rank.ranker import Ranker
 
@@ -24,6 +26,7 @@ from sira.registry.rank.ranker import Ranker
 # that. The head that is used is trained on all of them afterwards.
 HELD_OUT_ONE_IN = 5
 HELD_OUT_MAX = 2_000  # requests scored: bounds the time
+ABSENT_MAX = 500  # of these also without those that they are for
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +52,56 @@ def learn(entries: Sequence[Entry], model: Embedder | None = None) -> Learned:
         for entry in kept:
             ranker.put(entry)
         ranker.use_head(train(kept))
-        signals, good, five = [], [], []
-        for text, key in held_out:
-            ranking = ranker.rank(ranker.query(text))
+        signals, good, five, present, absent = [], [], [], [], []
+        twins = _twins(kept)
+        for number, (text, key) in enumerate(held_out):
+            query = ranker.query(text)
+            ranking = ranker.rank(query)
             signals.append(signals_of(ranking))
             keys = [scored.key for scored in ranking.scored[:5]]
             good.append(keys[:1] == [key])
             five.append(key in keys)
+            if five[-1]:
+                present.append(evidence_of(ranking))
+            if number < ABSENT_MAX:
+                others = Without(ranker, twins[key])
+                absent.append(evidence_of(ranker.rank(query, among=others)))
         calibration = fit(
             np.stack(signals), np.array(good), among_five=np.array(five), instead=calibration
         )
+        # Where all were right they are too like the rest to tell what others will ask.
+        if calibration.fitted_on and present:
+            calibration = fit_here(calibration, np.stack(present), np.stack(absent))
         right = float(np.mean(good))
     return Learned(train(entries), calibration, len(held_out), right)
+
+
+class Without(Collection[str]):
+    """The keys of a ranker but for some."""
+
+    def __init__(self, ranker: Ranker, away: frozenset[str]) -> None:
+        """Leave `away` out; all of them are held."""
+        self._ranker, self._away = ranker, away
+
+    def __len__(self) -> int:
+        """Count them."""
+        return len(self._ranker) - len(self._away)
+
+    def __contains__(self, key: object) -> bool:
+        """Whether it is one of them."""
+        return isinstance(key, str) and key not in self._away and key in self._ranker
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield them."""
+        return (entry.key for entry in self._ranker.entries() if entry.key not in self._away)
+
+
+def _twins(entries: Sequence[Entry]) -> dict[str, frozenset[str]]:
+    """Return key -> keys of all that say the same, itself included."""
+    groups: dict[bytes, list[str]] = {}
+    for entry in entries:
+        groups.setdefault(twin_of(entry), []).append(entry.key)
+    return {key: frozenset(group) for group in groups.values() for key in group}
 
 
 def _split(entries: Sequence[Entry]) -> tuple[list[Entry], list[tuple[str, str]]]:

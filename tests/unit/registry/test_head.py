@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,9 +12,18 @@ from hypothesis import strategies as st
 from sira.kernel.errors import BadRequest
 from sira.registry.embed import features
 from sira.registry.rank import head as heads
-from sira.registry.rank.calibrate import DEFAULT, DEFAULT_WITH_EXAMPLES, SIGNALS, fit
+from sira.registry.rank.answer import Answer, answer
+from sira.registry.rank.calibrate import (
+    DEFAULT,
+    DEFAULT_WITH_EXAMPLES,
+    SIGNALS,
+    Calibration,
+    fit,
+    fit_here,
+)
 from sira.registry.rank.head import Head, train
 from sira.registry.rank.learn import learn
+from sira.registry.rank.ranker import Ranker
 from tests.unit.registry.agents_of_a_house import EXAMPLES, house
 
 NUMBERS = st.floats(0, 4, allow_nan=False)
@@ -97,7 +108,64 @@ def test_too_few_or_one_sided_requests_are_no_ground_for_a_fit() -> None:
     assert few == DEFAULT == fit(DRAWN, np.ones(len(DRAWN), bool), instead=DEFAULT)
 
 
+def test_who_learned_from_many_requests_sends_foreign_ones_away_and_no_others() -> None:
+    ways = ("{}", "please {}", "could you {}", "{} now", "I would like this: {}", "hello, {}",
+            "{}, if you can", "when you have time, {}", "{} and then stop", "first of all {}",
+            "{} again", "for my sister: {}", "{} this evening")  # fmt: skip
+    entries = [
+        replace(
+            entry,
+            # Two that may be anyone's: some that are held out cannot be right.
+            examples=tuple(
+                way.format(text)
+                for text in (*entry.examples, "do that once more", "show me how")
+                for way in ways
+            ),
+        )
+        for entry in house()
+    ]
+    learned = learn(entries)
+    assert learned.calibration.fitted_on == learned.held_out > 100 and learned.right < 1
+    ranker = Ranker()
+    for entry in entries:
+        ranker.put(entry)
+    ranker.use_head(learned.head)
+
+    def given(text: str, calibration: Calibration) -> Answer:
+        return answer(ranker.rank(ranker.query(text)), calibration)
+
+    for text in ("multiply two matrices, please", "could you tell me a joke, please"):
+        assert not given(text, DEFAULT_WITH_EXAMPLES).no_match
+        found = given(text, learned.calibration)
+        assert found.no_match and "nothing here is about it" in found.reason
+    for text in ("dim the bedroom", "play something", "is somebody at the gate"):
+        assert not given(text, learned.calibration).no_match
+
+
+@given(st.lists(NUMBERS, min_size=4, max_size=4), st.integers(0, 3), NUMBERS)
+def test_more_evidence_never_makes_a_request_foreign(
+    values: list[float], at: int, more: float
+) -> None:
+    low = np.array(values, np.float32)
+    high = low.copy()
+    high[at] += more
+    assert HERE.is_foreign(low) or not HERE.is_foreign(high)
+    assert not FITTED.is_foreign(low), "nothing was learned of it"
+
+
+def test_few_of_those_that_are_here_are_sent_away_and_many_of_the_others() -> None:
+    sent_away = [np.mean([HERE.is_foreign(row) for row in rows]) for rows in (PRESENT, ABSENT)]
+    assert 0 < sent_away[0] <= 0.02 and sent_away[1] > 0.5
+    assert fit_here(FITTED, PRESENT[:99], ABSENT) == FITTED, "too few"
+    # However alike the examples are, what is likelier here than not is answered.
+    apart = fit_here(FITTED, PRESENT + 9, ABSENT)
+    assert apart.here_from == 0.5 and not any(apart.is_foreign(row) for row in PRESENT + 9)
+
+
 _RNG = np.random.default_rng(5)
 DRAWN = _RNG.uniform(0, 2, (3_000, len(SIGNALS))).astype(np.float32)
 RIGHT = _RNG.random(3_000) < 1 / (1 + np.exp(-(3 * DRAWN[:, 0] + DRAWN[:, 3] - 2)))
 FITTED = fit(DRAWN, RIGHT, instead=DEFAULT)
+PRESENT = _RNG.normal(2.5, 0.5, (500, 4)).clip(0).astype(np.float32)
+ABSENT = _RNG.normal(1.5, 0.5, (400, 4)).clip(0).astype(np.float32)
+HERE = fit_here(FITTED, PRESENT, ABSENT)
