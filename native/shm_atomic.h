@@ -3,7 +3,7 @@
  * Every shared word is 64 bits. Nothing else in shm_*.c reads or writes one, so the model checker
  * (tests/shm_model_test.c) can put its own steps in the place of these and run the very same protocol code.
  *
- * Order: a store releases; loads, and what changes a word (swap, or, compare-and-swap), are sequentially consistent:
+ * Order: a store releases; loads, and what changes a word (swap, or, and, compare-and-swap), are sequentially consistent:
  * on x86 the latter drain the store buffer. The protocol leans on that where a flag "I sleep" meets a bit "there is
  * something": each side changes its own word with a swap or an or, and only then loads the other's. */
 #ifndef SIRA_SHM_ATOMIC_H
@@ -20,6 +20,7 @@ uint64_t sira_word_load(const uint64_t *word);
 void sira_word_store(uint64_t *word, uint64_t value);
 uint64_t sira_word_swap(uint64_t *word, uint64_t value);
 uint64_t sira_word_or(uint64_t *word, uint64_t bits);
+uint64_t sira_word_and(uint64_t *word, uint64_t bits);
 bool sira_word_cas(uint64_t *word, uint64_t expected, uint64_t value);
 void sira_words_in(uint64_t *shared, const uint64_t *from, size_t count);
 void sira_words_out(uint64_t *to, const uint64_t *shared, size_t count);
@@ -48,6 +49,12 @@ static inline uint64_t sira_word_swap(uint64_t *word, uint64_t value)
 static inline uint64_t sira_word_or(uint64_t *word, uint64_t bits)
 {
     return __atomic_fetch_or(word, bits, __ATOMIC_SEQ_CST);
+}
+
+/* Leave `bits` alone, return what was there. */
+static inline uint64_t sira_word_and(uint64_t *word, uint64_t bits)
+{
+    return __atomic_fetch_and(word, bits, __ATOMIC_SEQ_CST);
 }
 
 /* true: it was `expected` and is `value` now. */

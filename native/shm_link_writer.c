@@ -129,9 +129,10 @@ enum sira_link_status sira_link_collect(struct sira_link_writer *writer, bool al
         }
     }
     for (uint32_t w = 0; w < sira_link_words(link->shape.holds); w++) {
-        uint64_t bits = sira_word_load(&link->holds[w]) ? sira_word_swap(&link->holds[w], 0) : 0;
-        if (bits) SIRA_FAULT_POINT("collect.holds_taken");
-        for (; bits; bits &= bits - 1) {
+        const uint64_t back = sira_word_load(&link->holds[w]);
+        if (!back) continue;
+        SIRA_FAULT_POINT("collect.holds_seen");
+        for (uint64_t bits = back; bits; bits &= bits - 1) {
             const uint32_t hold = w * 64 + (uint32_t)__builtin_ctzll(bits);
             if (hold >= writer->holds_made || !writer->holds[hold].owner) return corrupt(writer);
             const struct sira_writer_hold *entry = &writer->holds[hold];
@@ -141,6 +142,9 @@ enum sira_link_status sira_link_collect(struct sira_link_writer *writer, bool al
             }
             free_hold(writer, hold);
         }
+        SIRA_FAULT_POINT("collect.holds_taken");
+        /* Last: if we die before, each is still seen to be back (sira_link_piece). None is out again until we return. */
+        sira_word_and(&link->holds[w], ~back);
     }
     return SIRA_LINK_OK;
 }

@@ -199,6 +199,16 @@ uint64_t sira_word_or(uint64_t *word, uint64_t bits)
     return old;
 }
 
+uint64_t sira_word_and(uint64_t *word, uint64_t bits)
+{
+    if (!running) {
+        const uint64_t old = *word;
+        commit(word, old & bits);
+        return old;
+    }
+    return ask((struct op){.kind = AND, .at = word, .a = bits}, NULL);
+}
+
 bool sira_word_cas(uint64_t *word, uint64_t expected, uint64_t value)
 {
     if (running) return ask((struct op){.kind = CAS, .at = word, .a = expected, .b = value}, NULL);

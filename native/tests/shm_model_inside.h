@@ -8,7 +8,7 @@
 
 enum { LOG_MAX = 512, BUFFER_MAX = 64, UNDO_MAX = 1 << 16, CHUNKS_MAX = 8, MEMORY_MAX = 64 << 10 };
 
-enum op_kind { LOAD, STORE, SWAP, OR, CAS, WORDS_IN, WORDS_OUT, RING, WAIT, ASK_DEAD, VIEW, RELEASE, DONE };
+enum op_kind { LOAD, STORE, SWAP, OR, AND, CAS, WORDS_IN, WORDS_OUT, RING, WAIT, ASK_DEAD, VIEW, RELEASE, DONE };
 struct op {
     enum op_kind kind;
     uint64_t *at;

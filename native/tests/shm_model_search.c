@@ -15,7 +15,7 @@ static bool can_step(enum side which)
     const struct side_state *side = &sides[which];
     if (side->is_dead || side->next.kind == DONE) return false;
     switch (side->next.kind) {
-    case SWAP: case OR: case CAS: case RING: return is_drained(side);
+    case SWAP: case OR: case AND: case CAS: case RING: return is_drained(side);
     case WAIT: return is_drained(side) && (ghost.bells[which] || is_told_dead(!which));
     default: return true;
     }
@@ -70,9 +70,9 @@ static void step(enum side which)
     case WORDS_OUT:
         for (uint32_t i = 0; i < op.count; i++) answer(side, load(side, op.at + i));
         break;
-    case SWAP: case OR: {
+    case SWAP: case OR: case AND: {
         const uint64_t old = *op.at;
-        commit(op.at, op.kind == OR ? old | op.a : op.a);
+        commit(op.at, op.kind == OR ? old | op.a : op.kind == AND ? old & op.a : op.a);
         answer(side, old);
         break;
     }
