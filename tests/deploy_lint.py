@@ -15,14 +15,18 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
+from sira.kernel.errors import BadSetting
+from sira.kernel.settings import load
 from tests import promql
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 DOCKERFILE, COMPOSE = DEPLOY / "Dockerfile", DEPLOY / "compose.yaml"
+STORES = {"qdrant": ("qdrant-url", 6333), "redis": ("redis-url", 6379)}  # name -> setting, port
 UNIT = DEPLOY / "sira.service"
 ALERTS, ALERT_TESTS = (DEPLOY / "prometheus" / f"{name}.yml" for name in ("alerts", "alerts_test"))
 PROMETHEUS = DEPLOY / "prometheus" / "prometheus.yml"
@@ -100,11 +104,36 @@ def compose(path: Path = COMPOSE) -> Complaints:
     except ValueError as error:
         yield f"{path.name}: {error}"
         return
-    known = {"node", "prometheus", "grafana"}
+    known = {"node", "prometheus", "grafana", *STORES}
     if set(read.service_names()) != known:
         yield f"services are {read.service_names()}"
-    for name, service in yaml.safe_load(text)["services"].items():
+    whole = yaml.safe_load(text)
+    for name, service in whole["services"].items():
         yield from _service(name, service, path.parent)
+    yield from _stores(whole)
+
+
+def _stores(whole: dict[str, Any]) -> Complaints:
+    """Stores are told to the node by settings, are watched, and reached by the node alone."""
+    services = whole["services"]
+    said = dict(word[2:].split("=", 1) for word in services["node"]["command"] if "=" in word)
+    try:
+        load(flags={name.replace("-", "_"): value for name, value in said.items()}, environ={})
+    except BadSetting as error:
+        yield f"node: {error}"
+    for name, (setting, port) in STORES.items():
+        url = urlsplit(said.get(setting, ""))
+        if (url.hostname, url.port) != (name, port) or url.password:
+            yield f"node: {setting} is not {name}:{port}, or tells a password"
+        store = services.get(name, {})
+        if store.get("networks") != ["stores"] or "ports" in store:
+            yield f"{name}: others than the node reach it"
+        if not store.get("healthcheck", {}).get("test"):
+            yield f"{name}: nobody looks whether it is well"
+    if not whole.get("networks", {}).get("stores", {}).get("internal"):
+        yield "stores: their network leads outside"
+    if "stores" not in services["node"].get("networks", ()):
+        yield "node: it does not reach the stores"
 
 
 def _service(name: str, service: dict[str, Any], folder: Path) -> Complaints:
