@@ -124,10 +124,10 @@ proto-check: $(DEV) ## fail when the committed files are not what `make proto` w
 bench: $(NATIVE) ## measure, all or ROW=name; read benches/README first
 	$(PY) -m benches $(ROW)
 
-demo: $(NATIVE) ## gateway and agents on this machine; TLS=1: with TLS, tokens and rules
+demo: $(NATIVE) ## a gateway finds agents and calls them; one is killed; TLS=1: with TLS, tokens and rules
 	$(PY) examples/demo/run.py $(if $(TLS),--tls)
 
-fault: $(NATIVE) ## break things on purpose: make fault ISSUE=...
+fault: $(NATIVE) ## break things on purpose: ISSUE=bus|shm|registry
 	$(PY) -m tests.fault --issue $(ISSUE)
 
 soak: $(NATIVE) ## run for long; PART=flow|crowd|frames|door, DOOR_S=seconds of the last
