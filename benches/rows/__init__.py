@@ -8,6 +8,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from benches.rows import (
+    call,
     codec,
     conn,
     crowd,
@@ -18,6 +19,8 @@ from benches.rows import (
     local,
     mixed,
     rate,
+    recall,
+    registry,
     rtt,
     rules,
     shm,
@@ -41,4 +44,7 @@ ROWS: dict[str, ModuleType] = {
     "local1000": crowd,
     "link": link,
     "shm": shm,
+    "registry": registry,
+    "recall": recall,
+    "call": call,
 }
