@@ -112,6 +112,23 @@ static PyObject *text_features(PyObject *Py_UNUSED(module), PyObject *text)
     return made;
 }
 
+static PyObject *text_stems(PyObject *Py_UNUSED(module), PyObject *text)
+{
+    struct split split;
+    PyObject *made = NULL; /* owned */
+    if (split_of(text, &split) == 0) made = PyList_New(0);
+    for (size_t i = 0; made && i < split.count; i++) {
+        uint8_t stem[SIRA_WORD_BYTES_MAX];
+        if (sira_word_is_stop(split.words[i])) continue;
+        const size_t len = sira_word_stem(split.words[i], stem);
+        PyObject *word = PyUnicode_DecodeUTF8((const char *)stem, (Py_ssize_t)len, NULL); /* owned */
+        if (!word || PyList_Append(made, word) < 0) Py_CLEAR(made);
+        Py_XDECREF(word);
+    }
+    split_free(&split);
+    return made;
+}
+
 /* The data of a contiguous, aligned array of one dimension and `type`; NULL with an exception. */
 static void *data_of(PyObject *array, int type, bool writeable, npy_intp *count)
 {
@@ -152,9 +169,9 @@ static PyObject *count_places(PyObject *Py_UNUSED(module), PyObject *args)
 static PyObject *fold_places(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *places_array, *values_array; /* borrowed */
-    int dims;
+    int dims, unit = 0;
     npy_intp count, values_count;
-    if (!PyArg_ParseTuple(args, "OOi:fold_places", &places_array, &values_array, &dims)) return NULL;
+    if (!PyArg_ParseTuple(args, "OOi|p:fold_places", &places_array, &values_array, &dims, &unit)) return NULL;
     const int32_t *places = data_of(places_array, NPY_INT32, false, &count);
     const float *values = places ? data_of(values_array, NPY_FLOAT32, false, &values_count) : NULL;
     if (!values) return NULL;
@@ -173,7 +190,10 @@ static PyObject *fold_places(PyObject *Py_UNUSED(module), PyObject *args)
         sums[mixed >> 40 & (uint64_t)(dims - 1)] += (mixed >> 39 & 1) ? (double)values[i] : -(double)values[i];
     }
     float *out = PyArray_DATA((PyArrayObject *)made);
-    for (int i = 0; i < dims; i++) out[i] = (float)sums[i];
+    double square = 0;
+    for (int i = 0; i < dims; i++) square += sums[i] * sums[i];
+    const double scale = unit && square > 0 ? 1 / sqrt(square) : 1;
+    for (int i = 0; i < dims; i++) out[i] = (float)(sums[i] * scale);
     PyMem_Free(sums);
     return made;
 }
@@ -454,7 +474,8 @@ static PyTypeObject bm25_type = {
 static PyMethodDef search_functions[] = {
     {"text_features", text_features, METH_O, "text_features(text) -> (places, counts), places ascending."},
     {"count_places", count_places, METH_VARARGS, "count_places(have, places, by): add to have[place] for each place."},
-    {"fold_places", fold_places, METH_VARARGS, "fold_places(places, values, dims) -> f32[dims]."},
+    {"fold_places", fold_places, METH_VARARGS, "fold_places(places, values, dims, unit=False) -> f32[dims]; unit: of length 1, or zeros."},
+    {"text_stems", text_stems, METH_O, "text_stems(text) -> stems of its words but for function words, in their order."},
     {"cosines", cosines, METH_VARARGS,
      "cosines([rows, ...], rows_count, have, logs, most, is_sharp, spread, places, values) -> f32[rows_count]."},
     {NULL, NULL, 0, NULL},

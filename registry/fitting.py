@@ -17,6 +17,7 @@ class Shelf:
     def __init__(self) -> None:
         """Begin empty."""
         self.places: dict[str, Place] = {}
+        self.with_examples = 0
         self._named: dict[str, dict[str, None]] = {}
         self._labelled: dict[tuple[str, str], dict[str, None]] = {}
 
@@ -24,6 +25,7 @@ class Shelf:
         """Take one in. Requires: there is none of its key."""
         key = place.key
         self.places[key] = place
+        self.with_examples += bool(place.capability.examples)
         self._named.setdefault(place.capability.name, {})[key] = None
         for label in place.entry.registration.labels.items():
             self._labelled.setdefault(label, {})[key] = None
@@ -31,6 +33,7 @@ class Shelf:
     def remove(self, key: str) -> None:
         """Take one out. Requires: it is there."""
         place = self.places.pop(key)
+        self.with_examples -= bool(place.capability.examples)
         _drop(self._named, place.capability.name, key)
         for label in place.entry.registration.labels.items():
             _drop(self._labelled, label, key)

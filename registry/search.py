@@ -8,7 +8,7 @@ kind is wanted is known, and words are as rare as they are among their like.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
@@ -181,6 +181,11 @@ class Search:
         """Return what is used, by kind."""
         return [of.trained for _, of in sorted(self._kinds.items()) if of.trained is not None]
 
+    def may_teach(self, kind: str) -> bool:
+        """Whether there may be something to learn from: examples, or outcomes."""
+        of = self._kinds.get(kind)
+        return bool(self._records) or (of is not None and of.shelf.with_examples > 0)
+
     def lessons(self, kind: str) -> list[tuple[ranked.Entry, tuple[str, ...]]]:
         """Return what can be learned from: entries, each with requests that a person liked."""
         of = self._kinds.get(kind)
@@ -230,9 +235,8 @@ class Search:
         if not query.text:  # the index alone names candidates: enough of them must fit
             wider = min(_NEAR_MAX, _NEAR * -(-len(places) // max(len(fitting), 1)))
         near = await self._named_by_index(query, ranker, wanted.kind, wider)
-        shifts = {key: shift(each, query.text) for key, each in self._records.items()
-                  if key in places}  # fmt: skip
-        totals = {key: each.total for key, each in shifts.items()}
+        shifts = _Shifts(self._records, query.text)
+        totals = _Totals(shifts)
         ranking = ranker.rank(query, found=near, shifts=totals, count=_LOOKED_AT)
         fits, denied = list[Scored](), list[tuple[Scored, Denied]]()
         for each in ranking.scored:
@@ -287,6 +291,48 @@ class Search:
         where = {"tenant": self._tenant, "kind": kind}
         hits = await self._index.search(vector, count, where=where)
         return [self._keys[hit.id] for hit in hits if hit.id in self._keys]
+
+
+class _Shifts(Mapping[str, Shift]):
+    """Shifts of those that outcomes have taught something of, worked out for who is looked at."""
+
+    def __init__(self, records: Mapping[str, Record], query: str) -> None:
+        self._records, self._query = records, query
+        self._known: dict[str, Shift] = {}
+
+    def __getitem__(self, key: str) -> Shift:
+        made = self._known.get(key)
+        if made is None:
+            made = self._known[key] = shift(self._records[key], self._query)
+        return made
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._records
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+
+class _Totals(Mapping[str, float]):
+    """What is added to scores."""
+
+    def __init__(self, shifts: _Shifts) -> None:
+        self._shifts = shifts
+
+    def __getitem__(self, key: str) -> float:
+        return self._shifts[key].total
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._shifts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shifts)
+
+    def __len__(self) -> int:
+        return len(self._shifts)
 
 
 def _own_vector(capability: registry_pb2.Capability, model: Embedder) -> F32 | None:

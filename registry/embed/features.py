@@ -87,7 +87,7 @@ def stem(word: str) -> str:
 
 def stems(text: str) -> list[str]:
     """Return the stems of a text's words, without function words, in their order."""
-    return [stem(word) for word in words(text) if word not in STOP_WORDS]
+    return _native.text_stems(plain(text))
 
 
 def features(text: str) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -103,6 +103,9 @@ def plain(text: str) -> str | list[str]:
 
 def rows(texts: Sequence[str]) -> Rows:
     """Return the features of texts as sparse rows."""
+    if len(texts) == 1:
+        places, values = features(texts[0])
+        return Rows(np.array([0, len(places)]), places, values)
     return joined(features(text) for text in texts)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sira import _native
 from sira.kernel.errors import BadSetting
 from sira.registry.embed import features
-from sira.registry.embed.interface import F32, unit_rows
+from sira.registry.embed.interface import F32
 
 DIMS = 2_048
 _DIMS_RANGE = (64, 8_192)
@@ -49,8 +49,8 @@ class HashedEmbedder:
         """Return the same of what `features.features` has made of texts."""
         made = np.zeros((len(rows), self.dims), np.float32)
         for i, (places, values) in enumerate(rows):
-            made[i] = fold(places, values, self.dims)
-        return unit_rows(made)
+            made[i] = _native.fold_places(places, values, self.dims, True)
+        return made
 
 
 def fold(places: NDArray[np.int32], values: F32, dims: int) -> F32:

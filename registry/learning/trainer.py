@@ -149,6 +149,8 @@ class Trainer:
         state.look_s = math.inf  # what moves from now on is looked at later
         search = self._search_of(of[0])
         before = search.trained(of[1])
+        if before is None and not search.may_teach(of[1]):
+            return  # nothing to go through all registrations for
         began_s = loop.time()
         try:
             seen, marks = await self._gather(search, of, before)

@@ -229,7 +229,8 @@ class Ranker:
         added = mix.mixed(standard, mix.weights(standard, have_examples=have_examples))
         shift = np.zeros(len(keys), np.float32)
         if shifts:
-            shift[:] = [shifts.get(key, 0.0) for key in keys]
+            known = [(i, key) for i, key in enumerate(keys) if key in shifts]
+            shift[[i for i, _ in known]] = [shifts[key] for _, key in known]
         score = np.sum(list(added.values()), axis=0) + shift
         score[order[NEAR_CANDIDATES:]] -= _BEHIND
         best = np.argsort(-score, kind="stable")[:count]

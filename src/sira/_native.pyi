@@ -56,9 +56,12 @@ def count_places(have: NDArray[np.int32], places: NDArray[np.int32], by: int, /)
     """Add `by` to `have` of each place; one that stands twice counts twice."""
 
 def fold_places(
-    places: NDArray[np.int32], values: NDArray[np.float32], dims: int, /
+    places: NDArray[np.int32], values: NDArray[np.float32], dims: int, unit: bool = False, /
 ) -> NDArray[np.float32]:
-    """Project one sparse row to f32[dims]: as registry/embed/hashed.py says."""
+    """Project one sparse row to f32[dims]: as registry/embed/hashed.py says. unit: of length 1."""
+
+def text_stems(text: str | list[str]) -> list[str]:
+    """Stems of its words but for function words, in their order."""
 
 def cosines(
     rows: list[Any],

@@ -43,6 +43,12 @@ def test_features_are_the_twins(text: str) -> None:
     assert np.array_equal(values, 1 + np.log(counts).astype(np.float32))
 
 
+@given(TEXTS)
+def test_stems_are_the_twins(text: str) -> None:
+    words = [word for word in features.words(text) if word not in features.STOP_WORDS]
+    assert features.stems(text) == [features.stem(word) for word in words]
+
+
 def test_every_function_word_and_ending_is_known_to_both() -> None:
     endings = [suffix for suffix, _ in features._SUFFIXES]
     for word in (*features.STOP_WORDS, *(f"{head}{end}" for head in ("ab", "abc", "abcd", "zürabc")
@@ -57,6 +63,9 @@ def test_folding_is_a_sum_by_seats(text: str, dims: int) -> None:
     at, signs = seats(places, dims)
     wanted = np.bincount(at, signs * values, dims).astype(np.float32)
     assert np.array_equal(fold(places, values, dims), wanted)
+    unit = _native.fold_places(places, values, dims, True)
+    length = float(np.linalg.norm(wanted)) or 1.0
+    assert unit == pytest.approx(wanted / length, abs=1e-6)
 
 
 def test_what_is_not_of_ascii_comes_as_words() -> None:
