@@ -129,7 +129,7 @@ async def explain(args: Namespace, out: Output, stop: Stop) -> Result:
     async with connected(args) as bus:
         who = _principal(bus, getattr(args, "as"))
         while True:
-            found = await bus.explain(topic, action=action, principal=who)
+            found = await bus.explain(topic, action=action, principal=who, client=args.client or "")
             if found.matches or time.monotonic() >= deadline_s:
                 break
             await asyncio.sleep(_POLL_S)
@@ -164,6 +164,15 @@ async def explain(args: Namespace, out: Output, stop: Stop) -> Result:
             out.text(f"  and {found.matches_left_out} more")
     elif found.kind and not is_pattern(topic):
         out.text("  nobody listens")
+    publishers = [
+        {"client": each.client, "lane": each.lane, "path": each.path, "why": each.why}
+        for each in found.publishers
+    ]
+    if publishers:
+        table = Table("publisher", "lane", "path", "why")
+        for row in publishers:
+            table.add_row(*row.values())
+        out.show(table)
     data = {
         "topic": topic,
         "action": action,
@@ -177,6 +186,7 @@ async def explain(args: Namespace, out: Output, stop: Stop) -> Result:
         "kind": found.kind,
         "contract": dict(found.contract),
         "matches": matches,
+        "publishers": publishers,
     }
     alone = args.wait > 0 and not matches
     return Result(data, EXIT_UNACCOUNTED if alone or found.decision != "allow" else 0)

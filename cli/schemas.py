@@ -238,6 +238,9 @@ EXPLAIN = record(
     kind=STRING,
     contract=STRINGS,
     matches=listed(_EXPLAIN_MATCH),
+    publishers=listed(
+        record(client=STRING, lane=STRING, path=one_of("direct", "node"), why=STRING)
+    ),
 )
 EVENT = record(
     topic=STRING,

@@ -291,6 +291,11 @@ VERBS: tuple[Verb, ...] = (
                 "token (yourself)",
             ),
             Argument(
+                name="--client",
+                metavar="ID",
+                help="also say which way messages of this publisher go: its id, or how that begins",
+            ),
+            Argument(
                 name="--wait",
                 kind="number",
                 default=0.0,

@@ -175,6 +175,22 @@ class ExplainMatch:
 
 
 @dataclass(frozen=True, slots=True)
+class ExplainPublisher:
+    """Which way the messages of one publisher on the topic go.
+
+    Attributes:
+        lane: of its connection: grpc or socket.
+        path: direct (past the node) or node.
+        why: for people.
+    """
+
+    client: str
+    lane: str
+    path: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """What would happen to a message on a topic, and why. Iterate it for the matches.
 
@@ -187,6 +203,7 @@ class Explanation:
         readable, cut: of a pattern that is subscribed to: what may be read, and what may not.
         obligations: what rules demand with their yes, as `tap=lab.audit`.
         matches_left_out: so many more than `matches` there are.
+        publishers: whoever was asked about, or has asked to go past the node on this topic.
     """
 
     topic: str
@@ -200,6 +217,7 @@ class Explanation:
     cut: tuple[str, ...] = ()
     obligations: tuple[str, ...] = ()
     matches_left_out: int = 0
+    publishers: tuple[ExplainPublisher, ...] = ()
 
     def __iter__(self) -> Iterator[ExplainMatch]:
         """Yield the matches."""
@@ -232,4 +250,8 @@ class Explanation:
             cut=tuple(answer.cut),
             obligations=tuple(answer.obligations),
             matches_left_out=answer.matches_left_out,
+            publishers=tuple(
+                ExplainPublisher(each.client, each.lane, each.path, each.why)
+                for each in answer.publishers
+            ),
         )

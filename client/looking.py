@@ -50,6 +50,7 @@ class Looking(Later, ABC):
         *,
         principal: str = "",
         action: str = "",
+        client: str = "",
         timeout_s: float | None = CALL_S,
     ) -> Explanation:
         """Return where a message on `topic` would go, and why.
@@ -58,10 +59,13 @@ class Looking(Later, ABC):
             topic: topic or pattern; for `call`, `attach` and `administer` a method or name.
             principal: who would act, one of this tenant; "": this client with its token.
             action: one of those of rules; "": publish.
+            client: id of a publisher, or its beginning: also say which way its messages would go.
         """
         answer = await self.connection.unary(
             "/sira.v1.Kernel/Explain",
-            kernel_pb2.ExplainRequest(topic=topic, principal=principal, action=action),
+            kernel_pb2.ExplainRequest(
+                topic=topic, principal=principal, action=action, client=client
+            ),
             kernel_pb2.ExplainResponse,
             timeout_s=timeout_s,
         )

@@ -366,11 +366,14 @@ class SyncBus(SyncFinding):
         *,
         principal: str = "",
         action: str = "",
+        client: str = "",
         timeout_s: float | None = CALL_S,
     ) -> Explanation:
         """Return where a message on `topic` would go, and why; see `Bus.explain`."""
         return self._runner.run(
-            self._bus.explain(topic, principal=principal, action=action, timeout_s=timeout_s)
+            self._bus.explain(
+                topic, principal=principal, action=action, client=client, timeout_s=timeout_s
+            )
         )
 
     def stats(

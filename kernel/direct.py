@@ -43,6 +43,13 @@ class Refusal(NamedTuple):
     again_ms: int = WHEN_MOVED
 
 
+class Way(NamedTuple):
+    """Which way the messages of one publisher on a topic go, and why; for people."""
+
+    direct: bool
+    why: str
+
+
 def busy_again_ms(times: int) -> int:
     """Return when to ask again where a target held something, so many times one after the other.
 
@@ -115,7 +122,9 @@ def target_refusal(target: Target) -> Refusal | None:
     if target.members > 1:
         return Refusal("a queue group shares the work: the node says who gets which message")
     if not target.linked:
-        return Refusal("the subscriber's connection takes no links")
+        return Refusal(
+            "the subscriber's connection takes no links: it came by gRPC, or SIRA_DIRECT=off there"
+        )
     if target.stalled:
         return Refusal("the subscriber takes nothing: it is stalled", LATER_MS)
     return None
@@ -363,6 +372,9 @@ class Past(Protocol):
 
     def asked(self, stream: PublishStream, ask: int, topic: str) -> None:
         """Take an ask for a route. Raises ProtocolError: its number was used before."""
+
+    def way(self, stream: PublishStream, topic: str) -> Way | None:
+        """Say which way a stream's messages on a topic go; None: it has not asked for another."""
 
     def publisher_over(self, stream: PublishStream) -> None:
         """Let routes of a stream go: nobody may post by them any more."""

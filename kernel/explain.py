@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from sira import _native
 from sira.kernel import direct, lanes
 from sira.kernel.authorize import ACTIONS, ALLOW, Allow
 from sira.kernel.bus import Bus
+from sira.kernel.clients import Client
 from sira.kernel.errors import BadRequest
 from sira.kernel.identity import Principal
 from sira.kernel.subscriptions import Listener, Subscription, readers
@@ -24,6 +25,12 @@ from sira.v1 import kernel_pb2
 # Actions on a method or another name, and not on a topic.
 NAMED = frozenset({"call", "attach", "administer", "lease", "configure"})
 _NAME_CHARS_MAX = 255
+_NO_ASK = "it has not asked to pass the node: the second message on a topic within ten seconds does"
+_NO_LINKS: Mapping[int, str] = {
+    lanes.GRPC: "it came by gRPC, as from another host or by TLS: no memory is shared with it",
+    lanes.SOCKET: "its connection takes no links: SIRA_DIRECT=off or SIRA_SHM=off there, or this "
+    "node takes none (links_max)",
+}
 
 
 def explain(
@@ -136,6 +143,35 @@ def past_the_node(
     return "publishers at the node's Unix socket hand messages over past it, while all keep up"
 
 
+def publishers(
+    bus: Bus, some: Iterable[Client], request: kernel_pb2.ExplainRequest
+) -> list[kernel_pb2.ExplainPublisher]:
+    """Say which way messages of these clients on the topic go.
+
+    Of clients that were not asked about by `request.client`: all that asked to pass the node.
+    """
+    rows = []
+    for client in some:
+        named = bool(request.client) and client.id.startswith(request.client)
+        if request.client and not named:
+            continue
+        for stream in client.publishes:
+            lane, past = stream.ingress.lane, stream.direct
+            way = past.way(stream, request.topic) if past is not None else None
+            if way is None and named:
+                way = direct.Way(False, _NO_ASK if past is not None else _NO_LINKS[lane])
+            if way is not None:
+                rows.append(
+                    kernel_pb2.ExplainPublisher(
+                        client=client.id,
+                        lane=lanes.NAMES[lane],
+                        path="direct" if way.direct else "node",
+                        why=way.why,
+                    )
+                )
+    return rows
+
+
 def _publish(bus: Bus, response: kernel_pb2.ExplainResponse, topic: str) -> None:
     """Add the rules that hold for every publish, whatever the policy says."""
     head = first_token(topic)
@@ -167,6 +203,8 @@ def _match(bus: Bus, subscription: Subscription, topic: str) -> kernel_pb2.Expla
     lane = subscription.stream.lane if subscription.stream.reader is None else lanes.SHM
     kept = direct.target_refusal(direct.target_of(subscription)) if lane != lanes.GRPC else None
     why = lanes.REASONS[lane] + (f"; nothing comes past the node: {kept.why}" if kept else "")
+    if kept is None and lane != lanes.GRPC and not sub.idle:
+        why += "; until it has what waits for it on the node, more comes by the node"
     return kernel_pb2.ExplainMatch(
         client=subscription.client.id,
         pattern=subscription.pattern,

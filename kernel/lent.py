@@ -84,6 +84,17 @@ def judge(bytes_: int, *, mine: Held, every: Held, limits: Limits) -> Verdict:
     return Verdict.TAKEN
 
 
+def limit_reached(*, mine: Held, every: Held, limits: Limits) -> str:
+    """Say which limit keeps a connection from lending more; "": none does."""
+    rows = (
+        (mine.segments, limits.segments_max, "lent_segments_max"),
+        (mine.bytes, limits.bytes_max, "lent_bytes_max"),
+        (every.segments, limits.node_segments_max, "an eighth of the node's open files"),
+        (every.bytes, limits.node_bytes_max, "lent_bytes_node_max"),
+    )
+    return next((f"{name} = {limit}" for count, limit, name in rows if count >= limit), "")
+
+
 @dataclass(slots=True, eq=False)
 class Party:
     """One connection, as people know it.

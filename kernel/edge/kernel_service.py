@@ -191,8 +191,23 @@ class KernelService:
             last.reasons.append("NO_MATCH: nobody listens")
         elif request.action in ("", "publish"):
             last.reasons.append(explain.past_the_node(bus, listeners, request, call.credential))
+        if request.action in ("", "publish"):
+            await self._publishers(bus, request, parts)
         await parts.add(last)
         return parts.whole()
+
+    @staticmethod
+    async def _publishers(bus: Bus, request: kernel_pb2.ExplainRequest, parts: Parts) -> None:
+        every, found = list(bus.clients), 0
+        for start in range(0, len(every), Parts.ROWS):
+            part = kernel_pb2.ExplainResponse()
+            part.publishers.extend(
+                explain.publishers(bus, every[start : start + Parts.ROWS], request)
+            )
+            found += len(part.publishers)
+            await parts.add(part)
+            if found >= _MATCHES_MAX:
+                return
 
     async def memory(self, call: Call, request: kernel_pb2.MemoryRequest) -> bytes:
         """Return the memory that clients of the caller's tenant share; operators see all of it.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sira import _native
 from sira.kernel.authorize import Deny
-from sira.kernel.direct import LATER_MS, SLOTS, Cell, Refusal
+from sira.kernel.direct import LATER_MS, SLOTS, Cell, Refusal, Way
 from sira.kernel.errors import ProtocolError
 from sira.kernel.lent import Party, Segment, may_read
 from sira.kernel.local import record
@@ -58,6 +58,7 @@ class Grant:
     number: int
     topic: str
     cells: list[tuple[Link, Cell]]
+    value: int = 0  # of the topic's word when it was granted
 
 
 class End:
@@ -73,6 +74,7 @@ class End:
         self.grants: dict[int, Grant] = {}
         self.by_topic: dict[str, Grant] = {}
         self.busy: dict[str, int] = {}  # refusals of a topic's asks, one after the other
+        self._refused: dict[str, str] = {}  # why, by topic, since there was a route
         self._last_ask = 0
         self._bus: Bus | None = None  # whose words it was passed
         self._broke_s: dict[End, float] = {}
@@ -95,6 +97,25 @@ class End:
         made = Ask(self, stream, stream.bus, ask, topic, stream.bus.now_ns() + _WAIT_NS)
         self.asks[ask] = made
         self._direct.ask(made)
+
+    def way(self, stream: PublishStream, topic: str) -> Way | None:
+        """Say which way a stream's messages on a topic go; None: it has not asked for another."""
+        grant, hub = self.by_topic.get(topic), stream.bus.hub
+        if grant is not None and grant.stream is stream:
+            if hub.word(hub.word_of(topic)) != grant.value:
+                return Way(False, "who listens, or may, has changed: its next messages ask anew")
+            links = ", ".join(sorted({str(link.number) for link, _ in grant.cells}))
+            found = Way(True, f"past the node while all keep up, by link {links}")
+        elif any(ask.stream is stream and ask.topic == topic for ask in self.asks.values()):
+            found = Way(False, "it asks to go past the node at this moment")
+        elif topic in self._refused:
+            found = Way(False, self._refused[topic])
+        else:
+            return None
+        limit = self._lending.limit_reached
+        return (
+            found._replace(why=f"{found.why}; no memory more is taken: {limit}") if limit else found
+        )
 
     def publisher_over(self, stream: PublishStream) -> None:
         """Let routes of a stream go: nobody may post by them any more."""
@@ -194,10 +215,12 @@ class End:
     def grant(self, grant: Grant, segments: list[int]) -> None:
         """Tell it of a route. Requires: the targets were told, in the same turn."""
         word = grant.bus.hub.word_of(grant.topic)
+        grant.value = grant.bus.hub.word(word)
+        self._refused.pop(grant.topic, None)
         route = socket_pb2.SocketRoute(
             ask=grant.number,
             word=word,
-            value=grant.bus.hub.word(word),
+            value=grant.value,
             segments=segments,
             matched=len(grant.cells),
         )
@@ -215,6 +238,9 @@ class End:
     def refuse(self, ask: Ask, refused: Refusal) -> None:
         """Tell it that a route is not to be had, and when to ask again."""
         hub = ask.bus.hub
+        if len(self._refused) >= ROUTES_MAX:
+            self._refused.clear()
+        self._refused[ask.topic] = refused.why
         route = socket_pb2.SocketRoute(
             ask=ask.number, refused=refused.why, again_ms=refused.again_ms
         )

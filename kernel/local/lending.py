@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from sira import _native
 from sira.kernel.errors import Denied, ProtocolError, QuotaExceeded, SiraError
-from sira.kernel.lent import Held, Hold, Lent, Limits, Party, Segment
+from sira.kernel.lent import Held, Hold, Lent, Limits, Party, Segment, limit_reached
 from sira.kernel.local import record
 from sira.kernel.local.channel import Channel
 from sira.kernel.settings import Settings
@@ -146,6 +146,11 @@ class Lending:
                 if segment.tenant == tenant:
                     found.append(segment)
         return found
+
+    @property
+    def limit_reached(self) -> str:
+        """Which limit keeps the client from lending more; "": none does."""
+        return limit_reached(mine=self._held, every=self._lent.held, limits=self._lent.limits)
 
     def stop(self, segment: Segment) -> None:
         """Tell the client to write nothing new into a segment."""

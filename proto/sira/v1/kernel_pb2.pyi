@@ -335,17 +335,19 @@ class LedgerResponse(_message.Message):
     def __init__(self, rows: _Optional[_Iterable[_Union[LedgerRow, _Mapping]]] = ..., balanced: _Optional[bool] = ..., epoch: _Optional[bytes] = ..., next: _Optional[bytes] = ..., moved: _Optional[int] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
-    __slots__ = ("topic", "principal", "action")
+    __slots__ = ("topic", "principal", "action", "client")
     TOPIC_FIELD_NUMBER: _ClassVar[int]
     PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
     ACTION_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
     topic: str
     principal: str
     action: str
-    def __init__(self, topic: _Optional[str] = ..., principal: _Optional[str] = ..., action: _Optional[str] = ...) -> None: ...
+    client: str
+    def __init__(self, topic: _Optional[str] = ..., principal: _Optional[str] = ..., action: _Optional[str] = ..., client: _Optional[str] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("decision", "reasons", "matches", "kind", "contract", "rule", "readable", "cut", "obligations", "matches_left_out")
+    __slots__ = ("decision", "reasons", "matches", "kind", "contract", "rule", "readable", "cut", "obligations", "matches_left_out", "publishers")
     class ContractEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -363,6 +365,7 @@ class ExplainResponse(_message.Message):
     CUT_FIELD_NUMBER: _ClassVar[int]
     OBLIGATIONS_FIELD_NUMBER: _ClassVar[int]
     MATCHES_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHERS_FIELD_NUMBER: _ClassVar[int]
     decision: str
     reasons: _containers.RepeatedScalarFieldContainer[str]
     matches: _containers.RepeatedCompositeFieldContainer[ExplainMatch]
@@ -373,7 +376,20 @@ class ExplainResponse(_message.Message):
     cut: _containers.RepeatedScalarFieldContainer[str]
     obligations: _containers.RepeatedScalarFieldContainer[str]
     matches_left_out: int
-    def __init__(self, decision: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., matches: _Optional[_Iterable[_Union[ExplainMatch, _Mapping]]] = ..., kind: _Optional[str] = ..., contract: _Optional[_Mapping[str, str]] = ..., rule: _Optional[str] = ..., readable: _Optional[_Iterable[str]] = ..., cut: _Optional[_Iterable[str]] = ..., obligations: _Optional[_Iterable[str]] = ..., matches_left_out: _Optional[int] = ...) -> None: ...
+    publishers: _containers.RepeatedCompositeFieldContainer[ExplainPublisher]
+    def __init__(self, decision: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., matches: _Optional[_Iterable[_Union[ExplainMatch, _Mapping]]] = ..., kind: _Optional[str] = ..., contract: _Optional[_Mapping[str, str]] = ..., rule: _Optional[str] = ..., readable: _Optional[_Iterable[str]] = ..., cut: _Optional[_Iterable[str]] = ..., obligations: _Optional[_Iterable[str]] = ..., matches_left_out: _Optional[int] = ..., publishers: _Optional[_Iterable[_Union[ExplainPublisher, _Mapping]]] = ...) -> None: ...
+
+class ExplainPublisher(_message.Message):
+    __slots__ = ("client", "lane", "path", "why")
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    LANE_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    client: str
+    lane: str
+    path: str
+    why: str
+    def __init__(self, client: _Optional[str] = ..., lane: _Optional[str] = ..., path: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
 
 class ExplainMatch(_message.Message):
     __slots__ = ("client", "pattern", "group", "lane", "lane_reason", "pending", "state")

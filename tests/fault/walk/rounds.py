@@ -46,7 +46,9 @@ class Case:
     role: str
     action: str
     count: int
-    when: str = "flow"  # reached there; "death": after that of a reader; "end": of the process
+    # Reached there; "death": after that of a reader; "orphan": when its publisher has ended;
+    # "end": of the process.
+    when: str = "flow"
 
     @property
     def goes_on(self) -> bool:
@@ -77,6 +79,10 @@ def census(stage: Stage) -> dict[str, dict[str, tuple[str, int]]]:
     flows(publisher, "walk.census")
     at_death = passes(clients)
     publisher.end()
+    wait_for(
+        lambda: "link_over.came" in passes((subscriber,))[0], "it hears that nobody writes any more"
+    )
+    (orphaned,) = passes((subscriber,))
     subscriber.end()
     stage.bus.close()
     for each in (stage.bystander, *stage.beside):
@@ -87,6 +93,8 @@ def census(stage: Stage) -> dict[str, dict[str, tuple[str, int]]]:
         others_die = role == "publisher"  # what the other roles first pass late only takes longer
         at_end = clients[index].passes["end"]
         found[role] = {point: ("end", count) for point, count in at_end.items()}
+        if role == "subscriber":
+            found[role].update({point: ("orphan", count) for point, count in orphaned.items()})
         for point, count in at_death[index].items():
             found[role][point] = ("death", count) if others_die else ("flow", 1)
         for point, count in in_flow[index].items():
@@ -174,11 +182,13 @@ def run(stage: Stage, number: int, case: Case) -> Outcome:
         flows(publisher, base, victim=victim)
     if case.when == "end":
         victim.signal(signal.SIGTERM)
+    elif case.when == "orphan":
+        publisher.end()
     elif case.when == "death" and not (victim.is_over or victim.is_stopped):
         leave_unread(publisher, subscriber, f"{base}.d")
     happen(stage, case, victim)
 
-    if case.role != "publisher":
+    if case.role != "publisher" and case.when != "orphan":
         flows(publisher, base)
     beside = stage.beside_got()
     wait_for(lambda: stage.beside_got() >= beside + GO_ON, "the pair beside goes on")

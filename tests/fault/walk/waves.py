@@ -16,6 +16,7 @@ from . import actors, rounds
 from .rounds import ACTIONS, GO_ON, Case, Outcome
 from .stage import PAUSE_S, Actor, Stage, wait_for
 
+ALONE = ("death", "orphan")
 AT_ONCE = 6  # of all that publish or read beside each other
 SURVIVORS = Case("", "none", "kill", 0)  # for the checks of those that nothing happened to
 
@@ -24,8 +25,8 @@ def waves(cases: Sequence[Case]) -> Iterator[list[Case]]:
     """Yield cases that go together; each has one role."""
     for role in rounds.ROLES:
         of_role = [each for each in cases if each.role == role]
-        alone = [each for each in of_role if each.when == "death"]
-        together = [each for each in of_role if each.when != "death"]
+        alone = [each for each in of_role if each.when in ALONE]
+        together = [each for each in of_role if each.when not in ALONE]
         step = len(together) or 1 if role == "node" else AT_ONCE
         yield from (together[i : i + step] for i in range(0, len(together), step))
         yield from ([each] for each in alone)
@@ -33,7 +34,7 @@ def waves(cases: Sequence[Case]) -> Iterator[list[Case]]:
 
 def run(stage: Stage, number: int, wave: Sequence[Case]) -> Outcome:
     """Run the cases of one wave. Raises Broken: something does not go on."""
-    if wave[0].when == "death":
+    if wave[0].when in ALONE:
         return rounds.run(stage, number, wave[0])
     kinds = {"subscriber": _readers, "publisher": _publishers, "node": _nodes}
     outcome = Outcome()
