@@ -187,7 +187,7 @@ bool sira_link_piece(const struct sira_link *link, uint32_t hold, struct sira_li
     sira_words_out(words, &lent->where, SIRA_LINK_LENT_WORDS);
     const uint32_t slot = (uint32_t)words[0];
     if (slot >= link->shape.slots) return false;
-    if (sira_word_load(&link->holds[hold / 64]) >> hold % 64 & 1) return false; /* given back, and not collected */
+    if (sira_word_load(&lent->given) == number) return false; /* given back, and perhaps not collected */
     const uint64_t state = sira_word_load(&link->slots[slot].state), at = state >> SIRA_SLOT_KIND_BITS;
     const enum sira_slot_kind kind = sira_slot_kind(state);
     /* A slot that has a later message was taken: had it been withdrawn, the hold would be free. */

@@ -10,7 +10,7 @@
  *     returned  a bit for each slot: "look here"                          reader sets, writer clears
  *     holds     a bit for each hold: "I have done with it"                reader sets, writer clears
  *     cells     64 bytes for each subscription: posted, withdrawn[7]      writer only
- *     lent      40 bytes for each hold: what the reader has, since when   writer only; nobody but the node reads it
+ *     lent      48 bytes for each hold: what the reader has, since when   writer; the last word the reader
  *     slots     512 bytes each: 64 of header, 448 inline                  writer; the state word by compare-and-swap
  *
  * The state word of a slot is the truth, and the only place where anything happens: `number << 3 | kind`, where
@@ -91,6 +91,8 @@ struct sira_link_lent { /* what a hold is out for, told to whoever asks who keep
     uint64_t where;             /* segment << 32 | slot */
     uint64_t offset, bytes;     /* of the chunk in its segment */
     uint64_t since_ns;          /* when it was posted, CLOCK_MONOTONIC */
+    uint64_t given;             /* by the reader: the number under which it last gave the hold back. Its bit in `holds`
+                                 * would not do: a writer that dies has perhaps just taken it */
 };
 enum { SIRA_LINK_LENT_WORDS = 4 }; /* behind the number */
 
@@ -112,7 +114,7 @@ struct sira_link_slot {
 _Static_assert(sizeof(struct sira_link_place) == 40, "the header of a slot is one line");
 _Static_assert(sizeof(struct sira_link_slot) == SIRA_LINK_SLOT_BYTES, "slots lie 8 to a page");
 _Static_assert(sizeof(struct sira_link_cell) == 64, "a cell is one line");
-_Static_assert(sizeof(struct sira_link_lent) == 40, "five words");
+_Static_assert(sizeof(struct sira_link_lent) == 48, "six words");
 _Static_assert(SIRA_LINK_REASONS <= 1 << (64 - SIRA_COUNT_BITS), "a reason fits above its count");
 
 /* Where the parts of a mapped link lie. Copied freely; the mapping belongs to somebody else. */

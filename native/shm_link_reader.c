@@ -233,6 +233,8 @@ bool sira_link_give_hold(const struct sira_link *link, uint32_t hold)
 {
     assert(hold < link->shape.holds);
     SIRA_FAULT_POINT("hold.viewed");
+    struct sira_link_lent *lent = &link->lent[hold];
+    sira_word_store(&lent->given, sira_word_load(&lent->number)); /* any bits at all from a writer that is not honest */
     sira_word_or(&link->holds[hold / 64], UINT64_C(1) << hold % 64);
     SIRA_FAULT_POINT("hold.told");
     return sira_link_calls_writer(link);

@@ -363,6 +363,9 @@ static void what_waits_and_what_the_reader_has_is_told_until_it_comes_back(void)
     CHECK(pieces[0].is_taken);
     sira_link_give_hold(&link_of, hold);
     CHECK_EQUAL(pieces_of(pieces), 0); /* before its writer has looked, which may be dead */
+    const uint64_t bits = sira_word_swap(&link_of.holds[0], 0); /* or die just here */
+    CHECK_EQUAL(pieces_of(pieces), 0);
+    (void)sira_word_or(&link_of.holds[0], bits);
     CHECK_EQUAL(sira_link_collect(&writer, false), SIRA_LINK_OK);
     CHECK_EQUAL(pieces_of(pieces), 0);
     CHECK_EQUAL(released[3], 1);
