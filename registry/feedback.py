@@ -33,6 +33,7 @@ def encode(record: Record) -> bytes:
         "remembered": [list(each) for each in record.remembered],
         "worked": record.worked,
         "failed": record.failed,
+        "generation": record.generation,
     }
     return json.dumps(said).encode()
 
@@ -43,8 +44,14 @@ def decode(value: bytes) -> Record:
     if said.get("v") != _FORMAT:
         return Record()
     remembered = tuple((str(text), float(weight)) for text, weight in said["remembered"])
-    calls = float(said.get("worked", 0)), float(said.get("failed", 0))
-    return Record(float(said["good"]), float(said["bad"]), remembered, *calls)
+    return Record(
+        float(said["good"]),
+        float(said["bad"]),
+        remembered,
+        worked=float(said.get("worked", 0)),
+        failed=float(said.get("failed", 0)),
+        generation=int(said.get("generation", 0)),
+    )
 
 
 def after_outcome(record: Record, request: registry_pb2.RateRequest) -> Record:

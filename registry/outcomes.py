@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from sira.consensus.tables import Tables
 from sira.kernel.errors import Conflict, SiraError
@@ -25,28 +26,43 @@ _KEYS_MAX = 100_000
 _WORKED_MAX = round(COUNT_MAX / WEIGHTS["error"])  # more is halved away in a record
 
 
+@dataclass(slots=True)
+class _Ends:
+    """Of calls of one capability of one instance of its agent."""
+
+    generation: int
+    worked: int = 0
+    failed: int = 0
+    late: int = 0
+
+
 class Outcomes:
     """Belongs to the node's loop."""
 
     def __init__(self, tables: Tables) -> None:
         """Write to `tables`."""
         self._tables = tables
-        self._gathered: dict[str, list[int]] = {}  # key of a row -> worked, failed, late
+        self._gathered: dict[str, _Ends] = {}  # by key of a row
         self._to_write: dict[str, None] = {}
         self._task: asyncio.Task[None] | None = None
         self.told = 0  # reports of one capability, since the start
 
-    def add(self, key: str, worked: int, failed: int, late: int) -> None:
-        """Take how calls of a capability have ended. `key`: of its row."""
-        counts = self._gathered.get(key)
-        if counts is None:
-            if len(self._gathered) >= _KEYS_MAX:
+    def add(self, key: str, generation: int, worked: int, failed: int, late: int) -> None:
+        """Take how calls of a capability have ended.
+
+        Args:
+            key: of its row.
+            generation: of its agent.
+        """
+        ends = self._gathered.get(key)
+        if ends is None or ends.generation != generation:
+            if ends is None and len(self._gathered) >= _KEYS_MAX:
                 self._gathered.pop(next(iter(self._gathered)))
-            counts = self._gathered[key] = [0, 0, 0]
+            ends = self._gathered[key] = _Ends(generation)
         self.told += 1
-        for place, count in enumerate((worked, failed, late)):
-            counts[place] += min(count, COUNTED_MAX)
-        counts[0] = min(counts[0], _WORKED_MAX)
+        ends.worked = min(ends.worked + min(worked, COUNTED_MAX), _WORKED_MAX)
+        ends.failed += min(failed, COUNTED_MAX)
+        ends.late += min(late, COUNTED_MAX)
         if failed or late or self._speaks_against(key):
             self._to_write[key] = None
             if self._task is None or self._task.done():
@@ -81,22 +97,24 @@ class Outcomes:
         self._to_write.clear()
         for start in range(0, len(keys), _ROWS_MAX):
             taken = [
-                (key, counts)
+                (key, ends)
                 for key in keys[start : start + _ROWS_MAX]
-                if (counts := self._gathered.pop(key, None)) is not None
+                if (ends := self._gathered.pop(key, None)) is not None
             ]
             # What cannot be written is lost: it is no more than what some calls said.
             with contextlib.suppress(SiraError):
                 await self._written(taken)
 
-    async def _written(self, taken: Iterable[tuple[str, list[int]]]) -> None:
+    async def _written(self, taken: Iterable[tuple[str, _Ends]]) -> None:
         """Write rows in one transaction. Raises SiraError: it could not be."""
         for _ in range(_TRIES_MAX):
             compares, puts = [], []
-            for key, counts in taken:
+            for key, ends in taken:
                 row = self._tables.get(feedback.TABLE, key)
                 record = feedback.decode(row.value) if row is not None else Record()
-                record = after_calls(record, *counts)
+                record = after_calls(
+                    record, ends.worked, ends.failed, ends.late, generation=ends.generation
+                )
                 compares.append((feedback.TABLE, key, row.changed if row is not None else 0))
                 puts.append((feedback.TABLE, key, feedback.encode(record)))
             if not puts:

@@ -327,12 +327,13 @@ class RegistryService:
         if len(request.outcomes) > _REPORTED_MAX:
             raise BadRequest(f"at most {_REPORTED_MAX} at once", details={"field": "outcomes"})
         tenant, decide = call.principal.tenant, call.world.bus.access.decide
-        directory = self._feed.of(tenant).directory
+        directory, add = self._feed.of(tenant).directory, self._feed.outcomes.add
         for each in request.outcomes:
-            topic = _topic_of(directory.get(each.agent), each.capability)
-            if topic and isinstance(decide(call.credential, "publish", topic), Allow):
+            entry = directory.get(each.agent)
+            topic = _topic_of(entry, each.capability)
+            if entry and topic and isinstance(decide(call.credential, "publish", topic), Allow):
                 key = feedback.key_of(tenant, each.agent, each.capability)
-                self._feed.outcomes.add(key, each.worked, each.failed, each.late)
+                add(key, entry.agent.generation, each.worked, each.failed, each.late)
         return registry_pb2.ReportResponse()
 
     async def learned(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -29,6 +30,8 @@ from sira.registry.learning.lease import TTL_S, Lease
 from sira.registry.learning.stored import Trained
 from sira.registry.learning.when import Past, Rules, Seen, due_s, rest_until_s
 from sira.registry.search import Search
+
+_log = logging.getLogger("sira.registry")
 
 FOLDER = "learned"
 TABLE = "learned"
@@ -96,6 +99,7 @@ class Trainer:
         self._task: asyncio.Task[None] | None = None
         self.process: asyncio.subprocess.Process | None = None  # that learns just now
         self.trained = self.failed = 0  # since the start
+        self.is_looking = False
 
     async def start(self) -> None:
         """Use what an earlier life has learned, and go on."""
@@ -136,7 +140,9 @@ class Trainer:
         while True:
             for of, state in list(self._states.items()):
                 if state.look_s <= loop.time():
+                    self.is_looking = True
                     await self._look(of, state)
+            self.is_looking = False
             look_s = min((each.look_s for each in self._states.values()), default=math.inf)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(None if look_s == math.inf else look_s):
@@ -164,12 +170,15 @@ class Trainer:
         except Conflict:  # another core learns just now
             state.look_s = loop.time() + TTL_S
             return
-        except (_Failed, BadRequest, OSError, SiraError) as error:
+        except Exception as error:  # whatever it is: the next one may end well
             self.failed += 1
             failures = 1 if state.past is None else state.past.failures + 1
             state.past = Past(loop.time(), loop.time() - began_s, failures)
             state.look_s = rest_until_s(self._rules, state.past)
-            self._told.failed(*of, str(error), state.past)
+            reason = str(error) or type(error).__name__
+            if not isinstance(error, _Failed | SiraError | OSError):
+                _log.exception("learning of %s %s failed", *of)
+            self._told.failed(*of, reason, state.past)
             return
         search.use(made)
         self.trained += 1

@@ -53,6 +53,7 @@ class Record:
         good, bad: what people said, or others by hand.
         remembered: requests that it served well or badly.
         worked, failed: calls, as those who called have told by themselves.
+        generation: of the agent that those calls were of: another instance begins anew.
     """
 
     good: float = 0.0
@@ -60,6 +61,7 @@ class Record:
     remembered: tuple[tuple[str, float], ...] = ()  # request -> weight, negative: it served badly
     worked: float = 0.0
     failed: float = 0.0
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +98,16 @@ def after(record: Record, outcome: Outcome) -> Record:
     return replace(record, good=good, bad=bad, remembered=remembered)
 
 
-def after_calls(record: Record, worked: int, failed: int, late: int) -> Record:
-    """Return the record after so many calls that worked, failed, or had no answer in time."""
+def after_calls(
+    record: Record, worked: int, failed: int, late: int, *, generation: int = 0
+) -> Record:
+    """Return the record after so many calls that worked, failed, or had no answer in time.
+
+    Args:
+        generation: of the agent; what calls said of an earlier one is forgotten.
+    """
+    if generation != record.generation:
+        record = replace(record, worked=0.0, failed=0.0, generation=generation)
     good = record.worked + WEIGHTS["error"] * worked
     bad = record.failed + WEIGHTS["error"] * failed + WEIGHTS["timeout"] * late
     over = (good + bad) / COUNT_MAX

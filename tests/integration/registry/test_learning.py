@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 from sira.registry.learning.lease import TTL_S, Lease
 from sira.registry.learning.trainer import FOLDER, Trainer
 from sira.v1 import registry_pb2
+from tests.small_model import make_model
 from tests.unit.registry.agents_of_a_house import EXAMPLES
 
 from .nodes import Running, connected, register, run, running, until
@@ -57,8 +59,10 @@ async def learned(its: Running, *, other_than: str = "") -> str:
 
 async def at_rest(trainer: Trainer) -> None:
     """Wait until it has looked at all that has moved."""
-    await until(lambda: all(each.look_s == math.inf for each in trainer._states.values()))
-    await until(lambda: trainer.process is None)
+    states = trainer._states
+    await until(
+        lambda: not trainer.is_looking and all(s.look_s == math.inf for s in states.values())
+    )
 
 
 def file_of(folder: Path) -> Path:
@@ -155,6 +159,31 @@ def test_other_examples_and_liked_requests_give_another_head(
     run(work)
 
 
+def test_with_a_model_its_vectors_are_learned_with_and_without_it_nothing_of_that_is_used(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    make_model(folder)
+    model = {"embedder_dir": str(folder)}
+
+    async def work() -> None:
+        async with node(tmp_path, **model) as (its, trainer, stub):
+            await register(stub, *house())
+            head = await learned(its)
+            (told,) = (await stub.Learned(pb.LearnedRequest())).learned
+            assert told.embedder.startswith("onnx-model/") and not trainer.failed
+        async with node(tmp_path, **model) as (its, trainer, _):
+            await at_rest(trainer)
+            assert (version(its), trainer.trained) == (head, 0)
+        async with node(tmp_path) as (its, trainer, stub):
+            await until(lambda: trainer.trained)
+            (told,) = (await stub.Learned(pb.LearnedRequest())).learned
+            assert told.embedder == ""
+
+    run(work)
+
+
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_process_that_dies_or_is_late_costs_nothing_but_time(tmp_path: Path, end: int) -> None:
     async def work() -> None:
@@ -165,11 +194,11 @@ def test_a_process_that_dies_or_is_late_costs_nothing_but_time(tmp_path: Path, e
                     number += 1
                     await register(stub, *house(), agent("late", "Waits", f"number {number}"))
                 else:
-                    os.kill(trainer.process.pid, end)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(trainer.process.pid, end)
                 await asyncio.sleep(0.01)
             found = await stub.Discover(pb.DiscoverRequest(text=TEXT))
             assert found.matches[0].agent == "calendar"
-            assert trainer.process is None or trainer.process.pid
         async with node(tmp_path) as (its, trainer, _):
             await learned(its)
 

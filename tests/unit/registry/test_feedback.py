@@ -128,6 +128,14 @@ def test_who_fails_more_is_ranked_lower_and_comes_back_by_what_works() -> None:
     assert shift(record, "").general == 0
 
 
+def test_another_instance_of_an_agent_begins_anew_and_keeps_what_people_said() -> None:
+    disliked = _after(Outcome(False, "lamp off"))
+    failing = after_calls(disliked, 0, 100, 0, generation=3)
+    again = after_calls(failing, 1, 0, 0, generation=4)
+    assert shift(again, "lamp off") == shift(disliked, "lamp off")
+    assert shift(failing, "").general < shift(again, "").general
+
+
 def test_that_calls_failed_is_told_among_the_reasons() -> None:
     held = Ranker()
     for entry in house():
