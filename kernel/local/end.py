@@ -271,8 +271,9 @@ class End:
         """Take note that nothing more is posted by a route. See `Cell.leave`."""
         if grant is None:
             return
-        for _, cell in grant.cells:
+        for link, cell in grant.cells:
             cell.leave(at_once=at_once)
+            link.stir()
         del self.grants[grant.number]
         if self.by_topic.get(grant.topic) is grant:
             del self.by_topic[grant.topic]

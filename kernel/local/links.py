@@ -26,6 +26,9 @@ CELL_OPEN, CELL_END = 18, 19  # field numbers of the oneof in Item
 # For a client that does not read; past it its route waits.
 _WAITING_DESCRIPTORS_MAX = 16
 _GENERATION_BYTES = 8
+# Looks in time that a link is passed over at most, once nothing is new in it: so that a thousand
+# that say nothing cost the node little. Whoever asks for counts has all of them looked at.
+_RESTS_MAX = 4
 
 
 def is_full(channel: Channel) -> bool:
@@ -52,6 +55,7 @@ class Link:
         self.cells: dict[int, Cell] = {}  # that count
         self.used = 0  # cells that were given out
         self.writer_over = self.reader_over = False
+        self._quiet = self._rests = 0  # looks at which nothing was new; those to be left out yet
         # What the reader was passed, by the writer's own numbers, and because of which stream.
         self.shown: dict[int, tuple[Segment, SubscribeStream]] = {}
         # Of these what is named no more, of a link that is over: its reader may look at it yet.
@@ -95,8 +99,18 @@ class Link:
 
     # ---- cells -----------------------------------------------------------------------------------
 
+    def rests(self) -> bool:
+        """Whether a look in time may be left out: nothing was new at the last ones. Counts it."""
+        self._rests -= 1
+        return self._rests >= 0
+
+    def stir(self) -> None:
+        """Have it looked at next time: something is to become of it."""
+        self._quiet = self._rests = 0
+
     def open(self, cell: Cell, stamp: bytes) -> None:
         """Bind a fresh cell to its subscription, behind all that its stream has had before."""
+        self.stir()
         self.cells[cell.number] = cell
         cell.tally.cells[cell] = None
         opened = bus_pb2.CellOpen(
@@ -112,11 +126,15 @@ class Link:
         """Take in what the memory says, and forget the cells that are over."""
         if not self.cells or self._memory is None:
             return
-        for number, (posted, taken, _, withdrawn) in self._memory.news(self.used).items():
+        news = self._memory.news(self.used)
+        for number, (posted, taken, _, withdrawn) in news.items():
             cell = self.cells.get(number)
             if cell is not None:
                 cell.look(posted, taken, withdrawn)
-        for cell in [each for each in self.cells.values() if each.is_ageing]:
+        ageing = [each for each in self.cells.values() if each.is_ageing]
+        self._quiet = 0 if news or ageing else min(self._quiet + 1, _RESTS_MAX)
+        self._rests = self._quiet
+        for cell in ageing:
             if cell.grow_old():
                 cell.end("REVOKED")
                 self._tell_end(cell)
@@ -133,6 +151,7 @@ class Link:
             if cell.number in self.cells and not cell.reason:
                 cell.end(reason)
                 self._tell_end(cell)
+        self.stir()
 
     def _forget(self, cell: Cell) -> None:
         if not cell.reason:
@@ -222,6 +241,7 @@ class Link:
         for cell in self.cells.values():
             cell.leave(at_once=False)
         self.look()
+        self.stir()
 
     def end_reader(self, reason: str) -> None:
         """Take note that nobody takes any more."""

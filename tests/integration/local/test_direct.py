@@ -51,6 +51,29 @@ def test_a_route_is_granted_and_what_is_posted_arrives_and_stands_in_the_ledger(
     on_node(tmp_path, work)
 
 
+def test_a_silent_link_is_looked_at_seldom_unless_somebody_asks(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        async with linked(node) as publisher, linked(node) as subscriber:
+            route = await publisher.granted(await pair(publisher, subscriber), TOPIC)
+            (link,) = node.direct.links.values()
+            (cell,) = link.cells.values()
+            rested = []
+            for _ in range(30):
+                rested.append(link.rests())
+                if not rested[-1]:
+                    link.look()
+            assert rested[-10:].count(False) == 2, "of five one is a look"
+            publisher.post(route, TOPIC)
+            list(node.direct.look())
+            assert cell.seen.posted == 1, "who asks has it looked at"
+            for posted in (2, 3):
+                publisher.post(route, TOPIC)
+                list(node.direct.look(in_time=True))
+                assert cell.seen.posted == posted, "where something was new it is looked at again"
+
+    on_node(tmp_path, work)
+
+
 def test_a_route_that_is_left_ends_its_cell_once_that_is_empty(tmp_path: Path) -> None:
     async def work(node: Node) -> None:
         async with linked(node) as publisher, linked(node) as subscriber:
