@@ -10,7 +10,7 @@ import pytest
 from sira.kernel.local import end, record
 from sira.kernel.node import Node
 
-from .lenders import lending
+from .lenders import Memory, lending
 from .linked import Linked, ledger_row, linked, on_node
 from .raw import until
 from .test_direct import TOPIC, pair
@@ -199,6 +199,31 @@ def test_tenants_do_not_meet(tmp_path: Path) -> None:
             await same.opened()
             route = await publisher.granted(call, TOPIC)
             assert route.matched == 1 and not other.readers
+
+    on_node(tmp_path, work)
+
+
+def test_the_memory_of_a_reply_is_shown_to_nobody_but_who_asked(tmp_path: Path) -> None:
+    reply = "_reply.ab12"
+
+    async def work(node: Node) -> None:
+        with Memory() as memory:
+            async with linked(node) as answers, linked(node) as asks, linked(node) as thief:
+                asks.subscribe(reply)
+                await asks.opened()
+                for number, pattern in enumerate((reply, "_reply.>", "_reply.*", ">"), 1):
+                    thief.subscribe(pattern, number)
+                answers.bring(1, [memory.fd], memory.size, reply)
+                call = answers.call("Publish")
+                route = await answers.granted(call, reply)
+                answers.publish(call, 1, 1, topic=reply)
+                await asks.chunks(1)
+                assert route.matched == 1 and list(route.segments) == [1]
+                assert asks.linked_segments == {(route.targets[0].link, 1): memory.size}
+                await thief.opened()  # ">", behind those that were refused
+                refused = [i.ended.error.code for i in thief.items if i.HasField("ended")]
+                assert len(refused) == 3 and set(refused) <= {"DENIED", "BAD_REQUEST"}
+                assert not (thief.linked_segments or thief.shown or thief.readers)
 
     on_node(tmp_path, work)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import mmap
 import os
+import struct
 import threading
 import traceback
 from collections.abc import Callable
@@ -326,6 +327,18 @@ def test_a_message_outside_of_the_introduced_segments_ends_the_link() -> None:
     assert pair.writer.post(post, 0) > 0  # its segment was never introduced
     for _ in range(2):
         assert code_of(lambda: pair.reader.take(0)) == "LINK_CORRUPT"
+
+
+@pytest.mark.parametrize("bit", [0, 1, 63])  # of a message never taken; never out; there is none
+def test_a_release_that_is_not_owed_ends_the_link_and_frees_nothing(bit: int) -> None:
+    pair = Pair()
+    pair.send({"x": np.ones(100_000, np.uint8)})
+    asked = pair.arena.chunk_bytes
+    forged = mmap.mmap(pair.node.fileno(), pair.node.bytes)
+    holds_at = 3 * 64 + 2 * 64  # head, W and R lines; a line each of posted and returned
+    struct.pack_into("<Q", forged, holds_at, 1 << bit)
+    assert code_of(pair.writer.collect) == "LINK_CORRUPT"
+    assert pair.arena.chunk_bytes == asked > 0
 
 
 def test_scribbled_memory_is_an_error_and_not_a_crash() -> None:
