@@ -6,6 +6,7 @@
 #include <math.h>
 
 #include "bm25.h"
+#include "codes.h"
 #include "words.h"
 
 /* ---- words of a text --------------------------------------------------------------------------------------------- */
@@ -299,6 +300,47 @@ static PyObject *cosines(PyObject *Py_UNUSED(module), PyObject *args)
     return made;
 }
 
+/* ---- vectors as bytes --------------------------------------------------------------------------------------------- */
+static PyObject *encode_vector(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *vector_array, *codes_array; /* borrowed */
+    npy_intp dims = 0, codes_dims = 0;
+    if (!PyArg_ParseTuple(args, "OO:encode_vector", &vector_array, &codes_array)) return NULL;
+    const float *vector = data_of(vector_array, NPY_FLOAT32, false, &dims);
+    int8_t *codes = vector ? data_of(codes_array, NPY_INT8, true, &codes_dims) : NULL;
+    if (!codes) return NULL;
+    if (dims != codes_dims) return PyErr_Format(PyExc_ValueError, "as many codes as dims");
+    for (npy_intp i = 0; i < dims; i++)
+        if (!isfinite(vector[i])) return PyErr_Format(PyExc_ValueError, "a vector is finite");
+    return PyFloat_FromDouble((double)sira_codes_of(vector, (size_t)dims, codes));
+}
+
+static PyObject *code_products(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *codes_array, *query_array; /* borrowed */
+    npy_intp dims = 0;
+    Py_ssize_t rows;
+    if (!PyArg_ParseTuple(args, "OnO:code_products", &codes_array, &rows, &query_array)) return NULL;
+    const int8_t *query = data_of(query_array, NPY_INT8, false, &dims);
+    if (!query) return NULL;
+    PyArrayObject *codes = (PyArrayObject *)codes_array;
+    if (!PyArray_Check(codes_array) || PyArray_NDIM(codes) != 2 || PyArray_TYPE(codes) != NPY_INT8
+        || !PyArray_ISCARRAY_RO(codes) || PyArray_DIM(codes, 1) != dims || dims > SIRA_CODES_DIMS_MAX || rows < 0
+        || rows > PyArray_DIM(codes, 0))
+        return PyErr_Format(PyExc_ValueError, "codes are int8[rows and more, dims of the query]");
+    npy_intp shape = rows;
+    PyObject *made = PyArray_SimpleNew(1, &shape, NPY_INT32);
+    int16_t *wide = made ? PyMem_Malloc((size_t)(dims + 1) * sizeof *wide) : NULL;
+    if (!wide) {
+        Py_XDECREF(made);
+        return PyErr_NoMemory();
+    }
+    for (npy_intp i = 0; i < dims; i++) wide[i] = query[i];
+    sira_codes_products(PyArray_DATA(codes), (size_t)rows, (size_t)dims, wide, PyArray_DATA((PyArrayObject *)made));
+    PyMem_Free(wide);
+    return made;
+}
+
 /* ---- Bm25 -------------------------------------------------------------------------------------------------------- */
 struct bm25_object {
     PyObject_HEAD
@@ -476,6 +518,8 @@ static PyMethodDef search_functions[] = {
     {"count_places", count_places, METH_VARARGS, "count_places(have, places, by): add to have[place] for each place."},
     {"fold_places", fold_places, METH_VARARGS, "fold_places(places, values, dims, unit=False) -> f32[dims]; unit: of length 1, or zeros."},
     {"text_stems", text_stems, METH_O, "text_stems(text) -> stems of its words but for function words, in their order."},
+    {"encode_vector", encode_vector, METH_VARARGS, "encode_vector(vector, codes) -> scale; codes int8[dims] are written."},
+    {"code_products", code_products, METH_VARARGS, "code_products(codes, rows, query) -> int32[rows]."},
     {"cosines", cosines, METH_VARARGS,
      "cosines([rows, ...], rows_count, have, logs, most, is_sharp, spread, places, values) -> f32[rows_count]."},
     {NULL, NULL, 0, NULL},

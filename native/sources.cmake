@@ -22,6 +22,7 @@ set(SIRA_PURE_SOURCES
   native/shm_map.c
   native/words.c
   native/bm25.c
+  native/codes.c
 )
 
 # With Python.h: the extension only.

@@ -2,6 +2,7 @@
 #include "build.h"
 
 #include "bm25.h"
+#include "codes.h"
 #include "words.h"
 
 static uint64_t state = 42;
@@ -105,11 +106,39 @@ static void test_postings_are_who_has_what(void)
     sira_bm25_free(bm25);
 }
 
+static void test_products_in_memory_of_exactly_their_size(void)
+{
+    for (size_t dims = 1; dims < 140; dims++) {
+        const size_t rows = below(4);
+        float *vector = malloc(dims * sizeof *vector);
+        int8_t *codes = malloc(rows * dims + 1), *one = malloc(dims);
+        int16_t *query = malloc(dims * sizeof *query);
+        int32_t *products = malloc(rows * sizeof *products + 1);
+        CHECK(vector && codes && one && query && products);
+        for (size_t i = 0; i < dims; i++) vector[i] = (float)below(2001) - 1000;
+        const float scale = sira_codes_of(vector, dims, one);
+        for (size_t i = 0; i < dims; i++) {
+            const float back = scale * one[i] - vector[i];
+            CHECK(back <= scale && -back <= scale);
+            query[i] = one[i];
+        }
+        for (size_t i = 0; i < rows * dims; i++) codes[i] = (int8_t)((int)below(255) - 127);
+        sira_codes_products(codes, rows, dims, query, products);
+        for (size_t row = 0; row < rows; row++) {
+            int32_t sum = 0;
+            for (size_t i = 0; i < dims; i++) sum += codes[row * dims + i] * one[i];
+            CHECK(products[row] == sum);
+        }
+        free(vector), free(codes), free(one), free(query), free(products);
+    }
+}
+
 int main(void)
 {
     sira_words_begin();
     test_words_of_any_ascii();
     test_words_of_other_scripts();
     test_postings_are_who_has_what();
+    test_products_in_memory_of_exactly_their_size();
     return 0;
 }

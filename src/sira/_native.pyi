@@ -63,6 +63,14 @@ def fold_places(
 def text_stems(text: str | list[str]) -> list[str]:
     """Stems of its words but for function words, in their order."""
 
+def encode_vector(vector: NDArray[np.float32], codes: NDArray[np.int8], /) -> float:
+    """Write vector / scale, rounded to -127 to 127, to `codes`; return the scale."""
+
+def code_products(
+    codes: NDArray[np.int8], rows: int, query: NDArray[np.int8], /
+) -> NDArray[np.int32]:
+    """Products of the first rows of int8[n, dims] with int8[dims]."""
+
 def cosines(
     rows: list[Any],
     rows_count: int,
