@@ -297,6 +297,46 @@ GOALS = (
             ("1,000 local clients, idle CPU of all, %", "idle_cpu_percent", 1),
         )
     ),
+    *(
+        Goal(title, Figure("registry", f"sira-{agents}", name), None, limit, at_least)
+        for agents, title, name, limit, at_least in (
+            (10_000, "register 10,000 agents in bulk, agents/s", "bulk_per_s", 2_000, True),
+            (10_000, "register one among 10,000, p99, ms", "single_ms_p99", 5, False),
+            (10_000, "Discover among 30,000, p50, ms", "discover_ms_p50", 2, False),
+            (10_000, "Discover among 30,000, filtered, p50, ms", "filtered_ms_p50", 2, False),
+            (10_000, "Discover among 30,000, filtered, p99, ms", "filtered_ms_p99", 10, False),
+            (10_000, "the loop while an index is made, ms held", "built_held_ms_max", 50, False),
+            (33_400, "Discover among 100,000, p50, ms", "discover_ms_p50", 3, False),
+            (33_400, "the loop, 100,000, ms held", "built_held_ms_max", 50, False),
+        )
+    ),
+    *(
+        Goal(
+            f"recall@10 of {count:,} vectors, {kind}",
+            Figure("recall", f"sira-{count}", f"{kind}_recall_at_10"),
+            None,
+            0.99,
+        )
+        for count in (30_000, 100_000)
+        for kind in ("agent", "tool")
+    ),
+    *(
+        Goal(
+            f"call of request, {lane}",
+            Figure("call", lane, "ratio"),
+            None,
+            1.15,
+            False,
+        )
+        for lane in (
+            "sira-grpc",
+            "sira-socket",
+            "sira-direct",
+            "sira-grpc-sync",
+            "sira-socket-sync",
+            "sira-direct-sync",
+        )
+    ),
     Goal(
         "p99 beside 5,000 idle connections, of alone",
         Figure("idle5000", "sira", "p99_ratio"),

@@ -38,7 +38,7 @@ def groups(quick: bool) -> list[list[Case]]:
             "graph_min": 2_000 if quick else 16_384,
             "asked": 100 if quick else 500,
         }
-        made.append([case("recall", SIRA, params, measure)])
+        made.append([case("recall", SIRA, params, measure, name=f"sira-{count}")])
     return made
 
 

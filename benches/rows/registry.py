@@ -37,7 +37,7 @@ def groups(quick: bool) -> list[list[Case]]:
             "singles": 20 if quick else 500,
             "asked": 50 if quick else 1_000,
         }
-        made.append([case("registry", SIRA_SOCKET, params, measure)])
+        made.append([case("registry", SIRA_SOCKET, params, measure, name=f"sira-{count}")])
     return made
 
 

@@ -2,8 +2,8 @@
 
 One product of a block and the query. Of more than some thousand vectors it is one of bytes, a
 quarter of the memory to read (native/codes.c); the few that may be among the nearest are looked at
-exactly then. 30,000 of 512 dims take 1 to 2 ms on one core. Above some 15,000 a graph is faster: see
-`edge`.
+exactly then. 30,000 of 512 dims take 1 to 2 ms on one core. Above some 15,000 a graph is faster:
+see `edge`.
 """
 
 from __future__ import annotations
