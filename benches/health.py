@@ -323,7 +323,7 @@ import asyncio, sys, sira
 
 async def main(url, name):
     async def echo():
-        if name == "victim":
+        if name.startswith("victim"):
             print("asked", flush=True)
             await asyncio.sleep(600)
         return "done"
@@ -372,13 +372,14 @@ async def _until(offered: Callable[[], Awaitable[set[str]]], name: str) -> None:
 
 
 def _until_out(signal_name: str, samples: int) -> Callable[[Given], Found]:
-    async def one(node: sira.testing.Node) -> float:
+    async def one(node: sira.testing.Node, number: int) -> float:
+        victim = f"victim-{number}"  # one that comes and goes is damped, which is not meant here
         async with _discover(node) as offered:
-            with _agent(node, "victim") as process:
-                await _until(offered, "victim")
+            with _agent(node, victim) as process:
+                await _until(offered, victim)
                 began_s = time.monotonic()
                 psutil.Process(process.pid).send_signal(signal.Signals[signal_name])
-                while "victim" in await offered():
+                while victim in await offered():
                     if time.monotonic() > began_s + WATCHDOG_S:
                         raise BenchError("it is offered for ever")
                     await asyncio.sleep(0.001)
@@ -387,15 +388,15 @@ def _until_out(signal_name: str, samples: int) -> Callable[[Given], Found]:
     def measure(given: Given) -> Found:
         with sira.testing.node() as node:
             count = 1 if given.quick else samples
-            return {"samples": [asyncio.run(one(node)) for _ in range(count)]}
+            return {"samples": [asyncio.run(one(node, each)) for each in range(count)]}
 
     return measure
 
 
 def _in_flight(*, with_twin: bool) -> Callable[[Given], Found]:
-    async def one(node: sira.testing.Node) -> float:
+    async def one(node: sira.testing.Node, number: int) -> float:
         async with sira.connect(node.socket_url) as bus, _discover(node) as offered:
-            with _agent(node, "victim") as process:
+            with _agent(node, f"victim-{number}") as process:
                 call = asyncio.ensure_future(
                     bus.call(_WORDS, timeout_s=WATCHDOG_S, idempotent=with_twin)
                 )
@@ -405,6 +406,8 @@ def _in_flight(*, with_twin: bool) -> Callable[[Given], Found]:
                 with _agent(node, "twin") if with_twin else _nothing():
                     if with_twin:
                         await _until(offered, "twin")
+                    if call.done():
+                        raise BenchError("it was answered before its agent was killed")
                     began_s = time.monotonic()
                     process.kill()
                     try:
@@ -420,7 +423,7 @@ def _in_flight(*, with_twin: bool) -> Callable[[Given], Found]:
     def measure(given: Given) -> Found:
         with sira.testing.node() as node:
             count = 1 if given.quick else SAMPLES
-            return {"samples": [asyncio.run(one(node)) for _ in range(count)]}
+            return {"samples": [asyncio.run(one(node, each)) for each in range(count)]}
 
     return measure
 

@@ -238,18 +238,28 @@ class Live(Generic[K]):
 
     def state(self, key: K, now_ms: int) -> registry_pb2.AgentState:
         """Return what is known of one, as it is told."""
-        vital, heard_ms = self._vitals.get(key), self._clock.now(now_ms)
+        vital, state = self._vitals.get(key), registry_pb2.AgentState()
         if vital is None:
-            return registry_pb2.AgentState(status=registry_pb2.AGENT_STATUS_DOWN, reason="unknown")
-        return registry_pb2.AgentState(
-            status=int(vital.status),  # type: ignore[arg-type]  # the same numbers
-            reason=vital.reason,
-            since_ms=heard_ms - vital.since_ms,
-            beat_age_ms=heard_ms - vital.beaten_ms,
-            in_flight=vital.in_flight,
-            waiting=vital.waiting,
-            lag_ms=vital.lag_ms,
-        )
+            state.status, state.reason = registry_pb2.AGENT_STATUS_DOWN, "unknown"
+        else:
+            self.describe(vital, state, now_ms)
+        return state
+
+    def describe(self, vital: Vital, state: registry_pb2.AgentState, now_ms: int) -> None:
+        """Put what is known of one into an empty state."""
+        heard_ms = self._clock.now(now_ms)
+        state.status = int(vital.status)  # type: ignore[assignment]  # the same numbers
+        state.since_ms = heard_ms - vital.since_ms
+        state.beat_age_ms = heard_ms - vital.beaten_ms
+        # Of most of them none of these has to be said.
+        if vital.reason:
+            state.reason = vital.reason
+        if vital.in_flight:
+            state.in_flight = vital.in_flight
+        if vital.waiting:
+            state.waiting = vital.waiting
+        if vital.lag_ms:
+            state.lag_ms = vital.lag_ms
 
     def _note(self, key: K, vital: Vital) -> None:
         """Keep it where the next tick looks for it."""

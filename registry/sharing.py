@@ -25,6 +25,7 @@ PART_AGENTS = 500
 NODES_MAX = 1_024  # that are followed; more are left out
 _STILL_TURNS = 4
 _FORGOTTEN_LEASES = 4  # and after so long it is followed no more
+_STEP_AGENTS = 16
 _REASON_CHARS_MAX = 200
 _AGE_MS_MAX = 1 << 40
 Part = tuple[str, bytes]  # tenant, ListAgentsResponse
@@ -109,25 +110,31 @@ class Sharing:
             while left > 0:
                 part = registry_pb2.ListAgentsResponse()
                 while left > 0 and len(part.agents) < PART_AGENTS:
-                    left -= 1
-                    if live.untold:
-                        self._add(part, tenant, live, turn)
+                    count = min(left, _STEP_AGENTS)
+                    left -= count
+                    self._add(part, tenant, live, turn, count)
                     yield None
                 if part.agents:
                     yield tenant, part.SerializeToString()
 
     def _add(
-        self, part: registry_pb2.ListAgentsResponse, tenant: str, live: Live[str], turn: int
-    ) -> None:
-        name, _ = live.untold.popitem(last=False)
-        vital = live.get(name)
-        if vital is None or not vital.is_ours:
-            return
-        agent = part.agents.add(generation=vital.generation, state=live.state(name, self.now_ms()))
-        agent.registration.name = name
-        self._told_at[tenant, name] = turn
-        self._told_at.move_to_end((tenant, name))
-        self.counts.told += 1
+        self, part: registry_pb2.ListAgentsResponse, tenant: str, live: Live[str], turn: int,
+        count: int,
+    ) -> None:  # fmt: skip
+        """Put up to so many into a part."""
+        untold, told_at, now_ms = live.untold, self._told_at, self.now_ms()
+        for _ in range(min(count, len(untold))):
+            name, _ = untold.popitem(last=False)
+            vital = live.get(name)
+            if vital is None or not vital.is_ours:
+                continue
+            agent = part.agents.add(generation=vital.generation)
+            agent.registration.name = name
+            live.describe(vital, agent.state, now_ms)
+            key = (tenant, name)
+            told_at[key] = turn
+            told_at.move_to_end(key)
+            self.counts.told += 1
 
     def tell_all(self) -> Iterator[None]:
         """Have all be told again: what was told is lost."""
