@@ -458,7 +458,10 @@ def main() -> int:
     unknown = [each for each in given.figures if each not in FIGURES]
     if unknown:
         parser.error(f"no such figure: {', '.join(unknown)}; figures are {', '.join(FIGURES)}")
-    described, lines = machine.describe(), []
+    described = machine.describe()
+    given.out.mkdir(parents=True, exist_ok=True)
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    path = given.out / f"{stamp}-{described['commit'] or 'none'}-health.jsonl"
     print(f"{described['cpu']}, {described['cores']} cores; commit {described['commit']}")
     for name in given.figures or FIGURES:
         found = FIGURES[name](given)
@@ -467,15 +470,13 @@ def main() -> int:
         samples = ", ".join(f"{each:.3g}" for each in found["samples"])
         said = "within" if value <= goal else "past"
         print(f"{name}: {value:.3g} {unit}, {said} {goal:g} ({samples}) {rest}", flush=True)
-        lines.append({
+        line = {
             "row": "health", "figure": name, "median": value, "unit": unit, "goal": goal,
             "agents": given.agents, "beat_s": given.beat_s, "processes": given.processes,
             "quick": given.quick, "machine": described, **found,
-        })  # fmt: skip
-    given.out.mkdir(parents=True, exist_ok=True)
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    path = given.out / f"{stamp}-{described['commit'] or 'none'}-health.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        }  # fmt: skip
+        with path.open("a") as file:  # what was measured stays, whatever comes next
+            file.write(json.dumps(line) + "\n")
     print(f"written: {path}")
     return 0
 
