@@ -48,32 +48,48 @@ def learn(entries: Sequence[Entry], model: Embedder | None = None) -> Learned:
     have_examples = any(entry.examples for entry in entries)
     calibration, right = DEFAULT_WITH_EXAMPLES if have_examples else DEFAULT, 0.0
     if held_out:
-        ranker = Ranker(model)
-        for entry in kept:
-            ranker.put(entry)
-        ranker.use_head(train(kept))
-        signals, good, five, present, absent = [], [], [], [], []
-        twins = _twins(kept)
-        for number, (text, key) in enumerate(held_out):
-            query = ranker.query(text)
-            ranking = ranker.rank(query)
-            signals.append(signals_of(ranking))
-            keys = [scored.key for scored in ranking.scored[:5]]
-            good.append(keys[:1] == [key])
-            five.append(key in keys)
-            if five[-1]:
-                present.append(evidence_of(ranking))
-            if number < ABSENT_MAX:
-                others = Without(ranker, twins[key])
-                absent.append(evidence_of(ranker.rank(query, among=others)))
-        calibration = fit(
-            np.stack(signals), np.array(good), among_five=np.array(five), instead=calibration
-        )
-        # Where all were right they are too like the rest to tell what others will ask.
-        if calibration.fitted_on and present:
-            calibration = fit_here(calibration, np.stack(present), np.stack(absent))
-        right = float(np.mean(good))
+        calibration, right = _calibrated(kept, held_out, model, instead=calibration)
     return Learned(train(entries), calibration, len(held_out), right)
+
+
+def _calibrated(
+    kept: Sequence[Entry],
+    held_out: Sequence[tuple[str, str]],
+    model: Embedder | None,
+    *,
+    instead: Calibration,
+) -> tuple[Calibration, float]:
+    """Return what rankings of held-out requests are worth, and the share that was right.
+
+    Args:
+        kept: entries without the held-out examples.
+        held_out: request -> key; at least one.
+        instead: given back where there are too few.
+    """
+    head = train(kept)  # before there is a ranker: each takes about as much memory as the other
+    ranker = Ranker(model)
+    for entry in kept:
+        ranker.put(entry)
+    ranker.use_head(head)
+    signals, good, five, present, absent = [], [], [], [], []
+    twins = _twins(kept)
+    for number, (text, key) in enumerate(held_out):
+        query = ranker.query(text)
+        ranking = ranker.rank(query)
+        signals.append(signals_of(ranking))
+        keys = [scored.key for scored in ranking.scored[:5]]
+        good.append(keys[:1] == [key])
+        five.append(key in keys)
+        if five[-1]:
+            present.append(evidence_of(ranking))
+        if number < ABSENT_MAX:
+            others = Without(ranker, twins[key])
+            absent.append(evidence_of(ranker.rank(query, among=others)))
+    made = fit(np.stack(signals), np.array(good), among_five=np.array(five), instead=instead)
+    # Where all were right they are too like the rest to tell what others will ask.
+    if made.fitted_on and present:
+        made = fit_here(made, np.stack(present), np.stack(absent))
+    return made, float(np.mean(good))
 
 
 class Without(Collection[str]):
