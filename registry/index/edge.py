@@ -24,6 +24,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sira.registry.index.exact import Block, Blocks, name_of
 from sira.registry.index.graph import HEAD
@@ -263,7 +264,7 @@ class Edge(Index):
                 await self._take(large, block, await Held.open(folder / "graph", dims))
                 return
         new = folder / "new"
-        await asyncio.to_thread(_write, new, block, len(block))
+        await asyncio.to_thread(_write, new, block.parts(), dims)
         process = await _start("build", new, dims)
         try:
             code = await process.wait()
@@ -294,7 +295,8 @@ class Edge(Index):
                 if row % _ROWS_A_STEP == 0:
                     await asyncio.sleep(0)
             # Rows move while others have the loop; what is put meanwhile is in `fresh` already.
-            for step, id_ in enumerate(block.ids[: len(block)].tolist()):
+            there = [id_ for _, of_part in block.parts() for id_ in of_part.tolist()]
+            for step, id_ in enumerate(there):
                 point = block.get(id_)
                 if point is not None and id_ not in held.current and id_ not in held.fresh:
                     held.fresh.put(point)
@@ -321,12 +323,17 @@ async def _start(
     )
 
 
-def _write(folder: Path, block: Block, count: int) -> None:
+def _write(folder: Path, parts: Sequence[tuple[Vector, NDArray[np.int64]]], dims: int) -> None:
     """Write what a graph is to be built of. In a thread: a row that changes meanwhile is stale."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    np.save(folder / "ids.npy", block.ids[:count])
-    np.save(folder / "vectors.npy", block.vectors[:count])
+    np.save(folder / "ids.npy", np.concatenate([ids for _, ids in parts]))
+    shape = (sum(len(ids) for _, ids in parts), dims)
+    with (folder / "vectors.npy").open("wb") as file:
+        head = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_2_0(file, head)
+        for vectors, _ in parts:
+            file.write(vectors.data)  # others have the interpreter meanwhile
 
 
 def _swap(folder: Path) -> None:

@@ -17,22 +17,47 @@ from sira import _native
 from sira.registry.index.interface import Collection, Hit, Index, Point, Vector
 
 _ROWS_MIN = 64
+_PART_ROWS = 4_096  # 8 MiB of 512 dims
 _CODED_MIN = 2_048  # of fewer all are looked at exactly
 _LIKELY, _LIKELY_MIN = 4, 64  # so many for each that is wanted, and more, are looked at exactly
 _NO_TAGS: Mapping[str, str] = {}
 
 
+class _Part:
+    """Room for up to `_PART_ROWS` vectors, that never moves once it is whole."""
+
+    def __init__(self, rows: int, dims: int) -> None:
+        self.vectors: NDArray[np.float32] = np.empty((rows, dims), np.float32)
+        self.ids: NDArray[np.int64] = np.empty(rows, np.int64)
+        # The same as bytes, each row with its scale: what is read of very many is a quarter.
+        self.codes: NDArray[np.int8] = np.empty((rows, dims), np.int8)
+        self.scales: NDArray[np.float32] = np.empty(rows, np.float32)
+
+    def grown(self) -> _Part:
+        """Return one with twice the room and what is in this one."""
+        rows, dims = self.vectors.shape
+        made = _Part(min(2 * rows, _PART_ROWS), dims)
+        made.vectors[:rows], made.ids[:rows] = self.vectors, self.ids
+        made.codes[:rows], made.scales[:rows] = self.codes, self.scales
+        return made
+
+    def take(self, at: int, other: _Part, from_: int) -> None:
+        """Have in row `at` what another has in row `from_`."""
+        self.vectors[at], self.ids[at] = other.vectors[from_], other.ids[from_]
+        self.codes[at], self.scales[at] = other.codes[from_], other.scales[from_]
+
+
 class Block:
-    """Vectors in rows, f32[rows, dims]; what is taken out is filled by the last."""
+    """Vectors in rows, in parts of `_PART_ROWS`; what is taken out is filled by the last.
+
+    In parts, so that one vector more never has tens of megabytes copied.
+    """
 
     def __init__(self, dims: int, tags: Mapping[str, str] = _NO_TAGS) -> None:
         """Begin empty. `tags` are those of all that is in it."""
         self.tags = tags
-        self.vectors: NDArray[np.float32] = np.empty((_ROWS_MIN, dims), np.float32)
-        self.ids: NDArray[np.int64] = np.empty(_ROWS_MIN, np.int64)
-        # The same as bytes, each row with its scale: what is read of very many is a quarter.
-        self._codes: NDArray[np.int8] = np.empty((_ROWS_MIN, dims), np.int8)
-        self._scales: NDArray[np.float32] = np.empty(_ROWS_MIN, np.float32)
+        self._dims = dims
+        self._parts = [_Part(_ROWS_MIN, dims)]
         self._rows: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -46,50 +71,79 @@ class Block:
     def get(self, id_: int) -> Point | None:
         """Return one; None: it is not there."""
         row = self._rows.get(id_)
-        return None if row is None else Point(id_, self.vectors[row], self.tags)
+        return None if row is None else Point(id_, self._vector(row), self.tags)
 
     def put(self, point: Point) -> None:
         """Put one in, over what has its id."""
         row = self._rows.get(point.id)
         if row is None:
             row = self._rows[point.id] = len(self._rows)
-            if row == len(self.ids):
-                self.vectors = np.concatenate((self.vectors, np.empty_like(self.vectors)))
-                self.ids = np.concatenate((self.ids, np.empty_like(self.ids)))
-                self._codes = np.concatenate((self._codes, np.empty_like(self._codes)))
-                self._scales = np.concatenate((self._scales, np.empty_like(self._scales)))
-        self.vectors[row], self.ids[row] = point.vector, point.id
-        self._scales[row] = _native.encode_vector(self.vectors[row], self._codes[row])
+            self._reserve(row)
+        part, at = self._parts[row // _PART_ROWS], row % _PART_ROWS
+        part.vectors[at], part.ids[at] = point.vector, point.id
+        part.scales[at] = _native.encode_vector(part.vectors[at], part.codes[at])
 
     def remove(self, id_: int) -> None:
         """Take one out. Requires: it is there."""
         row, last = self._rows.pop(id_), len(self._rows)
         if row != last:
-            self.vectors[row], self.ids[row] = self.vectors[last], self.ids[last]
-            self._codes[row], self._scales[row] = self._codes[last], self._scales[last]
-            self._rows[int(self.ids[row])] = row
+            part, at = self._parts[row // _PART_ROWS], row % _PART_ROWS
+            part.take(at, self._parts[last // _PART_ROWS], last % _PART_ROWS)
+            self._rows[int(part.ids[at])] = row
 
     def nearest(self, vector: Vector, k: int) -> list[Hit]:
         """Return the nearest, best first; equal ones by id, so that an answer can be repeated."""
-        count = len(self._rows)
-        rows = self._likely(vector, k) if count > _CODED_MIN else None
-        scores = (self.vectors[:count] if rows is None else self.vectors[rows]) @ vector
-        best = _at_least(scores, k)
-        of_best = best if rows is None else rows[best]
-        hits = zip(self.ids[of_best].tolist(), scores[best].tolist(), strict=True)
-        return sorted((Hit(*each) for each in hits), key=lambda hit: (-hit.score, hit.id))[:k]
+        hits: list[Hit] = []
+        rows = self._likely(vector, k) if len(self) > _CODED_MIN else None
+        for number, (vectors, ids) in enumerate(self.parts()):
+            if rows is not None:
+                of_part = rows[rows // _PART_ROWS == number] % _PART_ROWS
+                vectors, ids = vectors[of_part], ids[of_part]
+            scores = vectors @ vector
+            best = _at_least(scores, k)
+            found = zip(ids[best].tolist(), scores[best].tolist(), strict=True)
+            hits += [Hit(*each) for each in found]
+        return sorted(hits, key=lambda hit: (-hit.score, hit.id))[:k]
+
+    def parts(self) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        """Return all vectors and their ids, f32[n, dims] and i64[n], as views in order of rows.
+
+        A row shows another vector once that has been put over it or has moved there.
+        """
+        made = []
+        for start, part in enumerate(self._parts):
+            count = min(len(self) - start * _PART_ROWS, _PART_ROWS)
+            if count > 0:
+                made.append((part.vectors[:count], part.ids[:count]))
+        return made
+
+    def points(self) -> Iterator[Point]:
+        """Yield all."""
+        for vectors, ids in self.parts():
+            for id_, vector in zip(ids.tolist(), vectors, strict=True):
+                yield Point(id_, vector, self.tags)
+
+    def _vector(self, row: int) -> Vector:
+        vector: Vector = self._parts[row // _PART_ROWS].vectors[row % _PART_ROWS]
+        return vector
+
+    def _reserve(self, row: int) -> None:
+        """Make room for a row, the one after the last."""
+        part = row // _PART_ROWS
+        if part == len(self._parts):
+            self._parts.append(_Part(_PART_ROWS, self._dims))
+        elif row % _PART_ROWS == len(self._parts[part].ids):
+            self._parts[part] = self._parts[part].grown()
 
     def _likely(self, vector: Vector, k: int) -> NDArray[np.intp]:
         """Return rows that may be the nearest, by their bytes: several times as many."""
         query = np.empty(len(vector), np.int8)
         _native.encode_vector(np.ascontiguousarray(vector, np.float32), query)
-        products = _native.code_products(self._codes, len(self._rows), query)
-        return _at_least(products * self._scales[: len(self._rows)], _LIKELY_MIN + _LIKELY * k)
-
-    def points(self) -> Iterator[Point]:
-        """Yield all."""
-        for row in range(len(self._rows)):
-            yield Point(int(self.ids[row]), self.vectors[row], self.tags)
+        products = [
+            _native.code_products(part.codes, len(ids), query) * part.scales[: len(ids)]
+            for part, (_, ids) in zip(self._parts, self.parts(), strict=False)
+        ]
+        return _at_least(np.concatenate(products), _LIKELY_MIN + _LIKELY * k)
 
 
 class Blocks:
