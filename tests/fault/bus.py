@@ -202,7 +202,10 @@ def run_round(node: Node, seed: int, victim: str, *, lane: str = "grpc") -> Repo
         for each in subscribers:
             if each is not chosen:
                 each.end()
-        check(node, topic, report, publisher, steady, mortal, members, chosen, hears=hears)
+        check(
+            node, topic, report, publisher, steady, mortal, members, chosen,
+            hears=hears, is_direct=lane == "direct",
+        )  # fmt: skip
     finally:
         for each in everyone:
             each.end(signal.SIGKILL)
@@ -229,6 +232,7 @@ def check(
     chosen: Actor | None,
     *,
     hears: bool,
+    is_direct: bool,
 ) -> None:
     problems = report.problems
     accepted = publisher.numbers("accepted")
@@ -253,7 +257,7 @@ def check(
             problems.append(f"the ledger does not balance: {ledger.rows}")
         row = next(iter(ledger), None)
     if row is None:
-        if report.victim not in NODE_VICTIMS or not report.direct:  # all went past the new one
+        if report.victim not in NODE_VICTIMS or not is_direct:  # all went past the new one
             problems.append("the node has no row of the topic")
         return
     report.delivered = row.delivered
