@@ -30,6 +30,7 @@ ACTIONS = {
     "exit": signal.SIGTERM,  # in order
 }
 DEATHS_MAX = 20
+VISITS_MAX = 20
 DEATH_S = 5.0  # in which what a death has a publisher do is done, on most machines
 GO_ON = 10  # messages that show that a pair goes on
 SLOT_FLOATS_MAX = 32  # a message of so few goes in a slot: "shm" is past the node then
@@ -211,6 +212,8 @@ def run(stage: Stage, number: int, case: Case) -> Outcome:
         publisher.end()
     elif case.when == "death" and not (victim.is_over or victim.is_stopped):
         die_unread(stage, publisher, subscriber, base, lambda: victim.is_over or victim.is_stopped)
+    if case.role == "node" and case.when == "flow":
+        visit(stage, base)
     happen(stage, case, victim)
 
     if case.role != "publisher" and case.when != "orphan":
@@ -229,6 +232,27 @@ def run(stage: Stage, number: int, case: Case) -> Outcome:
     if left:
         outcome.problems.append(f"left in /dev/shm: {sorted(left)}")
     return outcome
+
+
+def visit(stage: Stage, base: str) -> None:
+    """Have publishers come and be killed until the node is struck: it makes links and ends them."""
+    node = stage.node
+    for number in range(VISITS_MAX):
+        topic = f"{base}v{number}.d"
+        visitor = stage.start(actors.publisher, f"{base}v{number}", PAUSE_S)
+        with contextlib.suppress(Broken):
+            wait_for(
+                lambda v=visitor, t=topic: (
+                    node.is_over or node.is_stopped or len(v.look().ok[t]) >= GO_ON
+                ),
+                "it publishes",
+                timeout_s=DEATH_S,
+            )
+        visitor.signal(signal.SIGKILL)
+        visitor.join()
+        with contextlib.suppress(Broken):
+            wait_for(lambda: node.is_over or node.is_stopped, "it is struck", timeout_s=1.0)
+            return
 
 
 def happen(stage: Stage, case: Case, victim: Actor) -> None:
