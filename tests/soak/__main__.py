@@ -1,9 +1,9 @@
 """Run for long, by parts: `python -m tests.soak [--part NAME ...] [--door-s S] [--seed N]`.
 
-`flow`: ten million messages; `crowd`: a thousand subscribers; `frames`: broken frames at the two
-streams; `door`: everything that can be sent to the gRPC and HTTP ports, half the time plain, half
-over TLS. One JSON line each; exit code 1 on any problem. A plan of `door` that went wrong is made
-again by `--plan N --seed S`.
+`flow`: ten million messages by gRPC, ten million past the node; `crowd`: a thousand subscribers;
+`frames`: broken frames at the two streams; `door`: everything that can be sent to the gRPC and HTTP
+ports, half the time plain, half over TLS. One JSON line each; exit code 1 on any problem. A plan of
+`door` that went wrong is made again by `--plan N --seed S`.
 """
 
 from __future__ import annotations
@@ -59,9 +59,10 @@ def main() -> int:
     )  # fmt: skip
     problems: list[str] = []
     if "flow" in parts:
-        moved = flow.run(given.messages, rss_more_bytes=RSS_MORE_BYTES, tell=tell)
-        say("flow", **dataclasses.asdict(moved))
-        problems += moved.problems
+        for way in flow.WAYS:
+            moved = flow.run(way, given.messages, rss_more_bytes=RSS_MORE_BYTES, tell=tell)
+            say("flow", **dataclasses.asdict(moved))
+            problems += moved.problems
     if "crowd" in parts:
         seen = crowd.run(given.crowd, 1_000, tell=tell)
         say("crowd", **dataclasses.asdict(seen))

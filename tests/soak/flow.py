@@ -1,4 +1,8 @@
-"""Ten million small messages through one node: what each process holds must stay where it is."""
+"""Ten million messages from one process to another: what each process holds must stay where it is.
+
+Small ones by gRPC through the node, small ones past it in shared memory, and a tenth as many that
+take a chunk of shared memory each.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +20,26 @@ import sira
 from sira.testing import Node
 
 TOPIC = "soak.flow"
+SAMPLES = 10
+
+
+@dataclass(frozen=True)
+class Way:
+    """How they go: past the node or by gRPC, how large, and one of how many that are asked for."""
+
+    is_direct: bool
+    floats: int
+    one_of: int = 1
+
+
+WAYS = {"grpc": Way(False, 54), "direct": Way(True, 54), "chunks": Way(True, 2_000, 10)}
 
 
 @dataclass
 class Flow:
-    """What was seen: one sample of RSS (bytes) per process and million of messages."""
+    """What was seen: one sample of RSS (bytes) per process and tenth of the messages."""
 
+    way: str
     messages: int
     seconds: float = 0.0
     received: int = 0
@@ -39,16 +57,15 @@ async def _consume(url: str, count: int, said: Connection) -> None:
                 said.send(f"message {number} came instead of {expected}")
                 return
             expected += 1
-            if expected % 1_000_000 == 0 or expected == count:
+            if expected % (count // SAMPLES) == 0 or expected == count:
                 said.send(expected)
             if expected == count:
                 return
 
 
-async def _produce(url: str, count: int) -> None:
+async def _produce(url: str, count: int, floats: int) -> None:
     numbers = np.zeros((), np.int64)
-    padding = np.zeros(54, np.float32)
-    body = {"n": numbers, "x": padding}
+    body = {"n": numbers, "x": np.zeros(floats, np.float32)}
     async with sira.connect(url) as bus, bus.publisher(TOPIC) as publisher:
         for number in range(count):
             numbers[...] = number
@@ -59,29 +76,33 @@ def _run_consumer(url: str, count: int, said: Connection) -> None:
     asyncio.run(_consume(url, count, said))
 
 
-def _run_producer(url: str, count: int) -> None:
-    asyncio.run(_produce(url, count))
+def _run_producer(url: str, count: int, floats: int) -> None:
+    asyncio.run(_produce(url, count, floats))
 
 
-def run(messages: int, *, rss_more_bytes: int, tell: Callable[[str], None]) -> Flow:
-    """Send `messages` messages of about 256 B from one process to another through a node.
+def run(name: str, count: int, *, rss_more_bytes: int, tell: Callable[[str], None]) -> Flow:
+    """Send messages from one process to another.
 
     Args:
-        messages: at least 4 million, so that there is something to compare.
-        rss_more_bytes: growth of any process from its second million to its last that is a leak.
+        name: one of WAYS.
+        count: how many, where the way is not one of larger ones.
+        rss_more_bytes: growth of any process from its second sample to its last that is a leak.
     """
-    flow = Flow(messages)
+    way = WAYS[name]
+    messages = count // way.one_of
+    flow = Flow(name, messages)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     with Node() as node:
-        consumer = context.Process(target=_run_consumer, args=(node.url, messages, theirs))
+        url = node.socket_url if way.is_direct else node.url
+        consumer = context.Process(target=_run_consumer, args=(url, messages, theirs))
         consumer.start()
         assert ours.recv() == "ready"
-        producer = context.Process(target=_run_producer, args=(node.url, messages))
+        producer = context.Process(target=_run_producer, args=(url, messages, way.floats))
         start_s = time.monotonic()
         producer.start()
         watched = {"node": node.pid, "producer": producer.pid, "consumer": consumer.pid}
-        flow.samples = {name: [] for name in watched}
+        flow.samples = {who: [] for who in watched}
         while flow.received < messages:
             if not ours.poll(120):
                 flow.problems.append(f"nothing came for 120 s after {flow.received} messages")
@@ -91,11 +112,11 @@ def run(messages: int, *, rss_more_bytes: int, tell: Callable[[str], None]) -> F
                 flow.problems.append(got)
                 break
             flow.received = got
-            for name, pid in watched.items():
+            for who, pid in watched.items():
                 if psutil.pid_exists(pid or 0):
-                    flow.samples[name].append(psutil.Process(pid).memory_info().rss)
-            rss = {name: f"{s[-1] >> 20} MiB" for name, s in flow.samples.items() if s}
-            tell(f"{got:,} messages, RSS {rss}")
+                    flow.samples[who].append(psutil.Process(pid).memory_info().rss)
+            rss = {who: f"{s[-1] >> 20} MiB" for who, s in flow.samples.items() if s}
+            tell(f"{got:,} messages by {name}, RSS {rss}")
         flow.seconds = time.monotonic() - start_s
         with sira.connect_sync(node.url) as bus:
             if not bus.ledger(TOPIC).balanced:
@@ -105,7 +126,7 @@ def run(messages: int, *, rss_more_bytes: int, tell: Callable[[str], None]) -> F
             if process.is_alive():
                 flow.problems.append(f"{process.name} did not end")
                 process.kill()
-    for name, samples in flow.samples.items():
+    for who, samples in flow.samples.items():
         if len(samples) > 2 and samples[-1] > samples[1] + rss_more_bytes:
-            flow.problems.append(f"{name} grew from {samples[1]} to {samples[-1]} bytes of RSS")
+            flow.problems.append(f"{who} grew from {samples[1]} to {samples[-1]} bytes of RSS")
     return flow
