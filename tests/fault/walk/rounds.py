@@ -194,12 +194,12 @@ def run(stage: Stage, number: int, case: Case) -> Outcome:
     fault = actors.Fault(case.point, case.count, ACTIONS[case.action])
     debris = set(os.listdir("/dev/shm"))
     beside_before = stage.beside_got()
-    if case.role == "node":
-        stage.arm(stage.node, fault)
     subscriber = stage.start(
         actors.subscriber, f"{base}.>", fault=fault if case.role == "subscriber" else None
     )
     wait_for(lambda: subscriber.has("open") or subscriber.is_over, "it subscribed")
+    if case.role == "node":  # not before: who subscribes waits for the node no longer than 5 s
+        stage.arm(stage.node, fault)
     publisher = stage.start(
         actors.publisher, base, PAUSE_S, fault=fault if case.role == "publisher" else None
     )
