@@ -294,7 +294,7 @@ class AgentChange:
         kind: `put` (it came or changed, also its status), `removed`, `snapshot_end` (all that stood
             before is said), or `restart` (a snapshot follows: what was known is to be forgotten).
         agent: whose; None for the last two. Of `removed` the name and generation alone.
-        revision: at which the watch can be taken up again.
+        revision: at which the watch can be taken up again; 0: it begins anew, forget what was told.
     """
 
     kind: str

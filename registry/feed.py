@@ -105,6 +105,7 @@ class Feed:
         watch = self._tables.watch(TABLE)
         first = await anext(aiter(watch))
         assert first.rows is not None, "a watch without a revision begins with all rows"
+        self._revision = first.revision  # what was removed before, no directory knows
         pace = Pace(slice_s=_SLICE_S)
         for row in first.rows:
             await self._put(row)

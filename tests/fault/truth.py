@@ -271,6 +271,8 @@ class Follower(Writer):
         self.call: Any = None
 
     def step(self) -> None:
+        if not self.revision:  # cut off before all there was had been told: it begins anew
+            self.copy.clear()
         self.call = self.stub.Watch(registry_pb2.RegistryWatchRequest(since=self.revision))
         try:
             for told in self.call:
@@ -281,7 +283,7 @@ class Follower(Writer):
                     self.copy.pop(told.removed.registration.name, None)
                 elif change == "restart":
                     self.copy.clear()
-                self.revision = told.revision or self.revision
+                self.revision = told.revision
                 self.acknowledged += 1
         except grpc.RpcError as error:
             if error.code() not in LOST:

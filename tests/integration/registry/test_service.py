@@ -297,6 +297,25 @@ def test_a_watch_cut_off_anywhere_goes_on_with_nothing_left_out(tmp_path: Path) 
     run(work)
 
 
+def test_a_watch_over_a_restart_does_not_miss_who_was_removed_before_it(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with running(tmp_path) as its, connected(its.node) as stub:
+            await register(stub, registration("stays", "sort"), registration("goes", "sort"))
+            call = stub.Watch(pb.RegistryWatchRequest())
+            while not (told := await call.read()).snapshot_end:
+                pass
+            call.cancel()
+            await stub.Deregister(pb.DeregisterRequest(name="goes"))
+        async with running(tmp_path) as its, connected(its.node) as stub:
+            again = stub.Watch(pb.RegistryWatchRequest(since=told.revision))
+            assert (await again.read()).restart, "what was removed in another life is not known"
+            assert (await again.read()).put.registration.name == "stays"
+            assert (await again.read()).snapshot_end
+            again.cancel()
+
+    run(work)
+
+
 def test_who_caches_is_told_of_revisions_alone(tmp_path: Path) -> None:
     async def work() -> None:
         async with running(tmp_path, **FAST) as its, connected(its.node) as stub:
