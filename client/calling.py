@@ -196,13 +196,13 @@ class Calls:
         """
         peer = target.peer
         peer.flying.pop()
-        if error is not None and target.tally.note(error, given_s):
-            self._reporting.soon()
         if error is None:
             target.tally.worked += 1
             if peer.breaker.failures:
                 peer.breaker.succeed()
         elif isinstance(error, SiraError):
+            if target.tally.note(error, given_s):
+                self._reporting.soon()
             if error.code in _ITS_OWN:
                 peer.breaker.fail(self._connection.loop.time())
             elif peer.breaker.failures:  # it has answered

@@ -51,12 +51,10 @@ class Tally:
         self.agent, self.capability = agent, capability
         self.worked = self.failed = self.late = 0
 
-    def note(self, error: BaseException | None, given_s: float | None) -> bool:
-        """Count one; return whether it failed."""
+    def note(self, error: BaseException, given_s: float | None) -> bool:
+        """Count one that ended with an error; return whether that speaks against the agent."""
         kind = kind_of(error, given_s)
-        if kind == WORKED:
-            self.worked += 1
-        elif kind == FAILED:
+        if kind == FAILED:
             self.failed += 1
         elif kind == LATE:
             self.late += 1

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+from sira.kernel.folders import sync_folder
+
 
 class Storage(Protocol):
     """Files by name, and what a disk promises of them.
@@ -76,7 +78,7 @@ class FolderStorage:
         made = not path.is_dir()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if made:
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         self._path = path
         self._open: dict[str, int] = {}  # descriptors of files that are written
 
@@ -123,7 +125,7 @@ class FolderStorage:
 
     def sync_folder(self) -> None:
         """Wait until all names are on disk."""
-        _sync_folder(self._path)
+        sync_folder(self._path)
 
     def close(self) -> None:
         """Close what is open."""
@@ -186,11 +188,3 @@ class MemoryStorage:
 
     def close(self) -> None:
         """Nothing to let go of: who holds it may open it again."""
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,6 +11,9 @@ import sys
 from importlib import import_module
 
 EXIT_ORPHAN = 4
+# Environment of who multiplies small matrices between other things. Threads of a BLAS spin while
+# they wait for each other: three times the CPU, and slower where other processes want it.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 

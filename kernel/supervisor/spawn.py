@@ -14,6 +14,7 @@ from typing import Any
 from sira.kernel.settings import Settings
 from sira.kernel.settings.services import ServiceSpec
 from sira.kernel.supervisor import pure
+from sira.kernel.supervisor.child import ONE_THREAD
 from sira.kernel.supervisor.control import Control
 
 HTTP = "http"
@@ -23,9 +24,6 @@ _RUN, _COMMAND = "sira.client.host", "sira.kernel.supervisor.command"
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 # What of our own environment would speak for the node, not for a service.
 _OURS = ("SIRA_TOKEN", "SIRA_TOKEN_FILE", "SIRA_URL", "SIRA_FD")
-# A node multiplies small matrices between other things on one loop. Threads of a BLAS spin while
-# they wait for each other: three times the CPU, and slower where other processes want it.
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ def plan(name: str, settings: Settings, verbs: Iterable[tuple[str, str]]) -> Pla
     if name in _MODULES:
         values = {each.name: getattr(settings, each.name) for each in dataclasses.fields(settings)}
         values |= {"origins": dict(settings.origins), "services": ()}
-        env = _ONE_THREAD | dict(os.environ)
+        env = ONE_THREAD | dict(os.environ)
         return Plan(_MODULES[name], {"settings": values, "verbs": list(verbs)}, env=env)
     (spec,) = (each for each in settings.services if each.name == name)
     env = {key: value for key, value in os.environ.items() if key not in _OURS}

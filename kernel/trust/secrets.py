@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import mkstemp
 
 from sira.kernel.errors import BadSetting, Conflict
+from sira.kernel.folders import sync_folder
 
 SECRET_BYTES_MAX = 64 << 10
 _HELP = (
@@ -101,7 +102,7 @@ def write_whole(path: Path | str, data: bytes, *, mode: int, replace: bool) -> N
             made = ""
         else:
             os.link(made, path)  # fails where something is, whoever was faster
-        _keep_name(path.parent)
+        sync_folder(path.parent)
     except FileExistsError:
         raise Conflict(
             f"{path} is already there", details={"path": str(path)}, help="--force replaces it"
@@ -114,15 +115,6 @@ def write_whole(path: Path | str, data: bytes, *, mode: int, replace: bool) -> N
         if made:
             with contextlib.suppress(OSError):
                 os.unlink(made)
-
-
-def _keep_name(folder: Path) -> None:
-    """Have the folder's entries on the disk."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _bad(path: Path | str, why: str) -> BadSetting:

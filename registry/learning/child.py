@@ -17,8 +17,6 @@ from sira.kernel.supervisor.child import die_with
 
 GIVEN, LEARNED = "given", "learned"
 EXIT_NOTHING = 5  # too little to learn from
-# Read by the libraries of linear algebra as they load.
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
 _NICE = 15
 # Training at 20,000 entries takes some 500 MB, a model and its runtime as much again.
 _DATA_BYTES_MAX = 3 << 30

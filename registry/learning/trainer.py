@@ -24,7 +24,9 @@ from typing import BinaryIO, Protocol
 
 from sira.consensus.tables import Tables
 from sira.kernel.errors import BadRequest, Conflict, SiraError
+from sira.kernel.folders import sync_folder
 from sira.kernel.slices import Pace
+from sira.kernel.supervisor.child import ONE_THREAD
 from sira.registry.learning import child, stored
 from sira.registry.learning.lease import TTL_S, Lease
 from sira.registry.learning.stored import Trained
@@ -225,7 +227,7 @@ class Trainer:
         self.process = process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", child.__name__, str(os.getpid()), str(self._new),
             self._model_dir, *of, str(math.ceil(self._limit_s)),
-            stdin=asyncio.subprocess.DEVNULL, env={**os.environ, **child.ONE_THREAD},
+            stdin=asyncio.subprocess.DEVNULL, env={**os.environ, **ONE_THREAD},
         )  # fmt: skip
         try:
             code = await self._end_of(process, lease)
@@ -327,9 +329,5 @@ async def _written(file: BinaryIO, chunk: bytearray) -> bytearray:
 def _put(new: Path, path: Path) -> None:
     """Put a synced file in its place, by rename, and sync the folder; take its folder away."""
     new.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)
     shutil.rmtree(new.parent, ignore_errors=True)

@@ -15,8 +15,9 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import sira
 from benches.machine import commit
@@ -71,29 +72,25 @@ def main() -> int:
 
 def bus_rounds(given: argparse.Namespace, first: int, say: Say) -> bool:
     """Kill those who exchange messages; return whether all promises held."""
-    broken = direct_rounds = 0
-    names = ("sent", "accepted", "unknown", "delivered", "peer_lost", "direct")
-    totals = dict.fromkeys(names, 0)
+
+    def lane_of(index: int) -> str:
+        # Not in step with the victims: each dies on each way.
+        return given.lane or bus.LANES[index // len(bus.VICTIMS) % len(bus.LANES)]
+
     with Node() as node:
-        for index in range(given.rounds):
-            seed = first + index
-            victim = given.victim or bus.VICTIMS[index % len(bus.VICTIMS)]
-            # Not in step with the victims: each dies on each way.
-            lane = given.lane or bus.LANES[index // len(bus.VICTIMS) % len(bus.LANES)]
-            direct_rounds += lane == "direct"
-            start_s = time.monotonic()
+
+        def run(index: int, victim: str) -> bus.Report:
             try:
-                report = bus.run_round(node, seed, victim, lane=lane)
+                return bus.run_round(node, first + index, victim, lane=lane_of(index))
             except bus.Broken as error:
-                report = bus.Report(victim, problems=[str(error)])
-            counts = {name: getattr(report, name) for name in names}
-            for name, count in counts.items():
-                totals[name] += count
-            say(
-                what="round", index=index, seed=seed, victim=victim, lane=lane, **counts,
-                seconds=round(time.monotonic() - start_s, 2), problems=report.problems,
-            )  # fmt: skip
-            broken += bool(report.problems)
+                return bus.Report(victim, problems=[str(error)])
+
+        broken, totals = run_rounds(
+            given, first, say, bus.VICTIMS, run,
+            ("sent", "accepted", "unknown", "delivered", "peer_lost", "direct"),
+            lambda index, _: {"lane": lane_of(index)},
+        )  # fmt: skip
+    direct_rounds = sum(lane_of(index) == "direct" for index in range(given.rounds))
     leaks = leak_rounds(first, max(6, given.rounds // 10))
     say(what="resources", **leaks)
     # Many rounds on the lane, and none of their messages: it was not tried.
@@ -105,30 +102,54 @@ def bus_rounds(given: argparse.Namespace, first: int, say: Say) -> bool:
 
 def truth_rounds(given: argparse.Namespace, first: int, say: Say) -> bool:
     """Kill a node that has something to keep, on one data folder; return whether it kept it."""
-    broken = 0
-    names = ("acknowledged", "unknown", "repeated", "agents")
-    totals = dict.fromkeys(names[:-1], 0)
     books = truth.Books()
     with Node() as node:
-        for index in range(given.rounds):
-            seed = first + index
-            victim = given.victim or truth.VICTIMS[index % len(truth.VICTIMS)]
-            start_s = time.monotonic()
+
+        def run(index: int, victim: str) -> truth.Report:
             try:
-                report = truth.run_round(node, books, seed, victim)
+                return truth.run_round(node, books, first + index, victim)
             except bus.Broken as error:
-                report = truth.Report(victim, problems=[str(error)])
-            counts = {name: getattr(report, name) for name in names}
-            for name in totals:
-                totals[name] += counts[name]
-            say(
-                what="round", index=index, seed=seed, victim=victim, **counts,
-                seconds=round(time.monotonic() - start_s, 2), problems=report.problems,
-            )  # fmt: skip
-            broken += bool(report.problems)
+                return truth.Report(victim, problems=[str(error)])
+
+        broken, totals = run_rounds(
+            given, first, say, truth.VICTIMS, run, ("acknowledged", "unknown", "repeated"),
+            lambda _, report: {"agents": report.agents},
+        )  # fmt: skip
     snapshots = len(books.snapshots)
     say(what="end", ok=not broken, broken_rounds=broken, snapshots=snapshots, **totals)
     return not broken
+
+
+def run_rounds(
+    given: argparse.Namespace,
+    first: int,
+    say: Say,
+    victims: Sequence[str],
+    run: Callable[[int, str], bus.Report | truth.Report],
+    counted: Sequence[str],
+    further: Callable[[int, Any], dict[str, object]],
+) -> tuple[int, dict[str, int]]:
+    """Run and tell the rounds, each victim in turn; return how many are broken, and the sums.
+
+    Args:
+        counted: numbers of a report.
+        further: what is told of a round beside them.
+    """
+    broken, totals = 0, dict.fromkeys(counted, 0)
+    for index in range(given.rounds):
+        victim = given.victim or victims[index % len(victims)]
+        start_s = time.monotonic()
+        report = run(index, victim)
+        counts = {name: getattr(report, name) for name in counted}
+        for name, count in counts.items():
+            totals[name] += count
+        say(
+            what="round", index=index, seed=first + index, victim=victim, **counts,
+            **further(index, report), seconds=round(time.monotonic() - start_s, 2),
+            problems=report.problems,
+        )  # fmt: skip
+        broken += bool(report.problems)
+    return broken, totals
 
 
 ROUNDS = {"bus": (bus_rounds, bus.VICTIMS), "registry": (truth_rounds, truth.VICTIMS)}

@@ -15,6 +15,7 @@ What must hold afterwards, and over all rounds on the same data folder:
 
 from __future__ import annotations
 
+import abc
 import itertools
 import os
 import random
@@ -78,7 +79,7 @@ class Books:
         self.snapshots |= {each.name for each in found}
 
 
-class Writer(threading.Thread):
+class Writer(threading.Thread, abc.ABC):
     """Does one kind of command after the other until it is told to end."""
 
     def __init__(self, node: Node, books: Books, seed: int, report: Report) -> None:
@@ -100,8 +101,9 @@ class Writer(threading.Thread):
         except Exception as error:  # it is told in the report
             self.error = f"{self.name}: {error!r}"
 
+    @abc.abstractmethod
     def step(self) -> None:
-        raise NotImplementedError
+        """Do one thing."""
 
     def end(self) -> None:
         """End in order; twice is once."""
