@@ -227,6 +227,8 @@ class SubscribeStream:
         self.rider: PublishStream | None = None  # its answers leave by this stream
         self.written_out = False  # it ends after all it had to say: the client hears it whole
         self._answers_turn = False
+        self._behind: list[Callable[[], None]] = []
+        self.leaving: list[Callable[[], None]] = []  # to be told by `left`
         self.subscriptions: dict[int, Subscription] = {}
         self.ending = False  # all that is open ends, and is told so: the stream goes after that
         self.closing = False
@@ -242,6 +244,9 @@ class SubscribeStream:
     def next_frame(self, now_ns: int) -> bytes | None:
         """Return what leaves next: deliveries, and the answers of the rider beside them."""
         rider = self.rider
+        if self._behind and not self._answers_turn:  # what they wait for is in this frame
+            self.leaving += self._behind
+            self._behind.clear()
         if rider is None or rider.all_carried:
             return self.egress.next_frame(now_ns)
         frame = None if self._answers_turn else self.egress.next_frame(now_ns)
@@ -258,6 +263,19 @@ class SubscribeStream:
         if frame is None:
             rider.carried()
         return frame
+
+    def when_left(self, tell: Callable[[], None]) -> None:
+        """Call `tell` when all control items of now were written; also when they never will be."""
+        if self.closing:
+            tell()
+        else:
+            self._behind.append(tell)
+
+    def left(self) -> None:
+        """Take note that what `next_frame` returned has been written."""
+        leaving, self.leaving = self.leaving, []
+        for tell in leaving:
+            tell()
 
     def feed_aside(self, frame: bytes, now_ns: int) -> None:
         """Take credits that came up the Publish stream.
@@ -340,6 +358,9 @@ class SubscribeStream:
             self.rider.part()
         elif self.rider is not None:
             self.rider.carrier_broke(now_ns)
+        self.leaving += self._behind
+        self._behind.clear()
+        self.left()
         self.bus.slices.run(self._closing(now_ns, reason))
 
     def _closing(self, now_ns: int, reason: str) -> Iterator[None]:

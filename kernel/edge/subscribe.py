@@ -76,9 +76,13 @@ class Subscribing:
             frame = stream.next_frame(now_ns())
             if frame is not None:
                 await context.write(frame)
+                if stream.leaving:
+                    stream.left()
                 if reader is not None:
                     reader.left()
                 continue
+            if stream.leaving:
+                stream.left()
             if link.error is not None:
                 if stream.ending:
                     await resting

@@ -59,6 +59,7 @@ class Channel:
         self._queue: deque[tuple[bytes | memoryview, list[int]]] = deque()
         self.queued_bytes = self.waiting_descriptors = 0
         self._drained: list[asyncio.Future[None]] = []
+        self._sent: list[Callable[[], None]] = []
         self._reading = False
         self._deaf = False  # the other side takes nothing more; what it has said is still read
         self.closed = False
@@ -153,6 +154,16 @@ class Channel:
             self._drained.append(waiter)
             await waiter
 
+    def when_sent(self, tell: Callable[[], None]) -> None:
+        """Call `tell` when all that was sent is the kernel's, or will never be.
+
+        From then on the peer can read it, whatever becomes of this process.
+        """
+        if self._queue:
+            self._sent.append(tell)
+        else:
+            tell()
+
     def send(self, kind: int, call: int, body: bytes = b"") -> None:
         """Send one record, at once or behind what waits. Never raises: `lost` tells."""
         if self._deaf or self.closed:
@@ -232,6 +243,7 @@ class Channel:
             return
         if not queue:
             self._loop.remove_writer(self._fd)
+            self._tell_sent()
         if self._drained and not self.full:
             self._tell_drained()
 
@@ -258,6 +270,11 @@ class Channel:
                 return
             sent -= len(data)
 
+    def _tell_sent(self) -> None:
+        waiting, self._sent = self._sent, []
+        for tell in waiting:
+            tell()
+
     def _tell_drained(self) -> None:
         waiting, self._drained = self._drained, []
         for waiter in waiting:
@@ -278,6 +295,7 @@ class Channel:
                 os.close(each)
         self._queue.clear()
         self.queued_bytes = self.waiting_descriptors = 0
+        self._tell_sent()
         self._tell_drained()
 
     # ---- the end ---------------------------------------------------------------------------------

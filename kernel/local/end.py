@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sira import _native
@@ -213,7 +214,11 @@ class End:
         return self._lending.written_for(topic, tenant)
 
     def grant(self, grant: Grant, segments: list[int]) -> None:
-        """Tell it of a route. Requires: the targets were told, in the same turn."""
+        """Tell it of a route when its targets are sure to hear of their cells.
+
+        Not before: what it posts into a cell that nobody opens is lost, and the node may die at any
+        moment. Requires: the targets were told, in the same turn.
+        """
         word = grant.bus.hub.word_of(grant.topic)
         grant.value = grant.bus.hub.word(word)
         self._refused.pop(grant.topic, None)
@@ -233,7 +238,17 @@ class End:
                 held_bytes_max=subscription.window_bytes,
                 waits=subscription.overflow == bus_pb2.OVERFLOW_BLOCK,
             )
-        self.channel.send(record.ROUTE, 0, route.SerializeToString())
+        hearing = {cell.subscription.stream: link.reader.channel for link, cell in grant.cells}
+        deaf = len(hearing)
+
+        def heard() -> None:
+            nonlocal deaf
+            deaf -= 1
+            if not deaf and self.grants.get(grant.number) is grant:
+                self.channel.send(record.ROUTE, 0, route.SerializeToString())
+
+        for stream, channel in hearing.items():
+            stream.when_left(partial(channel.when_sent, heard))
 
     def refuse(self, ask: Ask, refused: Refusal) -> None:
         """Tell it that a route is not to be had, and when to ask again."""

@@ -28,7 +28,7 @@ SEAL_FUTURE_WRITE = 0x10  # linux/fcntl.h; the module has no name for it
 SIZES = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 ALL_SEALS = SIZES | SEAL_FUTURE_WRITE
 PIECE = 64 << 10  # bytes of a message of these tests
-_WINDOW_BYTES = 1 << 30
+WINDOW_BYTES = 1 << 30
 
 
 class Memory:
@@ -197,7 +197,7 @@ class Peer:
 
 @asynccontextmanager
 async def connected(
-    node: Node, kind: type[Peer], *, who: str, window_bytes: int = _WINDOW_BYTES, **fields: Any
+    node: Node, kind: type[Peer], *, who: str, window_bytes: int = WINDOW_BYTES, **fields: Any
 ) -> AsyncIterator[Peer]:
     """Connect a client; `who`: TENANT/KIND/NAME, handed its connection; `fields`: of its hello."""
     if who:
@@ -218,7 +218,7 @@ async def connected(
 
 @asynccontextmanager
 async def lending(
-    node: Node, *, lends: bool = True, who: str = "", window_bytes: int = _WINDOW_BYTES
+    node: Node, *, lends: bool = True, who: str = "", window_bytes: int = WINDOW_BYTES
 ) -> AsyncIterator[Peer]:
     """Connect a client that says that it lends. See `connected`."""
     async with connected(node, Peer, who=who, window_bytes=window_bytes, lends=lends) as peer:

@@ -18,7 +18,7 @@ from sira.kernel.local.channel import Channel, Record
 from sira.kernel.node import Node
 from sira.v1 import bus_pb2, kernel_pb2, message_pb2, socket_pb2
 
-from .lenders import Peer, connected
+from .lenders import WINDOW_BYTES, Peer, connected
 from .raw import run, running, until
 
 CELL_OPEN, CELL_END = 18, 19
@@ -150,9 +150,13 @@ class Linked(Peer):
 
 
 @asynccontextmanager
-async def linked(node: Node, *, who: str = "", links: bool = True) -> AsyncIterator[Linked]:
+async def linked(
+    node: Node, *, who: str = "", links: bool = True, window_bytes: int = WINDOW_BYTES
+) -> AsyncIterator[Linked]:
     """Connect a client that says that it takes links; `who`: see `lenders.lending`."""
-    async with connected(node, Linked, who=who, lends=True, links=links) as peer:
+    async with connected(
+        node, Linked, who=who, window_bytes=window_bytes, lends=True, links=links
+    ) as peer:
         assert isinstance(peer, Linked)
         yield peer
 

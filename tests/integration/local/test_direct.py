@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import sira
+from sira.kernel.local import record
 from sira.kernel.node import Node
 from sira.v1 import bus_pb2
 
@@ -47,6 +48,42 @@ def test_a_route_is_granted_and_what_is_posted_arrives_and_stands_in_the_ledger(
             row = await ledger_row(node, TOPIC)
             assert row is not None
             assert (row.published, row.owed, row.pending, row.delivered) == (3, 3, 0, 3)
+
+    on_node(tmp_path, work)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_publisher_hears_of_its_route_when_its_reader_surely_hears_of_the_cell(
+    tmp_path: Path, ends: bool
+) -> None:
+    """Else what it posts would be lost where the node dies in between: nobody opens the cell."""
+
+    async def work(node: Node) -> None:
+        window_bytes = 1_000
+        async with (
+            linked(node) as publisher,
+            linked(node, window_bytes=window_bytes) as subscriber,
+        ):
+            subscriber.reads = False
+            reading = subscriber.subscribe("other", 1)
+            subscriber.say(reading, bus_pb2.Item(open=bus_pb2.Open(subscription=2, pattern=TOPIC)))
+            await subscriber.opened(2)
+            call = publisher.call("Publish")
+            publisher.send(call, "other", headers={"long": "x" * 2 * window_bytes})
+            await until(lambda: any(each.HasField("message") for each in subscriber.items))
+            ask = publisher.ask(call, TOPIC)
+            await until(lambda: node.direct.totals.granted)
+            await publisher.unary("/sira.v1.Kernel/Introspect", b"")
+            assert ask not in publisher.routes, "the reader's window is shut"
+            assert not subscriber.cells_open()
+            if ends:
+                subscriber.close()
+                route = await publisher.answer(ask)
+                assert publisher.word(route) != route.value, "and nothing is posted by it"
+                return
+            subscriber.channel.send(record.WINDOW, reading, record.grant(4 * window_bytes))
+            await publisher.answer(ask)
+            await until(subscriber.cells_open)
 
     on_node(tmp_path, work)
 

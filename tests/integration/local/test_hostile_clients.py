@@ -202,6 +202,7 @@ def test_a_thousand_silent_connections_are_closed_and_hold_nobody_up(tmp_path: P
 
     async def work() -> None:
         async with running(tmp_path, handshake_s=2, socket_connections_max=count + 10) as node:
+            gc.collect()  # what other tests have left does not go during this one
             before = len(os.listdir("/proc/self/fd"))
             silent = [await Raw(node).open(hello=False) for _ in range(count)]
             await until(lambda: len(node.local) == count)
@@ -210,7 +211,7 @@ def test_a_thousand_silent_connections_are_closed_and_hold_nobody_up(tmp_path: P
             await until(lambda: len(node.local) == 0)
             for each in silent:
                 each.close()
-            assert len(os.listdir("/proc/self/fd")) == before
+            await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
             await works(node)
 
     try:
@@ -266,6 +267,7 @@ def test_who_is_short_of_descriptors_accepts_again_when_there_are_some(tmp_path:
 def test_a_flood_of_descriptors_ends_its_connection_and_leaves_none_open(tmp_path: Path) -> None:
     async def work() -> None:
         async with running(tmp_path) as node:
+            gc.collect()
             before = len(os.listdir("/proc/self/fd"))
             for whole in (True, False):
                 for _ in range(5):
