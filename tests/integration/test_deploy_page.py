@@ -12,7 +12,7 @@ from tests.docs_blocks import DOCS
 from tests.integration.ports import free_port
 from tests.integration.shell import blocks, commands, pattern, shell_in
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 PAGE = DOCS / "deploy.md"
 OF_PROMETHEUS = re.compile(r"\b(prometheus --|promtool|%\?prometheus)")

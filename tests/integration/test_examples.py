@@ -96,7 +96,7 @@ def test_the_image_is_the_one_its_readme_describes() -> None:
     assert digest in readme
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("how", [(), ("--tls",)], ids=["plain", "tls"])
 def test_the_demo_verifies_every_pixel_and_ends_with_0(tmp_path: Path, how: tuple[str]) -> None:
     pytest.importorskip("matplotlib")

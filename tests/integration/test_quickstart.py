@@ -14,7 +14,7 @@ import pytest
 from .ports import free_port
 from .shell import PORT_OF_THE_DOC, Shell, at, blocks, commands, pattern, shell_in
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 DOC = Path(__file__).parents[2] / "docs" / "quickstart.md"
 

@@ -13,7 +13,7 @@ from tests.docs_blocks import DOCS
 from .ports import free_port
 from .shell import PORT_OF_THE_DOC, Shell, at, blocks, commands, pattern, shell_in
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture

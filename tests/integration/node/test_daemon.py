@@ -65,7 +65,7 @@ def daemon(data_dir: Path, **flags: object) -> Iterator[Daemon]:
         made.process.communicate()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_sigterm_loses_no_accepted_message(tmp_path: Path) -> None:
     """Publishers work at full speed into a subscriber of small windows when the signal comes."""
 

@@ -56,19 +56,26 @@ class SlowReader:
         self.reads.set()
         self.sent = Frames()  # by the node
         self.near: Peer | None = None  # our end of the connection to the node
+        self._serving: set[asyncio.Task[None]] = set()
 
     async def serve(self, near: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
-        far, far_out = await asyncio.open_connection(*self.target)
-        self.near = far_out.get_extra_info("sockname")
-        up = asyncio.ensure_future(self._forward(near, far_out))
-        kept: asyncio.Queue[bytes] = asyncio.Queue()
-        down = asyncio.ensure_future(self._let_read(kept, near_out))
-        with contextlib.suppress(OSError):  # reset: what it had sent before is forwarded
-            while data := await far.read(1 << 16):
-                self.sent.note(data)
-                kept.put_nowait(data)
-        kept.put_nowait(b"")
-        await asyncio.gather(up, down)
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        with contextlib.ExitStack() as ending:
+            ending.callback(near_out.transport.abort)
+            far, far_out = await asyncio.open_connection(*self.target)
+            ending.callback(far_out.transport.abort)
+            self.near = far_out.get_extra_info("sockname")
+            kept: asyncio.Queue[bytes] = asyncio.Queue()
+            async with asyncio.TaskGroup() as forwarding:
+                forwarding.create_task(self._forward(near, far_out))
+                forwarding.create_task(self._let_read(kept, near_out))
+                with contextlib.suppress(OSError):  # reset: what it had sent before is forwarded
+                    while data := await far.read(1 << 16):
+                        self.sent.note(data)
+                        kept.put_nowait(data)
+                kept.put_nowait(b"")
 
     async def _let_read(self, kept: asyncio.Queue[bytes], writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -94,7 +101,12 @@ class SlowReader:
         server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
         async with server:
             host, port = server.sockets[0].getsockname()
-            yield f"{host}:{port}"
+            try:
+                yield f"{host}:{port}"
+            finally:
+                for task in self._serving:
+                    task.cancel()
+                await asyncio.gather(*self._serving, return_exceptions=True)
 
 
 def test_a_node_that_goes_down_waits_until_a_slow_peer_has_read_what_was_sent(
