@@ -219,7 +219,7 @@ class Agent:
             if self.capabilities:  # who finds it finds it listening
                 self._registration.instance = secrets.token_hex(16)
                 self._membership = await beats.enrol(
-                    bus, self._registration, load, timeout_s=timeout_s
+                    bus, self._registration, load, timeout_s=timeout_s, listens=self._listens
                 )
         except BaseException:
             servings, self._servings = self._servings, []
@@ -228,6 +228,9 @@ class Agent:
             await self._close_bus()
             raise
         _log.info("agent %s serves %s", self.name, ", ".join(topic for topic, _ in served))
+
+    def _listens(self) -> bool:
+        return all(each.listens for each in self._servings)
 
     def _served(self) -> list[tuple[str, Handler]]:
         """Return each topic with its handler. Raises BadRequest."""

@@ -155,13 +155,19 @@ class Membership:
 
 
 async def enrol(
-    bus: Bus, registration: registry_pb2.Registration, load: Load, *, timeout_s: float
+    bus: Bus,
+    registration: registry_pb2.Registration,
+    load: Load,
+    *,
+    timeout_s: float,
+    listens: Callable[[], bool],
 ) -> Membership:
     """Register an agent with the node of `bus`, and keep it registered.
 
     Args:
         registration: what it says of itself.
         load: what it has in hand; read from another thread.
+        listens: whether requests reach it; asked in another thread.
     Raises:
         Conflict: another instance of the name lives, for all of `timeout_s`.
         SiraError: the node refused it, or knows no registry.
@@ -190,7 +196,7 @@ async def enrol(
         homes = _homes_here()
         registrar = await homes.enter(key, connect, owns=loop is not handlers_loop)
         try:
-            entry = Entry(registration, load, registrar.probe_of(handlers_loop))
+            entry = Entry(registration, load, registrar.probe_of(handlers_loop), listens)
             told = await registrar.add(entry, timeout_s=timeout_s)
         except BaseException:
             await homes.leave(key)

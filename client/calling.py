@@ -120,12 +120,13 @@ class Calls:
         Raises:
             NoMatch: nothing fits, or nobody is left. SiraError: what the handler or the node said.
         """
+        failure: SiraError | None = None
         avoid: set[str] = set()
         delays_s: Iterator[float] = self._connection.retry.delays_s(self._rng)
         plan = self._kept.entries.get(asked.key)
         if failed is not None:
-            plan, target, error = failed
-            plan = await self._next(asked, plan, target, error, avoid, delays_s)
+            plan, target, failure = failed
+            plan = await self._next(asked, plan, target, failure, avoid, delays_s)
         elif plan is None:
             plan = await self._resolve(asked)
         elif self.is_stale(plan):
@@ -136,13 +137,19 @@ class Calls:
                 targets = [each for each in targets if each.match.agent not in avoid]
             chosen = self.pick(targets, plan) if targets else None
             if chosen is None:
-                raise self._shut(plan.targets)
+                if failure is None:  # others have had no answers: this call does not wait
+                    raise self._shut(plan.targets)
+                avoid.clear()
+                await self._pause(asked, next(delays_s), failure)
+                plan = await self._resolve_again(asked, avoid, delays_s, failure)
+                continue
             try:
                 if hedge_s is not None and len(targets) > 1 and self._may_repeat(asked, chosen):
                     return await self._hedged(asked, plan, chosen, targets, hedge_s)
                 return await self._try(asked, plan, chosen, alone=len(targets) == 1)
             except SiraError as raised:
-                plan = await self._next(asked, plan, chosen, raised, avoid, delays_s)
+                failure = raised
+                plan = await self._next(asked, plan, chosen, failure, avoid, delays_s)
 
     async def _next(
         self,
@@ -357,19 +364,27 @@ class Calls:
     ) -> Plan:
         """Find others than those in `avoid`, which did not answer; when there are none, all anew.
 
+        Who is down may come back, and is waited for; who has left the registry is not.
+
         Raises:
-            SiraError: `failure`, where nobody is found in time.
+            SiraError: `failure`, where nobody is found in time, or nobody is to be waited for.
+            NoMatch: the same, where nobody got the request.
         """
         while True:
             try:
                 return await self._resolve(asked, avoid)
-            except NoMatch:
-                pass
+            except NoMatch as nobody:
+                if not avoid and not nobody.retryable:
+                    raise nobody if isinstance(failure, NoMatch) else failure from nobody
             avoid.clear()
-            delay_s = next(delays_s)
-            if asked.deadline.left_s() <= delay_s:
-                raise failure
-            await asyncio.sleep(delay_s)
+            await self._pause(asked, next(delays_s), failure)
+
+    @staticmethod
+    async def _pause(asked: Asked, delay_s: float, failure: SiraError) -> None:
+        """Wait before another try. Raises `failure`: there is no time for one."""
+        if asked.deadline.left_s() <= delay_s:
+            raise failure
+        await asyncio.sleep(delay_s)
 
     def _peer(self, match: Match) -> Peer:
         peer = self._peers.get(match.agent)

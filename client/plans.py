@@ -14,6 +14,7 @@ from sira.kernel.errors import NoMatch
 from sira.v1 import registry_pb2
 
 _REPEATABLE = frozenset({"pure", "idempotent"})
+_AWAITED = frozenset({"suspect", "down"})
 _TOLD_MAX = 5
 # What is likelier wrong than right is not asked.
 CONFIDENCE_MIN = 0.5
@@ -92,6 +93,11 @@ def is_as_good(match: Match, best: Match) -> bool:
     return match.twin == best.twin and match.agent != best.agent and match.status == best.status
 
 
+def _may_come_back(match: Match) -> bool:
+    """Whether it was left out for its health alone, and not by its own wish."""
+    return match.status in _AWAITED and any(each.part == "health" for each in match.reasons)
+
+
 def confidence_of(matches: Matches) -> float:
     """Return how often the best one is right: of those that say the same the surest word counts."""
     best = matches[0]
@@ -103,6 +109,8 @@ def no_match(asked: str, matches: Matches, *, confidence: float | None = None) -
 
     Args:
         confidence: of the best, where that is not enough.
+    Returns:
+        It says `retryable` where somebody can do it who is not there just now.
     """
     if confidence is not None:
         reason = f"{matches[0].agent} is right in {confidence:.0%} of such cases"
@@ -115,5 +123,6 @@ def no_match(asked: str, matches: Matches, *, confidence: float | None = None) -
     return NoMatch(
         f"nobody for {asked[:200]!r}: {reason}" if asked else f"nobody fits: {reason}",
         details=details,
+        retryable=confidence is None and any(map(_may_come_back, matches.runners_up)),
         help="`sira find TEXT --explain` says who came next and why not; or start an agent",
     )

@@ -37,6 +37,8 @@ _LAG_LOOK_S = 1.25
 _CALL_S = 5.0
 # Those whom a lost node leaves come back over so long, not all in one moment.
 _AGAIN_S = 0.5
+# Whether those listen again whose handlers have lost the node, too.
+_LISTENS_LOOK_S = 0.05
 
 
 class Load:
@@ -63,17 +65,32 @@ class Entry:
         registration: what it says of itself.
         load: what it has in hand.
         probe: of the loop that its handlers run on.
+        listens: says whether requests reach it; its handlers have a connection of their own.
         generation: as the node counts; 0: it is not registered at this moment.
         draining: it takes nothing new.
     """
 
-    __slots__ = ("draining", "generation", "load", "place", "probe", "registration", "wanted")
+    __slots__ = (
+        "draining",
+        "generation",
+        "listens",
+        "load",
+        "place",
+        "probe",
+        "registration",
+        "wanted",
+    )
 
     def __init__(
-        self, registration: registry_pb2.Registration, load: Load, probe: LagProbe | None
+        self,
+        registration: registry_pb2.Registration,
+        load: Load,
+        probe: LagProbe | None,
+        listens: Callable[[], bool],
     ) -> None:
         """Prepare."""
         self.registration, self.load, self.probe = registration, load, probe
+        self.listens = listens
         self.place = zlib.crc32(registration.name.encode())
         self.generation = 0
         self.draining = False
@@ -265,8 +282,15 @@ class Registrar:
         while self._lost_names:
             await asyncio.sleep(self._rng.uniform(0, _AGAIN_S))
             names, self._lost_names = self._lost_names, set()
-            lost = [e for e in self._entries.values() if e.wanted and e.name in names]
-            wait_s = 0.0
+            lost, deaf = list[Entry](), set[str]()
+            for each in self._entries.values():
+                if each.wanted and each.name in names:
+                    if each.listens():  # who finds it finds it listening
+                        lost.append(each)
+                    else:
+                        deaf.add(each.name)
+            self._lost_names |= deaf
+            wait_s = _LISTENS_LOOK_S if deaf else 0.0
             try:
                 async for entry, outcome in self._registered(lost):
                     if isinstance(outcome, SiraError):

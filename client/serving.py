@@ -90,6 +90,11 @@ class Serving:
             for number in range(self._max_in_flight)
         ]
 
+    @property
+    def listens(self) -> bool:
+        """Whether the node sends it messages; not so for a while after a lost connection."""
+        return self._subscription.is_open
+
     async def wait(self) -> None:
         """Return when all is over; raise what ended it."""
         done, _ = await asyncio.wait(self._takers)

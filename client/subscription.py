@@ -42,6 +42,8 @@ class Subscription(_native.Mailbox):
         pattern, group: as asked for.
         cut: parts of the pattern that this principal may not read.
         readable: what of it may be read, where that is less than all; empty: all of it.
+        is_open: the node sends what matches; not so before `open`, and while a lost connection is
+            made again.
         reconnects: how often messages may have been missed because the connection was lost.
         unconfirmed: messages in hand at each loss, together: the application still gets them, but
             the node that was lost has counted them as not delivered.
@@ -82,6 +84,7 @@ class Subscription(_native.Mailbox):
         self.number = 0
         self.cut: list[str] = []
         self.readable: list[str] = []
+        self.is_open = False
         self.reconnects = 0
         self.unconfirmed = 0
         self._connection = connection
@@ -238,6 +241,7 @@ class Subscription(_native.Mailbox):
 
     def opened(self, opened: bus_pb2.Opened) -> None:
         """Take note that the subscription is live, for the first time or again."""
+        self.is_open = True
         before = self.cut, self.readable
         self.cut, self.readable = list(opened.cut), list(opened.readable)
         if before != (self.cut, self.readable) and self.narrowed:
@@ -273,6 +277,7 @@ class Subscription(_native.Mailbox):
 
     def interrupted(self) -> None:
         """Take note that the connection was lost; the subscription will be opened again."""
+        self.is_open = False
         self.reconnects += 1
         self.unconfirmed += self.depth
         _log.warning("subscription %s interrupted, %d messages in hand", self.pattern, self.depth)

@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 
 import sira
+from sira.client import beats
+from sira.client.breaker import FAILURES_MAX
+from sira.client.registering import Load
+from sira.v1 import registry_pb2
 
 _numbers = itertools.count(1)
 
@@ -191,6 +195,38 @@ async def test_another_is_asked_where_one_is_gone_also_when_it_may_not_be_done_t
         for _ in range(10):
             receipt = (await bus.call(words, timeout_s=20)).receipt
             assert receipt.agent == names[0]
+
+
+async def test_who_is_up_and_does_not_listen_yet_is_asked_until_it_does(
+    world: Any, words: str
+) -> None:
+    capability, name = sira.Capability(words, name="shine", effects="idempotent"), f"z-{words[-4:]}"
+    topic = f"agents.{name}.shine"
+    registration = registry_pb2.Registration(
+        name=name, kind="agent", capabilities=[capability.to_proto(name, "shine")], max_in_flight=1
+    )
+    async with world.bus() as bus, world.bus() as asker:
+        membership = await beats.enrol(
+            bus, registration, Load(), timeout_s=20, listens=lambda: True
+        )
+        asking = asyncio.create_task(asker.call(words, {"x": 1}, timeout_s=600))
+        while sum(r.dropped.get("NO_MATCH", 0) for r in await bus.ledger(topic)) <= FAILURES_MAX:
+            assert not asking.done(), asking
+            await asyncio.sleep(0.02)
+        async with sira.Agent("late", topic=topic, handler=lambda x: {"y": x}, bus=bus):
+            assert (await asking)["y"] == 1
+        await membership.leave()
+
+
+async def test_who_has_left_in_order_is_not_waited_for(world: Any, words: str) -> None:
+    async with world.bus() as bus:
+        async with _agent(
+            world, f"y-{words[-4:]}", sira.Capability(words, effects="pure"), handler=lambda: "done"
+        ):
+            assert (await bus.call(words, timeout_s=600)).text == "done"
+        with pytest.raises(sira.NoMatch) as caught:
+            await bus.call(words, timeout_s=600)
+        assert not caught.value.retryable
 
 
 async def test_a_failing_handler_is_not_asked_again(world: Any, words: str) -> None:

@@ -45,7 +45,7 @@ def test_an_agent_is_found_called_and_gone() -> None:
             while bus._calls._kept.entries:  # noqa: ASYNC110  else somebody else is waited for
                 await asyncio.sleep(0.005)
             with pytest.raises(sira.NoMatch):
-                await bus.call("double numbers", {"x": 1}, timeout_s=20)
+                await bus.call("double numbers", {"x": 1}, timeout_s=600)
 
     run(work)
 
