@@ -1,6 +1,7 @@
 """Calling a capability: find who can do it, choose, ask, and see to what goes wrong.
 
-The decisions are in choosing.py, breaker.py and resolutions.py; here are the clock and the tries.
+The decisions are in choosing.py, breaker.py and plans.py; here are the clock and the tries. Who can
+do it is asked of the registry in resolving.py.
 What was found is kept until the registry says that something has moved (following.py).
 """
 
@@ -10,7 +11,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Hashable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from typing import Any
 
 from sira import _native
@@ -19,36 +19,29 @@ from sira.client.choosing import FRESH_S, Peer, Turns, choose
 from sira.client.connection import Connection
 from sira.client.deadline import Deadline
 from sira.client.following import Following
-from sira.client.matches import Match, Matches
 from sira.client.message import SyncMessage
 from sira.client.outcomes import Tallies
 from sira.client.plans import (
     Asked,
     Plan,
     Target,
-    confidence_of,
-    is_as_good,
-    no_match,
     of_one_version,
 )
 from sira.client.reporting import Reporting
 from sira.client.requests import Requests
 from sira.client.resolutions import Resolutions
+from sira.client.resolving import Resolving
 from sira.kernel.errors import NodeDraining, NoMatch, SiraError, Unreachable
 from sira.v1 import registry_pb2
 
 _log = logging.getLogger("sira.client")
 
-_DISCOVER = "/sira.v1.Registry/Discover"
 _RATE = "/sira.v1.Registry/Rate"
 RATE_S = 5.0
-# So many matches, that all twins of the best are among them.
-_K = 16
 # These say that an agent did not answer; another may.
 _ELSEWHERE = frozenset({"PEER_LOST", "UNREACHABLE", "TIMEOUT", "NODE_DRAINING", "NO_MATCH"})
 # And these of them are the agent's own.
 _ITS_OWN = frozenset({"PEER_LOST", "TIMEOUT", "NO_MATCH"})
-_AGAIN_S = 2.0
 
 
 class Calls:
@@ -69,6 +62,10 @@ class Calls:
         self._following = Following(connection, requests, self._kept, self._peers, self._start)
         self._tallies = Tallies()
         self._reporting = Reporting(connection, self._tallies, self._start)
+        self._resolving = Resolving(
+            connection, self._kept, self._peers, self._tallies,
+            begin=self._begin, start=self._start,
+        )  # fmt: skip
         connection.on_lost.append(self._lost)
 
     # ---- one call --------------------------------------------------------------------------------
@@ -128,9 +125,9 @@ class Calls:
             plan, target, failure = failed
             plan = await self._next(asked, plan, target, failure, avoid, delays_s)
         elif plan is None:
-            plan = await self._resolve(asked)
+            plan = await self._resolving.find(asked)
         elif self.is_stale(plan):
-            self._refresh(asked, plan)
+            self._resolving.refresh(asked, plan)
         while True:
             targets: Sequence[Target] = plan.targets
             if avoid:
@@ -140,8 +137,8 @@ class Calls:
                 if failure is None:  # others have had no answers: this call does not wait
                     raise self._shut(plan.targets)
                 avoid.clear()
-                await self._pause(asked, next(delays_s), failure)
-                plan = await self._resolve_again(asked, avoid, delays_s, failure)
+                await self._resolving.pause(asked, next(delays_s), failure)
+                plan = await self._resolving.find_again(asked, avoid, delays_s, failure)
                 continue
             try:
                 if hedge_s is not None and len(targets) > 1 and self._may_repeat(asked, chosen):
@@ -167,7 +164,7 @@ class Calls:
         self._kept.drop(asked.key)
         if any(each.match.agent not in avoid for each in plan.targets):
             return plan
-        return await self._resolve_again(asked, avoid, delays_s, error)
+        return await self._resolving.find_again(asked, avoid, delays_s, error)
 
     def pick(self, targets: Sequence[Target], plan: Plan) -> Target | None:
         """Return whom to ask; None: nobody may be asked just now."""
@@ -325,94 +322,12 @@ class Calls:
             help="`sira agents` shows how it is; try again a little later",
         )
 
-    # ---- finding ---------------------------------------------------------------------------------
+    # ---- beside ----------------------------------------------------------------------------------
 
-    async def _resolve(self, asked: Asked, exclude: AbstractSet[str] = frozenset()) -> Plan:
-        """Ask the registry who can do it, and keep the answer. Raises NoMatch."""
+    def _begin(self) -> None:
+        """Follow the registry, and tell it how calls end, from now on."""
         self._following.begin()
         self._reporting.begin()
-        request = asked.make_request()
-        request.k = _K
-        request.exclude.extend(sorted(exclude))
-        epoch = self._kept.epoch
-        answer = await self._connection.unary(
-            _DISCOVER, request, registry_pb2.DiscoverResponse,
-            timeout_s=self._left_s(asked.deadline),
-        )  # fmt: skip
-        matches = Matches.from_proto(answer)
-        if not matches:
-            raise no_match(asked.query or request.capability, matches)
-        best, confidence = matches[0], confidence_of(matches)
-        if confidence < asked.confidence_min:
-            raise no_match(asked.query or request.capability, matches, confidence=confidence)
-        targets = [
-            Target(each, self._peer(each), self._tallies.of(each.agent, each.capability))
-            for each in matches
-            if each is best or is_as_good(each, best)
-        ]
-        now_s = self._connection.loop.time()
-        # Who gets nothing is asked where nobody else is left.
-        targets = [each for each in targets if each.match.weight != 0] or targets
-        is_weighed = len(targets) > 1 and best.weight is not None
-        plan = Plan(targets, now_s, matches.is_shortlist, confidence, is_weighed)
-        if not exclude:
-            self._kept.put(asked.key, plan, epoch=epoch)
-        return plan
-
-    async def _resolve_again(
-        self, asked: Asked, avoid: set[str], delays_s: Iterator[float], failure: SiraError
-    ) -> Plan:
-        """Find others than those in `avoid`, which did not answer; when there are none, all anew.
-
-        Who is down may come back, and is waited for; who has left the registry is not.
-
-        Raises:
-            SiraError: `failure`, where nobody is found in time, or nobody is to be waited for.
-            NoMatch: the same, where nobody got the request.
-        """
-        while True:
-            try:
-                return await self._resolve(asked, avoid)
-            except NoMatch as nobody:
-                if not avoid and not nobody.retryable:
-                    raise nobody if isinstance(failure, NoMatch) else failure from nobody
-            avoid.clear()
-            await self._pause(asked, next(delays_s), failure)
-
-    @staticmethod
-    async def _pause(asked: Asked, delay_s: float, failure: SiraError) -> None:
-        """Wait before another try. Raises `failure`: there is no time for one."""
-        if asked.deadline.left_s() <= delay_s:
-            raise failure
-        await asyncio.sleep(delay_s)
-
-    def _peer(self, match: Match) -> Peer:
-        peer = self._peers.get(match.agent)
-        if peer is None or peer.generation != match.generation:
-            peer = Peer(match.agent, match.generation, match.max_in_flight)
-            self._peers[match.agent] = peer
-        return peer
-
-    def _refresh(self, asked: Asked, plan: Plan) -> None:
-        """Have the registry tell of load again, beside the call."""
-        plan.refreshing = True
-        again = Asked(
-            asked.key, asked.make_request, asked.query, None,
-            Deadline(_AGAIN_S, self._connection.loop), False, {}, asked.confidence_min,
-        )  # fmt: skip
-
-        async def refresh() -> None:
-            try:
-                await self._resolve(again)
-            except SiraError as error:
-                _log.debug("load could not be asked for again: %s", error)
-                plan.refreshing = False
-
-        self._start(refresh(), "sira-load-again")
-
-    @staticmethod
-    def _left_s(deadline: Deadline) -> float | None:
-        return None if deadline.timeout_s is None else deadline.left_s()
 
     async def rate(self, agent: str, capability: str, query: str, ok: bool) -> float:
         """Say how well an answer served; return by how much its score is shifted now."""
