@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sira import _native
+from sira.client.asked import Asked
 from sira.client.message import Body, Message
 from sira.client.runner import Runner
 from sira.kernel.binding import DTYPES
@@ -25,6 +27,7 @@ _BYTES_MAX = 16 << 30
 _NDIM_MAX = 32
 _SPEC = re.compile(r"([a-z0-9]+)(?:\[([0-9, ]*)\])?")
 _PACKED = ("i4", "u4")
+_LAYOUTS_MAX = 256  # remembered: who lends lends the like again
 _NAMES = {
     tensor_pb2.DType.Name(code).removeprefix("DTYPE_").lower(): dtype
     for code, dtype in DTYPES.items()
@@ -38,6 +41,13 @@ class Slot(NamedTuple):
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     offset_bytes: int
+
+
+class Here(NamedTuple):
+    """What sends a loan past the node in the calling thread; None: that cannot be now."""
+
+    publish: Callable[[Body, _native.ShmChunk], _native.Receipt | None]
+    ask: Callable[[Body, _native.ShmChunk], Asked | None]
 
 
 class Layout(NamedTuple):
@@ -55,9 +65,14 @@ def layout(tensors: Mapping[str, str]) -> Layout:
     Raises:
         BadRequest: there is no such dtype or shape, or it is too much.
     """
+    return _layout(tuple(tensors.items()))
+
+
+@lru_cache(maxsize=_LAYOUTS_MAX)
+def _layout(tensors: tuple[tuple[str, str], ...]) -> Layout:
     slots: dict[str, Slot] = {}
     end = 0
-    for name, text in tensors.items():
+    for name, text in tensors:
         dtype, shape = _parsed(name, text)
         size = dtype.itemsize
         for length in shape:
@@ -105,32 +120,65 @@ class Loan(Mapping[str, NDArray[Any]]):
         place: Callable[[int], Memory],
         publish: Callable[[Body, Memory], Awaitable[_native.Receipt]],
         ask: Callable[[Body, Memory], Awaitable[Message]] | None,
+        here: Here,
     ) -> None:
         """Prepare; see `Bus.loan`.
 
         Args:
             place: gives memory to write into; None: there is none that is shared.
             publish, ask: sends the arrays; with `ask` they are a request.
+            here: the same for other threads than the loop's.
         """
         self.receipt: _native.Receipt | None = None
         self._wanted = wanted
-        self._place, self._publish, self._ask = place, publish, ask
+        self._place, self._publish, self._ask, self._here = place, publish, ask, here
         self._arrays: dict[str, NDArray[Any]] = {}
+        self.asked: Asked | None = None  # sent as a request by `send_here`
         self._reply: asyncio.Future[Message] | None = None
         self._memory: Memory = None
 
     async def __aenter__(self) -> Self:
         """Take memory for the arrays."""
-        wanted = self._wanted
-        self._memory = self._place(wanted.size_bytes) if wanted.size_bytes else None
-        memory: Any = self._memory
-        if memory is None:
-            memory = np.empty(max(1, wanted.size_bytes), np.uint8)
-        for name, slot in wanted.slots.items():
+        size_bytes = self._wanted.size_bytes
+        self._memory = self._place(size_bytes) if size_bytes else None
+        memory = self._memory
+        self._lay(np.empty(max(1, size_bytes), np.uint8) if memory is None else memory)
+        return self
+
+    def _lay(self, memory: Any) -> None:
+        for name, slot in self._wanted.slots.items():
             self._arrays[name] = np.ndarray(
                 slot.shape, slot.dtype, buffer=memory, offset=slot.offset_bytes
             )
-        return self
+
+    def _sealed(self) -> Body:
+        for array in self._arrays.values():
+            array.flags.writeable = False
+        return dict(self._arrays)
+
+    def take_here(self) -> bool:
+        """Take memory in a thread that is not the loop's; False: it is for the loop to do."""
+        size_bytes = self._wanted.size_bytes
+        self._memory = self._place(size_bytes) if size_bytes else None
+        if self._memory is None:
+            return False
+        self._lay(self._memory)
+        return True
+
+    def send_here(self) -> bool:
+        """Send what was written past the node, in this thread; False: it is for the loop to do."""
+        memory = self._memory
+        if memory is None:
+            return False
+        body = self._sealed()
+        if self._ask is None:
+            self.receipt = self._here.publish(body, memory)
+        else:
+            self.asked = self._here.ask(body, memory)
+        if self.receipt is None and self.asked is None:
+            return False
+        self._memory = None
+        return True
 
     async def __aexit__(self, kind: type[BaseException] | None, *_error: object) -> None:
         """Send what was written; after an exception nothing. Raises as `publish`."""
@@ -138,9 +186,7 @@ class Loan(Mapping[str, NDArray[Any]]):
         if kind is not None:
             self._arrays.clear()
             return
-        for array in self._arrays.values():
-            array.flags.writeable = False
-        body = dict(self._arrays)
+        body = self._sealed()
         if self._ask is None:
             self.receipt = await self._publish(body, memory)
             return
@@ -187,12 +233,14 @@ class SyncLoan(Mapping[str, NDArray[Any]]):
 
     def __enter__(self) -> Self:
         """Take memory for the arrays."""
-        self._runner.run(self._loan.__aenter__())
+        if not self._loan.take_here():
+            self._runner.run(self._loan.__aenter__())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         """Send what was written; see `Loan`."""
-        self._runner.run(self._loan.__aexit__(kind, *error))
+        if kind is not None or not self._loan.send_here():
+            self._runner.run(self._loan.__aexit__(kind, *error))
 
     @property
     def receipt(self) -> _native.Receipt | None:
@@ -201,6 +249,8 @@ class SyncLoan(Mapping[str, NDArray[Any]]):
 
     def reply(self, *, timeout_s: float | None = None) -> Any:
         """Return the answer; see `Loan.reply`."""
+        if self._loan.asked is not None:
+            return self._loan.asked.reply(timeout_s=timeout_s)
         return self._runner.run(self._loan.reply(timeout_s=timeout_s))
 
     def __getitem__(self, name: str) -> NDArray[Any]:

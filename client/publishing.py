@@ -11,11 +11,13 @@ from functools import partial
 from typing import Any, Unpack
 
 from sira import _native
+from sira.client.asked import Asked
 from sira.client.deadline import Deadline
 from sira.client.envelope import Envelope, envelope
 from sira.client.finding import Finding
 from sira.client.lineage import id_text, lineage
-from sira.client.loan import Loan, layout
+from sira.client.loan import Here, Loan, layout
+from sira.client.local.direct import ROOM_S
 from sira.client.message import Body, Message
 from sira.client.outgoing import NEXT_TURN
 from sira.client.publisher import Batch, Publisher
@@ -185,8 +187,30 @@ class Publishing(Finding):
                 topic, body, deadline=deadline, idempotent=False, fields=fields, loan=memory
             )
 
-        place = partial(connection.lender.place, topic)
-        return Loan(layout(tensors), place=place, publish=publish, ask=ask if request else None)
+        def publish_here(body: Body, memory: _native.ShmChunk) -> _native.Receipt | None:
+            outbox = connection.outgoing.outbox
+            if not outbox.links:
+                return None
+            said = {**fields, **lineage()}
+            options = _native.Options(**said) if said else None
+            wait_s = ROOM_S if timeout_s is None else timeout_s
+            return outbox.direct(topic, body, options, memory, wait_s)
+
+        def ask_here(body: Body, memory: _native.ShmChunk) -> Asked | None:
+            if not connection.outgoing.outbox.links or self._requests is None:
+                return None
+            asked_s = REQUEST_S if timeout_s is None else timeout_s
+            return self._requests.post_here(
+                topic, body, timeout_s=asked_s, fields=fields, loan=memory
+            )
+
+        return Loan(
+            layout(tensors),
+            place=partial(connection.lender.place, topic),
+            publish=publish,
+            ask=ask if request else None,
+            here=Here(publish_here, ask_here),
+        )
 
     def _publish_s(self, timeout_s: float | None) -> float:
         return self.connection.publish_block_s + _NODE_LEAD_S if timeout_s is None else timeout_s

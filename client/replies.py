@@ -69,7 +69,10 @@ class PendingThread:
 
     __slots__ = ("answer", "error", "idempotent", "past_node", "topic", "waiter")
 
-    def __init__(self, waiter: Waiter, topic: str, *, idempotent: bool, has_deadline: bool) -> None:
+    def __init__(
+        self, waiter: Waiter | None, topic: str, idempotent: bool, has_deadline: bool
+    ) -> None:
+        """Begin; without a `waiter` nobody waits yet: `answer` and `error` keep what comes."""
         self.answer: Any = None
         self.error: SiraError | None = None
         self.idempotent = idempotent
@@ -86,7 +89,12 @@ class PendingThread:
         """Have the request raise `error`."""
         if self.answer is None and self.error is None:
             self.error = error
-        self.waiter.wake()
+        self._wake()
+
+    def _wake(self) -> None:
+        waiter = self.waiter
+        if waiter is not None:
+            waiter.wake()
 
     def reply(self, message: _native.Message) -> None:
         """Take one reply; what is not the final one is passed over."""
@@ -97,7 +105,7 @@ class PendingThread:
             self.error = outcome
         else:
             self.answer = outcome
-        self.waiter.wake()
+        self._wake()
 
 
 class ReplyBox(_native.Mailbox):

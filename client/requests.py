@@ -16,10 +16,11 @@ from typing import Any, cast
 from sira import _native
 from sira._native import new_id
 from sira.client.answers import FINAL, Answers
+from sira.client.asked import Asked
 from sira.client.connection import Connection
 from sira.client.deadline import Deadline
 from sira.client.lineage import id_text, lineage
-from sira.client.local.bells import keep, waiter_here
+from sira.client.local.bells import Bells, Waiter, keep, waiter_here
 from sira.client.message import Message, SyncMessage
 from sira.client.replies import Pending, PendingThread, ReplyBox
 from sira.client.reply_stream import ReplyStream, request_options
@@ -265,56 +266,142 @@ class Requests:
         body: _native.Body,
         *,
         timeout_s: float | None,
+        until_s: float,
         idempotent: bool,
         fields: dict[str, Any],
     ) -> SyncMessage | None:
         """Ask past the node, and wait for the reply in this thread; None: ask by the loop.
 
+        Args:
+            until_s: of `time.monotonic`, when `timeout_s` is over.
         Raises: as `request`, but for what is harmless to ask again: that is for the loop.
         """
-        connection, box = self._connection, self._replies
-        outbox, bells = connection.outgoing.outbox, connection.direct.bells
-        left_s = math.inf if timeout_s is None else timeout_s
-        if bells is None or not self._takes_replies or not left_s > 0:
+        bells, message_id, waiter = self._connection.direct.bells, new_id(), waiter_here()
+        pending = self._post_here(message_id, waiter, topic, body, timeout_s, idempotent, fields)
+        if pending is None or bells is None:
+            keep(waiter)
             return None
-        until_s = time.monotonic() + left_s
-        message_id, origin, waiter = new_id(), lineage(), waiter_here()
-        pending = PendingThread(
-            waiter, topic, idempotent=idempotent, has_deadline=timeout_s is not None
-        )
-        self._pending[message_id] = pending
         try:
-            if fields or origin:
-                deadline = Deadline(timeout_s, connection.loop)
-                options = request_options(message_id, box.topic, deadline, origin, fields)
-                if outbox.direct(topic, body, options, None, left_s) is None:
-                    return None
-            elif not outbox.ask(topic, body, message_id, box.topic, timeout_s):
+            reply = self._wait_here(bells, pending, message_id, waiter, until_s)
+        except Unreachable:
+            if idempotent:
                 return None
-            while True:
-                waiter.woken = False
-                if pending.answer is not None:
-                    reply: SyncMessage = pending.answer
-                    reply.context = DIRECT_LANE
-                    return reply
-                if pending.error is not None:
-                    if idempotent and isinstance(pending.error, Unreachable):
-                        return None
-                    raise pending.error
-                if left_s <= 0:
-                    late = Deadline(timeout_s, connection.loop)
-                    raise connection.late(late, f"request to {topic}", id=id_text(message_id))
-                message = bells.take(waiter, box, left_s)
-                if message is not None:
-                    if message.stream_id_bytes == message_id and message.reply_kind == FINAL:
-                        message.context = DIRECT_LANE
-                        return cast(SyncMessage, message)  # `message_type` said so
-                    self._give(message)
-                left_s = until_s - time.monotonic()
+            raise
         finally:
-            del self._pending[message_id]
+            del self._pending[message_id]  # first: the loop has nothing to watch for because of it
             bells.leave(waiter)
             keep(waiter)
+        if reply is None:
+            raise self.late_here(pending, message_id, timeout_s)
+        return reply
+
+    def post_here(
+        self,
+        topic: str,
+        body: _native.Body,
+        *,
+        timeout_s: float | None,
+        fields: dict[str, Any],
+        loan: _native.ShmChunk | None,
+    ) -> Asked | None:
+        """Ask past the node, in this thread; the reply is waited for later. None: by the loop."""
+        until_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        message_id = new_id()
+        pending = self._post_here(message_id, None, topic, body, timeout_s, False, fields, loan)
+        if pending is None:
+            return None
+        return Asked(self, pending, message_id, timeout_s=timeout_s, until_s=until_s)
+
+    def _post_here(
+        self,
+        message_id: bytes,
+        waiter: Waiter | None,
+        topic: str,
+        body: _native.Body,
+        timeout_s: float | None,
+        idempotent: bool,
+        fields: dict[str, Any],
+        loan: _native.ShmChunk | None = None,
+    ) -> PendingThread | None:
+        """Post a request; it is among those that wait then. None: it did not go past the node."""
+        connection, box = self._connection, self._replies
+        outbox, left_s = connection.outgoing.outbox, math.inf if timeout_s is None else timeout_s
+        if connection.direct.bells is None or not self._takes_replies or not left_s > 0:
+            return None
+        pending = PendingThread(waiter, topic, idempotent, timeout_s is not None)
+        self._pending[message_id] = pending
+        posted, origin = False, lineage()
+        try:
+            if fields or origin or loan is not None:
+                deadline = Deadline(timeout_s, connection.loop)
+                options = request_options(message_id, box.topic, deadline, origin, fields)
+                posted = outbox.direct(topic, body, options, loan, left_s) is not None
+            else:
+                posted = outbox.ask(topic, body, message_id, box.topic, timeout_s)
+        finally:
+            if not posted:
+                del self._pending[message_id]
+        return pending if posted else None
+
+    def wait_here(
+        self, pending: PendingThread, message_id: bytes, until_s: float
+    ) -> SyncMessage | None:
+        """Wait in this thread for the reply to what `post_here` posted.
+
+        Returns: None: it did not come until then.
+        Raises:
+            SiraError: as `request`.
+        """
+        bells, waiter = self._connection.direct.bells, waiter_here()
+        assert bells is not None, "it was posted past the node"
+        pending.waiter = waiter
+        try:
+            return self._wait_here(bells, pending, message_id, waiter, until_s)
+        finally:
+            pending.waiter = None
+            if pending.answer is not None or pending.error is not None:
+                self.forget(message_id)
+            bells.leave(waiter)
+            keep(waiter)
+
+    def _wait_here(
+        self,
+        bells: Bells,
+        pending: PendingThread,
+        message_id: bytes,
+        waiter: Waiter,
+        until_s: float,
+    ) -> SyncMessage | None:
+        box = self._replies
+        while True:
+            waiter.woken = False
+            if pending.answer is not None:
+                reply: SyncMessage = pending.answer
+                reply.context = DIRECT_LANE
+                return reply
+            if pending.error is not None:
+                raise pending.error
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                return None
+            message = bells.take(waiter, box, left_s)
+            if message is not None:
+                if message.stream_id_bytes == message_id and message.reply_kind == FINAL:
+                    message.context = DIRECT_LANE
+                    pending.answer = message
+                    return cast(SyncMessage, message)  # `message_type` said so
+                self._give(message)
+
+    def late_here(
+        self, pending: PendingThread, message_id: bytes, timeout_s: float | None
+    ) -> SiraError:
+        """Return what a request raises whose time is over."""
+        late = Deadline(timeout_s, self._connection.loop)
+        return self._connection.late(late, f"request to {pending.topic}", id=id_text(message_id))
+
+    def forget(self, message_id: bytes) -> None:
+        """Hand no reply to that request out any more. From any thread."""
+        self._pending.pop(message_id, None)
 
     def _expire(self, pending: Pending, deadline: Deadline, topic: str, key: bytes) -> None:
         pending.fail(self._connection.late(deadline, f"request to {topic}", id=id_text(key)))

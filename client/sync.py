@@ -7,6 +7,7 @@ in the calling thread.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from typing import Self, Unpack, cast
@@ -302,11 +303,12 @@ class SyncBus(SyncFinding):
         """Publish a request and return its reply; see `Bus.request`."""
         connection = self._bus.connection
         if connection.outgoing.outbox.links and self._bus._requests is not None:
-            begun_s = time.monotonic()
+            until_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
             found = self._bus._requests.ask_here(
                 topic,
                 body,
                 timeout_s=timeout_s,
+                until_s=until_s,
                 idempotent=idempotent,
                 fields=envelope(priority=priority, key=key, headers=headers, further=further)
                 if priority or key or headers or further
@@ -315,7 +317,7 @@ class SyncBus(SyncFinding):
             if found is not None:
                 return found
             if timeout_s is not None:
-                timeout_s = max(0.0, timeout_s - (time.monotonic() - begun_s))
+                timeout_s = max(0.0, until_s - time.monotonic())
         reply = self._runner.run(
             self._bus.request(
                 topic,

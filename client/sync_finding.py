@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Unpack, cast
@@ -138,8 +139,14 @@ class SyncFinding(Later):
             timeout_s /= 2  # one that does not answer must leave another the time to
         calls.begin(target)
         try:
+            until_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
             reply = requests.ask_here(
-                target.match.topic, body, timeout_s=timeout_s, idempotent=repeatable, fields=fields
+                target.match.topic,
+                body,
+                timeout_s=timeout_s,
+                until_s=until_s,
+                idempotent=repeatable,
+                fields=fields,
             )
         except BaseException as error:
             calls.end(target, error, timeout_s)
