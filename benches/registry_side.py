@@ -31,11 +31,11 @@ async def agents(link: Link) -> None:
     """Register agents in bulk, then some one at a time, and beat for all until the line closes."""
     count, each, singles = (link.params[name] for name in ("agents", "each", "singles"))
     made = [
-        Entry(asked, Load(), None)
+        Entry(asked, Load(), None, lambda: True)
         for asked, _ in capabilities.registrations(count, each, seed=link.params["seed"])
     ]
     one_by_one = [
-        Entry(asked, Load(), None)
+        Entry(asked, Load(), None, lambda: True)
         for asked, _ in capabilities.registrations(singles, each, seed=-1 % 2**32, prefix="late")
     ]
     async with connect(link) as bus:

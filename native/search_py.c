@@ -1,4 +1,5 @@
-/* What a search of texts costs most, for Python: features, cosines, BM25. Thin over words.c and bm25.c.
+/* What a search of texts costs most, for Python: features and BM25. Thin over words.c and bm25.c; cosines
+ * are sparse_py.c's.
  *
  * A text comes as str, where it is of ASCII alone, or as a list of its words, which Python has split. */
 #include "ndarray.h"
@@ -6,7 +7,6 @@
 #include <math.h>
 
 #include "bm25.h"
-#include "codes.h"
 #include "words.h"
 
 /* ---- words of a text --------------------------------------------------------------------------------------------- */
@@ -143,30 +143,6 @@ static void *data_of(PyObject *array, int type, bool writeable, npy_intp *count)
     return PyArray_DATA(of);
 }
 
-static int places_fit(const int32_t *places, npy_intp count)
-{
-    for (npy_intp i = 0; i < count; i++)
-        if ((uint32_t)places[i] >= SIRA_PLACES) {
-            PyErr_SetString(PyExc_ValueError, "a place that is none");
-            return -1;
-        }
-    return 0;
-}
-
-static PyObject *count_places(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    PyObject *have_array, *places_array; /* borrowed */
-    int by;
-    npy_intp seats = 0, count = 0;
-    if (!PyArg_ParseTuple(args, "OOi:count_places", &have_array, &places_array, &by)) return NULL;
-    int32_t *have = data_of(have_array, NPY_INT32, true, &seats);
-    const int32_t *places = have ? data_of(places_array, NPY_INT32, false, &count) : NULL;
-    if (!places || places_fit(places, count) < 0) return NULL;
-    if (seats != SIRA_PLACES) return PyErr_Format(PyExc_ValueError, "have is not of all places");
-    for (npy_intp i = 0; i < count; i++) have[places[i]] += by;
-    Py_RETURN_NONE;
-}
-
 static PyObject *fold_places(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *places_array, *values_array; /* borrowed */
@@ -196,148 +172,6 @@ static PyObject *fold_places(PyObject *Py_UNUSED(module), PyObject *args)
     const double scale = unit && square > 0 ? 1 / sqrt(square) : 1;
     for (int i = 0; i < dims; i++) out[i] = (float)(sums[i] * scale);
     PyMem_Free(sums);
-    return made;
-}
-
-/* ---- cosines ----------------------------------------------------------------------------------------------------- */
-struct rarity {
-    const int32_t *have; /* [SIRA_PLACES] */
-    const float *logs;   /* [logs_count]: ln(1 + n) */
-    npy_intp logs_count;
-    float most; /* ln(1 + texts) + 1 */
-    bool is_sharp; /* to the power of 1.5 */
-};
-
-static inline float rarity_of(const struct rarity *rarity, int32_t place)
-{
-    const int32_t have = rarity->have[place];
-    const float log = have < rarity->logs_count ? rarity->logs[have < 0 ? 0 : have] : log1pf((float)have);
-    const float made = rarity->most - log;
-    return rarity->is_sharp ? made * sqrtf(made) : made;
-}
-
-/* Cosines of the rows of one `features.Rows` with the query in `spread`; 0 on success. */
-static int cosines_of(PyObject *rows, const struct rarity *rarity, const float *spread, float *out, npy_intp room,
-                      npy_intp *made)
-{
-    PyObject *arrays[3] = {NULL, NULL, NULL}; /* owned */
-    static const char *const names[3] = {"starts", "places", "values"};
-    int status = -1;
-    npy_intp starts_count = 0, places_count = 0, values_count = 0;
-    for (int i = 0; i < 3; i++)
-        if (!(arrays[i] = PyObject_GetAttrString(rows, names[i]))) goto end;
-    const int64_t *starts = data_of(arrays[0], NPY_INT64, false, &starts_count);
-    const int32_t *places = starts ? data_of(arrays[1], NPY_INT32, false, &places_count) : NULL;
-    const float *values = places ? data_of(arrays[2], NPY_FLOAT32, false, &values_count) : NULL;
-    if (!values) goto end;
-    if (starts_count < 1 || starts_count - 1 > room || values_count != places_count || starts[0] != 0
-        || starts[starts_count - 1] != places_count) {
-        PyErr_SetString(PyExc_ValueError, "rows that do not fit together");
-        goto end;
-    }
-    for (npy_intp row = 0; row < starts_count - 1; row++) {
-        if (starts[row + 1] < starts[row] || starts[row + 1] > places_count) {
-            PyErr_SetString(PyExc_ValueError, "rows that do not fit together");
-            goto end;
-        }
-        float square = 0, product = 0;
-        for (int64_t i = starts[row]; i < starts[row + 1]; i++) {
-            const uint32_t place = (uint32_t)places[i] & (SIRA_PLACES - 1);
-            const float value = values[i] * rarity_of(rarity, (int32_t)place);
-            square += value * value;
-            product += value * spread[place];
-        }
-        out[row] = square > 0 ? product / sqrtf(square) : 0;
-    }
-    *made = starts_count - 1;
-    status = 0;
-end:
-    for (int i = 0; i < 3; i++) Py_XDECREF(arrays[i]);
-    return status;
-}
-
-static PyObject *cosines(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    PyObject *all, *have, *logs, *spread_array, *places_array, *values_array; /* borrowed */
-    struct rarity rarity = {0};
-    int is_sharp;
-    Py_ssize_t room;
-    npy_intp seats = 0, spread_count = 0, count = 0, values_count = 0;
-    if (!PyArg_ParseTuple(args, "O!nOOfpOOO:cosines", &PyList_Type, &all, &room, &have, &logs, &rarity.most, &is_sharp,
-                          &spread_array, &places_array, &values_array))
-        return NULL;
-    rarity.is_sharp = is_sharp != 0;
-    rarity.have = data_of(have, NPY_INT32, false, &seats);
-    if (rarity.have) rarity.logs = data_of(logs, NPY_FLOAT32, false, &rarity.logs_count);
-    float *spread = rarity.logs ? data_of(spread_array, NPY_FLOAT32, true, &spread_count) : NULL;
-    const int32_t *places = spread ? data_of(places_array, NPY_INT32, false, &count) : NULL;
-    const float *values = places ? data_of(values_array, NPY_FLOAT32, false, &values_count) : NULL;
-    if (!values || places_fit(places, count) < 0) return NULL;
-    if (seats != SIRA_PLACES || spread_count != SIRA_PLACES || count != values_count || room < 0
-        || rarity.logs_count < 1)
-        return PyErr_Format(PyExc_ValueError, "arrays that do not fit together");
-    npy_intp shape = room;
-    PyObject *made = PyArray_ZEROS(1, &shape, NPY_FLOAT32, 0); /* owned */
-    if (!made) return NULL;
-    float *out = PyArray_DATA((PyArrayObject *)made), square = 0;
-    for (npy_intp i = 0; i < count; i++) {
-        const float value = values[i] * rarity_of(&rarity, places[i]);
-        spread[places[i]] = value;
-        square += value * value;
-    }
-    const float norm = square > 0 ? 1 / sqrtf(square) : 0;
-    for (npy_intp i = 0; i < count; i++) spread[places[i]] *= norm;
-    npy_intp at = 0, rows = 0;
-    int status = 0;
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(all) && status == 0; i++, at += rows)
-        status = cosines_of(PyList_GET_ITEM(all, i), &rarity, spread, out + at, room - at, &rows);
-    for (npy_intp i = 0; i < count; i++) spread[places[i]] = 0;
-    if (status == 0 && at != room) {
-        PyErr_SetString(PyExc_ValueError, "not as many rows as were said");
-        status = -1;
-    }
-    if (status < 0) Py_CLEAR(made);
-    return made;
-}
-
-/* ---- vectors as bytes --------------------------------------------------------------------------------------------- */
-static PyObject *encode_vector(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    PyObject *vector_array, *codes_array; /* borrowed */
-    npy_intp dims = 0, codes_dims = 0;
-    if (!PyArg_ParseTuple(args, "OO:encode_vector", &vector_array, &codes_array)) return NULL;
-    const float *vector = data_of(vector_array, NPY_FLOAT32, false, &dims);
-    int8_t *codes = vector ? data_of(codes_array, NPY_INT8, true, &codes_dims) : NULL;
-    if (!codes) return NULL;
-    if (dims != codes_dims) return PyErr_Format(PyExc_ValueError, "as many codes as dims");
-    for (npy_intp i = 0; i < dims; i++)
-        if (!isfinite(vector[i])) return PyErr_Format(PyExc_ValueError, "a vector is finite");
-    return PyFloat_FromDouble((double)sira_codes_of(vector, (size_t)dims, codes));
-}
-
-static PyObject *code_products(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    PyObject *codes_array, *query_array; /* borrowed */
-    npy_intp dims = 0;
-    Py_ssize_t rows;
-    if (!PyArg_ParseTuple(args, "OnO:code_products", &codes_array, &rows, &query_array)) return NULL;
-    const int8_t *query = data_of(query_array, NPY_INT8, false, &dims);
-    if (!query) return NULL;
-    PyArrayObject *codes = (PyArrayObject *)codes_array;
-    if (!PyArray_Check(codes_array) || PyArray_NDIM(codes) != 2 || PyArray_TYPE(codes) != NPY_INT8
-        || !PyArray_ISCARRAY_RO(codes) || PyArray_DIM(codes, 1) != dims || dims > SIRA_CODES_DIMS_MAX || rows < 0
-        || rows > PyArray_DIM(codes, 0))
-        return PyErr_Format(PyExc_ValueError, "codes are int8[rows and more, dims of the query]");
-    npy_intp shape = rows;
-    PyObject *made = PyArray_SimpleNew(1, &shape, NPY_INT32);
-    int16_t *wide = made ? PyMem_Malloc((size_t)(dims + 1) * sizeof *wide) : NULL;
-    if (!wide) {
-        Py_XDECREF(made);
-        return PyErr_NoMemory();
-    }
-    for (npy_intp i = 0; i < dims; i++) wide[i] = query[i];
-    sira_codes_products(PyArray_DATA(codes), (size_t)rows, (size_t)dims, wide, PyArray_DATA((PyArrayObject *)made));
-    PyMem_Free(wide);
     return made;
 }
 
@@ -515,13 +349,8 @@ static PyTypeObject bm25_type = {
 
 static PyMethodDef search_functions[] = {
     {"text_features", text_features, METH_O, "text_features(text) -> (places, counts), places ascending."},
-    {"count_places", count_places, METH_VARARGS, "count_places(have, places, by): add to have[place] for each place."},
     {"fold_places", fold_places, METH_VARARGS, "fold_places(places, values, dims, unit=False) -> f32[dims]; unit: of length 1, or zeros."},
     {"text_stems", text_stems, METH_O, "text_stems(text) -> stems of its words but for function words, in their order."},
-    {"encode_vector", encode_vector, METH_VARARGS, "encode_vector(vector, codes) -> scale; codes int8[dims] are written."},
-    {"code_products", code_products, METH_VARARGS, "code_products(codes, rows, query) -> int32[rows]."},
-    {"cosines", cosines, METH_VARARGS,
-     "cosines([rows, ...], rows_count, have, logs, most, is_sharp, spread, places, values) -> f32[rows_count]."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -90,4 +90,6 @@ set(SIRA_PYTHON_SOURCES
   native/shm_bells_py.c
   native/shm_page_py.c
   native/search_py.c
+  native/sparse_py.c
+  native/index_py.c
 )

@@ -17,6 +17,7 @@ import numpy as np
 from sira.kernel.errors import BadRequest
 from sira.registry.directory import Entry
 from sira.registry.discovery import RUNNERS_UP_MAX, Denied, Filter, Found, Place, key_of, named
+from sira.registry.embed.features import unpacked
 from sira.registry.embed.hashed import HashedEmbedder
 from sira.registry.embed.interface import F32, Embedder
 from sira.registry.fitting import Fitting, Shelf
@@ -138,7 +139,7 @@ class Search:
             rows = np.vstack([vectors.text, vectors.examples[:_INDEXED_EXAMPLES]])
         elif isinstance(self._near, HashedEmbedder):  # its features were made for the ranking
             examples = range(min(len(entry.examples), _INDEXED_EXAMPLES, len(held.near) - 1))
-            known = [held.text.row(0), *(held.near.row(i) for i in examples)]
+            known = [unpacked(held.text, 0), *(unpacked(held.near, i) for i in examples)]
             rows = self._near.embed_features(known)
         else:
             rows = self._near.embed([ranked.told(entry), *entry.examples[:_INDEXED_EXAMPLES]])

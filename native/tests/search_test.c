@@ -106,30 +106,50 @@ static void test_postings_are_who_has_what(void)
     sira_bm25_free(bm25);
 }
 
+static void test_distances_in_memory_of_exactly_their_size(void)
+{
+    static const size_t of_dims[] = {1, 2, 63, 64, 65, 300, 512, 513, 1000, 4096, 5000};
+    for (size_t each = 0; each < sizeof of_dims / sizeof *of_dims; each++) {
+        const size_t dims = of_dims[each], words = sira_codes_words(dims), rows = 1 + below(4);
+        CHECK(words * 64 >= (dims < SIRA_CODE_BITS_MAX ? dims : SIRA_CODE_BITS_MAX) && words * 64 <= SIRA_CODE_BITS_MAX);
+        float *vector = malloc(dims * sizeof *vector), *room = malloc(sira_codes_room(dims) * sizeof *room);
+        uint64_t *codes = malloc(rows * words * sizeof *codes);
+        uint64_t *planes = malloc(SIRA_CODE_PLANES * words * sizeof *planes);
+        uint16_t *distances = malloc(rows * sizeof *distances);
+        CHECK(vector && room && codes && planes && distances);
+        for (size_t row = 0; row < rows; row++) {
+            for (size_t i = 0; i < dims; i++) vector[i] = (float)below(2001) - 1000;
+            sira_codes_of(vector, dims, room, codes + row * words);
+        }
+        sira_codes_planes(vector, dims, room, planes); /* the last row's own: the highest plane is its code */
+        CHECK(memcmp(planes + (SIRA_CODE_PLANES - 1) * words, codes + (rows - 1) * words, words * sizeof *codes) == 0);
+        sira_codes_distances(codes, rows, words, planes, distances);
+        for (size_t row = 0; row < rows; row++) {
+            unsigned sum = 0;
+            for (size_t bit = 0; bit < SIRA_CODE_PLANES * words * 64; bit++) {
+                const size_t plane = bit / (words * 64), at = bit % (words * 64);
+                const uint64_t other = codes[row * words + at / 64] ^ planes[plane * words + at / 64];
+                sum += (unsigned)(other >> at % 64 & 1) << plane;
+            }
+            CHECK(distances[row] == sum);
+            CHECK(distances[row] >= distances[rows - 1]);
+        }
+        free(vector), free(room), free(codes), free(planes), free(distances);
+    }
+}
+
 static void test_products_in_memory_of_exactly_their_size(void)
 {
     for (size_t dims = 1; dims < 140; dims++) {
-        const size_t rows = below(4);
-        float *vector = malloc(dims * sizeof *vector);
-        int8_t *codes = malloc(rows * dims + 1), *one = malloc(dims);
-        int16_t *query = malloc(dims * sizeof *query);
-        int32_t *products = malloc(rows * sizeof *products + 1);
-        CHECK(vector && codes && one && query && products);
-        for (size_t i = 0; i < dims; i++) vector[i] = (float)below(2001) - 1000;
-        const float scale = sira_codes_of(vector, dims, one);
+        float *a = malloc(dims * sizeof *a), *b = malloc(dims * sizeof *b), sum = 0;
+        CHECK(a && b);
         for (size_t i = 0; i < dims; i++) {
-            const float back = scale * one[i] - vector[i];
-            CHECK(back <= scale && -back <= scale);
-            query[i] = one[i];
+            a[i] = (float)below(201) - 100; /* whole numbers: no order of adding them rounds */
+            b[i] = (float)below(201) - 100;
+            sum += a[i] * b[i];
         }
-        for (size_t i = 0; i < rows * dims; i++) codes[i] = (int8_t)((int)below(255) - 127);
-        sira_codes_products(codes, rows, dims, query, products);
-        for (size_t row = 0; row < rows; row++) {
-            int32_t sum = 0;
-            for (size_t i = 0; i < dims; i++) sum += codes[row * dims + i] * one[i];
-            CHECK(products[row] == sum);
-        }
-        free(vector), free(codes), free(one), free(query), free(products);
+        CHECK(sira_product(a, b, dims) == sum);
+        free(a), free(b);
     }
 }
 
@@ -139,6 +159,7 @@ int main(void)
     test_words_of_any_ascii();
     test_words_of_other_scripts();
     test_postings_are_who_has_what();
+    test_distances_in_memory_of_exactly_their_size();
     test_products_in_memory_of_exactly_their_size();
     return 0;
 }

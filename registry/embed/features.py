@@ -63,11 +63,6 @@ class Rows:
         """Count the rows."""
         return len(self.starts) - 1
 
-    def row(self, i: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """View row i: places and values."""
-        part = slice(self.starts[i], self.starts[i + 1])
-        return self.places[part], self.values[part]
-
 
 def words(text: str) -> list[str]:
     """Return the words of a text, lower case; `getHTTPStatus` and `get_http_status` give three."""
@@ -121,16 +116,12 @@ def joined(parts: Iterable[tuple[NDArray[np.int32], NDArray[np.float32]]]) -> Ro
     )
 
 
-def stacked(parts: Sequence[Rows]) -> Rows:
-    """Return the rows of several, one below the other."""
-    if not parts:
-        return joined(())
-    ends = np.cumsum([len(part.places) for part in parts])
-    below = [
-        part.starts[:-1] + end - len(part.places) for part, end in zip(parts, ends, strict=True)
-    ]
-    return Rows(
-        np.concatenate([*below, ends[-1:]]),
-        np.concatenate([part.places for part in parts]),
-        np.concatenate([part.values for part in parts]),
-    )
+def packed(texts: Sequence[str]) -> _native.Features:
+    """Return the features of texts as they are compared: a row each."""
+    return _native.Features([_native.text_features(plain(text)) for text in texts])
+
+
+def unpacked(made: _native.Features, i: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return row i as `features` does."""
+    places, counts = made.row(i)
+    return places, _VALUES[counts]

@@ -1,9 +1,8 @@
 """An index that looks at every vector: exact, in memory, a block of rows for each set of tags.
 
-One product of a block and the query. Of more than some thousand vectors it is one of bytes, a
-quarter of the memory to read (native/codes.c); the few that may be among the nearest are looked at
-exactly then. 30,000 of 512 dims take 1 to 2 ms on one core. Above some 15,000 a graph is faster:
-see `edge`.
+One product of a block and the query. Of more than some thousand vectors a code of bits is compared,
+a 32nd of the memory to read (native/codes.c); the few that may be among the nearest are looked at
+exactly then. For a graph above that see `edge`.
 """
 
 from __future__ import annotations
@@ -19,7 +18,9 @@ from sira.registry.index.interface import Collection, Hit, Index, Point, Vector
 _ROWS_MIN = 64
 _PART_ROWS = 4_096  # 8 MiB of 512 dims
 _CODED_MIN = 2_048  # of fewer all are looked at exactly
-_LIKELY, _LIKELY_MIN = 4, 64  # so many for each that is wanted, and more, are looked at exactly
+# So many for each that is wanted, and more, are looked at exactly: of 100,000 hashed vectors they
+# hold 0.999 of the 10 nearest.
+_LIKELY, _LIKELY_MIN = 8, 512
 _NO_TAGS: Mapping[str, str] = {}
 
 
@@ -29,22 +30,20 @@ class _Part:
     def __init__(self, rows: int, dims: int) -> None:
         self.vectors: NDArray[np.float32] = np.empty((rows, dims), np.float32)
         self.ids: NDArray[np.int64] = np.empty(rows, np.int64)
-        # The same as bytes, each row with its scale: what is read of very many is a quarter.
-        self.codes: NDArray[np.int8] = np.empty((rows, dims), np.int8)
-        self.scales: NDArray[np.float32] = np.empty(rows, np.float32)
+        self.codes: NDArray[np.uint64] = np.empty((rows, _native.code_words(dims)), np.uint64)
 
     def grown(self) -> _Part:
         """Return one with twice the room and what is in this one."""
         rows, dims = self.vectors.shape
         made = _Part(min(2 * rows, _PART_ROWS), dims)
         made.vectors[:rows], made.ids[:rows] = self.vectors, self.ids
-        made.codes[:rows], made.scales[:rows] = self.codes, self.scales
+        made.codes[:rows] = self.codes
         return made
 
     def take(self, at: int, other: _Part, from_: int) -> None:
         """Have in row `at` what another has in row `from_`."""
         self.vectors[at], self.ids[at] = other.vectors[from_], other.ids[from_]
-        self.codes[at], self.scales[at] = other.codes[from_], other.scales[from_]
+        self.codes[at] = other.codes[from_]
 
 
 class Block:
@@ -81,7 +80,7 @@ class Block:
             self._reserve(row)
         part, at = self._parts[row // _PART_ROWS], row % _PART_ROWS
         part.vectors[at], part.ids[at] = point.vector, point.id
-        part.scales[at] = _native.encode_vector(part.vectors[at], part.codes[at])
+        _native.code_vector(part.vectors[at], part.codes[at])
 
     def remove(self, id_: int) -> None:
         """Take one out. Requires: it is there."""
@@ -93,16 +92,12 @@ class Block:
 
     def nearest(self, vector: Vector, k: int) -> list[Hit]:
         """Return the nearest, best first; equal ones by id, so that an answer can be repeated."""
-        hits: list[Hit] = []
-        rows = self._likely(vector, k) if len(self) > _CODED_MIN else None
-        for number, (vectors, ids) in enumerate(self.parts()):
-            if rows is not None:
-                of_part = rows[rows // _PART_ROWS == number] % _PART_ROWS
-                vectors, ids = vectors[of_part], ids[of_part]
-            scores = vectors @ vector
-            best = _at_least(scores, k)
-            found = zip(ids[best].tolist(), scores[best].tolist(), strict=True)
-            hits += [Hit(*each) for each in found]
+        rows, scores = self._scored(np.ascontiguousarray(vector, np.float32), k)
+        best = _at_least(scores, k)
+        hits = [
+            Hit(int(self._parts[row // _PART_ROWS].ids[row % _PART_ROWS]), score)
+            for row, score in zip(rows[best].tolist(), scores[best].tolist(), strict=True)
+        ]
         return sorted(hits, key=lambda hit: (-hit.score, hit.id))[:k]
 
     def parts(self) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
@@ -135,15 +130,16 @@ class Block:
         elif row % _PART_ROWS == len(self._parts[part].ids):
             self._parts[part] = self._parts[part].grown()
 
-    def _likely(self, vector: Vector, k: int) -> NDArray[np.intp]:
-        """Return rows that may be the nearest, by their bytes: several times as many."""
-        query = np.empty(len(vector), np.int8)
-        _native.encode_vector(np.ascontiguousarray(vector, np.float32), query)
-        products = [
-            _native.code_products(part.codes, len(ids), query) * part.scales[: len(ids)]
-            for part, (_, ids) in zip(self._parts, self.parts(), strict=False)
-        ]
-        return _at_least(np.concatenate(products), _LIKELY_MIN + _LIKELY * k)
+    def _scored(self, vector: Vector, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return rows that may be among the nearest, and what they score: of few all."""
+        if len(self) <= _CODED_MIN:
+            scores = [vectors @ vector for vectors, _ in self.parts()]
+            return np.arange(len(self)), np.concatenate(scores or [np.empty(0, np.float32)])
+        used = self._parts[: -(-len(self) // _PART_ROWS)]
+        return _native.likely_rows(
+            [part.vectors for part in used], [part.codes for part in used], len(self), _PART_ROWS,
+            vector, _LIKELY_MIN + _LIKELY * k,
+        )  # fmt: skip
 
 
 class Blocks:

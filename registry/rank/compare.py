@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sira import _native
+from sira._native import Features
 from sira.registry.embed import features
 from sira.registry.embed.interface import F32
 from sira.registry.rank import mix
@@ -54,24 +55,25 @@ class Weighed:
         """Begin with no text."""
         self._have = np.zeros(features.PLACES, np.int32)
         self._texts = 0
-        self._logs: F32 = np.log1p(np.arange(_LOGS, dtype=np.float32))
+        self._logs: F32 = np.zeros(features.PLACES, np.float32)  # ln(1 + have)
+        self._kept: F32 = np.log1p(np.arange(_LOGS, dtype=np.float32))
         # Zeros between two uses: a query's values by place. A fresh one would cost a megabyte.
         self._spread: F32 = np.zeros(features.PLACES, np.float32)
 
     def count(self, held: Held, by: int) -> None:
         """Count an entry's texts in (1) or out (-1)."""
-        _native.count_places(self._have, held.whole.places, by)
-        _native.count_places(self._have, held.near.places, by)
+        for rows in (held.whole, held.near):
+            _native.count_features(self._have, self._logs, self._kept, rows, by)
         self._texts += by * (1 + len(held.near))
 
-    def cosines(self, query: Asked, rows: list[features.Rows], count: int, *, is_text: bool) -> F32:
+    def cosines(self, query: Asked, rows: list[Features], count: int, *, is_text: bool) -> F32:
         """Return the cosine of a query with each of `count` rows: f32[count], 0 of an empty one.
 
         Args:
             is_text: rows say what something does, so that common words are to count for less.
         """
         return _native.cosines(
-            rows, count, self._have, self._logs, math.log1p(self._texts) + 1, is_text,
+            rows, count, self._logs, math.log1p(self._texts) + 1, is_text,
             self._spread, query.places, query.values,
         )  # fmt: skip
 
@@ -82,7 +84,7 @@ class Compared:
     def __init__(self, held: Sequence[Held], weighed: Weighed) -> None:
         self._weighed = weighed
         self._text = [each.text for each in held]
-        self._whole: list[features.Rows] | None = None
+        self._whole: list[Features] | None = None
         if any(each.whole is not each.text for each in held):
             self._whole = [each.whole for each in held]
         self.examples = np.array([len(each.entry.examples) for each in held])

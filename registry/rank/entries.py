@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sira._native import Features
 from sira.registry.embed import features
 from sira.registry.embed.interface import F32, Embedder, unit_rows
 
@@ -52,10 +53,10 @@ class Held:
     """An entry with all that a query is compared with."""
 
     entry: Entry
-    text: features.Rows  # one row: features of name and text
-    whole: features.Rows  # one row: and of the parameters; without any the same object
+    text: Features  # one row: features of name and text
+    whole: Features  # one row: and of the parameters; without any the same object
     # Of up to NEAR_EXAMPLES_MAX examples, then of the text, which is one request, too.
-    near: features.Rows
+    near: Features
     twin: bytes  # equal for capabilities that say the same
     vectors: Vectors | None
     mean: F32 | None  # [dims]: of the examples' vectors and the text's, length 1
@@ -77,10 +78,10 @@ def hold(entry: Entry, embedder: Embedder | None) -> Held:
     Args:
         embedder: a model whose vectors are scored beside the features; None: features alone.
     """
-    text = features.rows([told(entry)])
+    text = features.packed([told(entry)])
     near = text
     if entry.examples:
-        near = features.stacked([features.rows(entry.examples[:NEAR_EXAMPLES_MAX]), text])
+        near = features.packed([*entry.examples[:NEAR_EXAMPLES_MAX], told(entry)])
     vectors = entry.vectors
     if vectors is None and embedder is not None:
         made = embedder.embed(texts_to_embed(entry))
@@ -91,7 +92,7 @@ def hold(entry: Entry, embedder: Embedder | None) -> Held:
     return Held(
         entry=entry,
         text=text,
-        whole=features.rows([_whole(entry)]) if entry.params else text,
+        whole=features.packed([_whole(entry)]) if entry.params else text,
         near=near,
         twin=twin_of(entry),
         vectors=vectors,

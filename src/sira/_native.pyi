@@ -52,9 +52,6 @@ def topic_match(pattern: str, name: str) -> bool: ...
 def text_features(text: str | list[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Places, ascending, and how often each: as registry/embed/features.py says."""
 
-def count_places(have: NDArray[np.int32], places: NDArray[np.int32], by: int, /) -> None:
-    """Add `by` to `have` of each place; one that stands twice counts twice."""
-
 def fold_places(
     places: NDArray[np.int32], values: NDArray[np.float32], dims: int, unit: bool = False, /
 ) -> NDArray[np.float32]:
@@ -63,18 +60,30 @@ def fold_places(
 def text_stems(text: str | list[str]) -> list[str]:
     """Stems of its words but for function words, in their order."""
 
-def encode_vector(vector: NDArray[np.float32], codes: NDArray[np.int8], /) -> float:
-    """Write vector / scale, rounded to -127 to 127, to `codes`; return the scale."""
+@final
+class Features:
+    """Those of texts, a row each, packed: of one feature no more than 16,383 in a text count."""
 
-def code_products(
-    codes: NDArray[np.int8], rows: int, query: NDArray[np.int8], /
-) -> NDArray[np.int32]:
-    """Products of the first rows of int8[n, dims] with int8[dims]."""
+    def __new__(cls, rows: list[tuple[NDArray[np.int32], NDArray[np.int32]]]) -> Features: ...
+    def __len__(self) -> int: ...  # rows
+    def row(self, i: int, /) -> tuple[NDArray[np.int32], NDArray[np.int32]]: ...  # places, counts
+
+def count_features(
+    have: NDArray[np.int32],
+    logs: NDArray[np.float32],
+    kept: NDArray[np.float32],
+    features: Features,
+    by: int,
+    /,
+) -> None:
+    """Add `by` to `have` of each place; one that stands twice counts twice.
+
+    logs: ln(1 + have) of all places. kept: the same of 0, 1, 2, ...; of more it is worked out.
+    """
 
 def cosines(
-    rows: list[Any],
-    rows_count: int,
-    have: NDArray[np.int32],
+    all: list[Features],
+    rows: int,
     logs: NDArray[np.float32],
     most: float,
     is_sharp: bool,
@@ -83,7 +92,7 @@ def cosines(
     values: NDArray[np.float32],
     /,
 ) -> NDArray[np.float32]:
-    """Cosines of `features.Rows` with a request, both weighed by `most - logs[have[place]]`.
+    """Cosines of all rows with a request, both weighed by `most - logs[place]`.
 
     is_sharp: that to the power of 1.5. spread: zeros of all places, before and after.
     """
@@ -102,6 +111,28 @@ class Bm25:
     ) -> NDArray[np.float32]: ...
     def have(self, stem: str, /) -> int: ...
     def has(self, slot: int, stem: str, /) -> bool: ...
+
+# ---- scanning vectors (native/index_py.c) -------------------------------------------------------
+def code_words(dims: int, /) -> int:
+    """Words of 64 bits in the code of a vector."""
+
+def code_vector(vector: NDArray[np.float32], code: NDArray[np.uint64], /) -> None:
+    """Write the code of a vector: as native/codes.h says. It is finite."""
+
+def likely_rows(
+    vectors: list[NDArray[np.float32]],
+    codes: list[NDArray[np.uint64]],
+    rows: int,
+    rows_a_part: int,
+    query: NDArray[np.float32],
+    likely: int,
+    /,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Rows that may be the nearest, and their products with the request.
+
+    vectors, codes: parts, f32[n, dims] and u64[n, words], each `rows_a_part` rows but for the last.
+    likely: so many rows, and those whose codes are as near as the last of them.
+    """
 
 # ---- contracts (native/contract.c) --------------------------------------------------------------
 @final

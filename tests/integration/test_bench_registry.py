@@ -48,7 +48,8 @@ def test_the_index_is_searched_by_its_graph_and_beside_exact() -> None:
     pytest.importorskip("qdrant_edge")
     ((case,),) = recall.groups(quick=True)
     figures = figures_of(case, vectors=1_200, graph_min=1_000, asked=20)
-    assert figures["agent_recall_at_10"] > 0.9 < figures["tool_recall_at_10"]
+    for how in ("", "scan_"):
+        assert figures[f"agent_{how}recall_at_10"] > 0.9 < figures[f"tool_{how}recall_at_10"]
 
 
 def test_what_is_not_among_the_nearest_or_of_another_kind_is_seen() -> None:

@@ -76,14 +76,14 @@ def test_examples_are_learned_from_and_reasons_name_the_head(tmp_path: Path) -> 
             assert its.registry.trainer is None, "it was told not to learn"
             await register(stub, *house())
             assert not (await stub.Learned(pb.LearnedRequest())).learned
-            return await stub.Discover(pb.DiscoverRequest(text=TEXT))
+            return await stub.Discover(pb.DiscoverRequest(text=TEXT, any_status=True))
 
     async def then() -> None:
         before = await first()
         assert before.is_shortlist and before.matches[0].agent == "calendar"
         async with node(tmp_path) as (its, trainer, stub):
             head = await learned(its)
-            after = await stub.Discover(pb.DiscoverRequest(text=TEXT))
+            after = await stub.Discover(pb.DiscoverRequest(text=TEXT, any_status=True))
             assert not after.is_shortlist and [m.agent for m in after.matches] == ["calendar"]
             (reason,) = (each for each in after.matches[0].reasons if each.part == "head")
             assert head[:8] in reason.text
@@ -197,7 +197,7 @@ def test_a_process_that_dies_or_is_late_costs_nothing_but_time(tmp_path: Path, e
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(trainer.process.pid, end)
                 await asyncio.sleep(0.01)
-            found = await stub.Discover(pb.DiscoverRequest(text=TEXT))
+            found = await stub.Discover(pb.DiscoverRequest(text=TEXT, any_status=True))
             assert found.matches[0].agent == "calendar"
         async with node(tmp_path) as (its, trainer, _):
             await learned(its)

@@ -1,4 +1,4 @@
-"""A block of very many vectors is read as bytes, and answers as an exact look at all does."""
+"""A block of very many vectors is read as bits, and answers as an exact look at all does."""
 
 from __future__ import annotations
 
@@ -19,34 +19,63 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
 
 
-@given(st.integers(1, 130), st.integers(0, 9), st.integers(0, 2**32 - 1))
-def test_products_of_codes_are_numpys(dims: int, rows: int, seed: int) -> None:
+def _coded(rows: np.ndarray) -> np.ndarray:
+    codes = np.zeros((len(rows), _native.code_words(rows.shape[1])), np.uint64)
+    for row, code in zip(rows, codes, strict=True):
+        _native.code_vector(row, code)
+    return codes
+
+
+@given(st.integers(1, 130), st.integers(1, 20), st.integers(1, 7), st.integers(0, 2**32 - 1))
+def test_all_rows_are_likely_where_so_many_are_wanted_and_products_are_numpys(
+    dims: int, rows: int, rows_a_part: int, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
-    codes = rng.integers(-127, 128, (rows + 2, dims)).astype(np.int8)
-    query = rng.integers(-127, 128, dims).astype(np.int8)
-    wanted = codes[:rows].astype(np.int64) @ query.astype(np.int64)
-    assert _native.code_products(codes, rows, query).tolist() == wanted.tolist()
+    vectors, query = rng.integers(-9, 10, (rows, dims)).astype(np.float32), np.ones(dims, "f4")
+    codes, starts = _coded(vectors), range(0, rows, rows_a_part)
+    found, products = _native.likely_rows(
+        [vectors[at : at + rows_a_part].copy() for at in starts],
+        [codes[at : at + rows_a_part].copy() for at in starts],
+        rows, rows_a_part, query, rows,
+    )  # fmt: skip
+    assert found.tolist() == list(range(rows))
+    assert products.tolist() == (vectors @ query).tolist()
 
 
-@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=70))
-def test_codes_times_their_scale_are_the_vector_to_half_a_step(values: list[float]) -> None:
-    vector, codes = np.array(values, np.float32), np.full(len(values), 99, np.int8)
-    scale = _native.encode_vector(vector, codes)
-    assert np.allclose(codes * scale, vector, atol=max(scale * 0.501, 1e-30), rtol=0)
-    assert abs(codes.astype(int)).max() in (0, 127)
+@pytest.mark.parametrize("dims", [64, 384, 512, 5_000])
+def test_of_a_code_the_own_vector_is_nearest_and_its_opposite_is_farthest(dims: int) -> None:
+    rng = np.random.default_rng(3)
+    rows = rng.standard_normal((20, dims)).astype(np.float32)
+    rows[19] = -rows[7]
+    for likely in range(1, 20):
+        found, _ = _native.likely_rows([rows], [_coded(rows)], 20, 20, rows[7], likely)
+        assert 7 in found.tolist() and 19 not in found.tolist()
+        assert len(found) >= likely
 
 
 def test_arrays_that_do_not_fit_are_refused() -> None:
-    codes, query = np.zeros((3, 8), np.int8), np.zeros(8, np.int8)
-    for wrong in ((codes, 4, query), (codes, -1, query), (codes, 1, query[:7]),
-                  (codes[:, ::2], 1, query[:4]), (codes[0], 1, query)):  # fmt: skip
-        with pytest.raises(ValueError, match="codes"):
-            _native.code_products(*wrong)
-    with pytest.raises(ValueError, match="as many"):
-        _native.encode_vector(np.zeros(7, np.float32), query)
+    rows, codes, query = np.zeros((3, 8), "f4"), np.zeros((3, 1), np.uint64), np.zeros(8, "f4")
+    assert len(_native.likely_rows([rows], [codes], 3, 3, query, 1)[0]) == 3, "all are equal"
+    for wrong in (([rows], [codes], 4, 4, query, 1), ([rows], [codes], 3, 2, query, 1),
+                  ([rows], [], 3, 3, query, 1), ([rows], [codes], 0, 3, query, 1),
+                  ([rows], [codes], 3, 0, query, 1), ([rows], [codes], 3, 3, query, 0),
+                  ([rows], [codes], 3, 3, query[:7], 1), ([rows], [codes], 3, 3, query[:0], 1),
+                  ([rows], [np.zeros((3, 2), np.uint64)], 3, 3, query, 1)):  # fmt: skip
+        with pytest.raises(ValueError, match=r"part|rows|dims"):
+            _native.likely_rows(*wrong)
+    for strange in (([rows[:, ::2]], [codes], 3, 3, query[:4], 1),
+                    ([rows], [codes.astype(np.int64)], 3, 3, query, 1),
+                    ([rows[0]], [codes], 3, 3, query, 1),
+                    ([None], [codes], 3, 3, query, 1)):  # fmt: skip
+        with pytest.raises(TypeError):
+            _native.likely_rows(*strange)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="words"):
+        _native.code_vector(query, np.zeros(2, np.uint64))
+    with pytest.raises(ValueError, match="dims"):
+        _native.code_words(0)
     for never in (np.nan, np.inf):
         with pytest.raises(ValueError, match="finite"):
-            _native.encode_vector(np.full(8, never, np.float32), query)
+            _native.code_vector(np.full(8, never, np.float32), codes[0])
 
 
 def test_many_rows_that_came_moved_and_went_are_found_as_by_a_look_at_all() -> None:

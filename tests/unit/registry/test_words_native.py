@@ -78,27 +78,73 @@ def test_what_is_not_of_ascii_comes_as_words() -> None:
         _native.text_features(b"bytes")  # type: ignore[arg-type]
 
 
+@given(st.lists(st.text(max_size=60), max_size=4))
+def test_packed_features_are_those_of_the_texts(texts: list[str]) -> None:
+    made = features.packed(texts)
+    assert len(made) == len(texts)
+    for i, text in enumerate(texts):
+        for one, other in zip(features.unpacked(made, i), features.features(text), strict=True):
+            assert np.array_equal(one, other)
+
+
+@given(st.lists(st.text("abcde 0é", max_size=80), min_size=1, max_size=6), st.booleans())
+def test_cosines_are_those_of_vectors_of_all_places(texts: list[str], is_sharp: bool) -> None:
+    have, kept = np.zeros(features.PLACES, np.int32), np.log1p(np.arange(2, dtype=np.float32))
+    logs, spread = np.zeros(features.PLACES, np.float32), np.zeros(features.PLACES, np.float32)
+    rows = [features.packed(texts[:2]), features.packed(texts[2:])]
+    for row in (*rows, rows[0]):
+        _native.count_features(have, logs, kept, row, 1)
+    _native.count_features(have, logs, kept, rows[0], -1)
+    most = float(np.log1p(len(texts)) + 1)
+    rarity = (most - np.log1p(have)) ** (1.5 if is_sharp else 1.0)
+    dense = np.zeros((len(texts), features.PLACES))
+    for i, text in enumerate(texts):
+        places, values = features.features(text)
+        dense[i, places] = values * rarity[places]
+    asked = features.features(texts[-1])
+    found = _native.cosines(rows, len(texts), logs, most, is_sharp, spread, *asked)
+    lengths = np.linalg.norm(dense, axis=1) * np.linalg.norm(dense[-1])
+    wanted = (dense @ dense[-1]) / np.where(lengths > 0, lengths, 1)
+    assert found == pytest.approx(wanted, abs=1e-5)
+    assert not spread.any()
+
+
 def test_arrays_that_do_not_fit_are_refused() -> None:
     have, spread = np.zeros(features.PLACES, np.int32), np.zeros(features.PLACES, np.float32)
-    logs, none = np.zeros(4, np.float32), np.zeros(0, np.float32)
+    logs, kept = np.zeros(features.PLACES, np.float32), np.zeros(4, np.float32)
     places, values = features.features("book a table")
-    row = features.rows(["book a table"])
+    row = features.packed(["book a table"])
     args = (1.0, True, spread, places, values)
-    assert _native.cosines([row], 1, have, logs, *args) == pytest.approx([1.0])
+    assert _native.cosines([row], 1, logs, *args) == pytest.approx([1.0])
+    assert len(_native.cosines([], 0, logs, *args)) == 0
     assert not spread.any()
-    cut = features.Rows(row.starts, row.places[:-1], row.values)
-    for rows, count in (([cut], 1), ([row], 2), ([row, row], 1)):
+    for rows, count in (([row], 0), ([row], 2), ([row, row], 1), ([], 1)):
         with pytest.raises(ValueError, match=r"rows"):
-            _native.cosines(rows, count, have, logs, *args)
+            _native.cosines(rows, count, logs, *args)
         assert not spread.any()
-    for wrong in ((have[:9], logs), (have, none)):
-        with pytest.raises(ValueError, match="fit"):
-            _native.cosines([row], 1, *wrong, *args)
-    with pytest.raises(TypeError):
-        _native.cosines([row], 1, have.astype(np.int64), logs, *args)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="fit"):
+        _native.cosines([row], 1, logs[:9], *args)
+    for wrong in (([row], 1, have), ([None], 1, logs)):
+        with pytest.raises(TypeError):
+            _native.cosines(*wrong, *args)  # type: ignore[arg-type]
+    for short in ((have[:9], logs), (have, logs[:9])):
+        with pytest.raises(ValueError, match="all places"):
+            _native.count_features(*short, kept, row, 1)
+    one = np.ones(1, np.int32)
     for place in (-1, features.PLACES):
         with pytest.raises(ValueError, match="place"):
-            _native.count_places(have, np.array([place], np.int32), 1)
+            _native.Features([(np.array([place], np.int32), one)])
+    for counts in (0 * one, np.ones(2, np.int32)):
+        with pytest.raises(ValueError, match="count"):
+            _native.Features([(one, counts)])
+    for strange in ((one,), (one, values[:1]), one):
+        with pytest.raises(TypeError):
+            _native.Features([strange])  # type: ignore[list-item]
+    assert row.row(0)[0].tolist() == places.tolist()
+    for number in (-1, 1):
+        with pytest.raises(IndexError):
+            row.row(number)
+    assert _native.Features([(one, 20_000 * one)]).row(0)[1].tolist() == [16_383]
     with pytest.raises(ValueError, match="power of two"):
         _native.fold_places(places, values, 100)
 
