@@ -96,7 +96,8 @@ class Registry:
         elif host.folder is None:
             self._index = Exact(collection)
         else:
-            self._index = Edge(collection, host.folder / INDEX_FOLDER)
+            least = host.settings.index_graph_min
+            self._index = Edge(collection, host.folder / INDEX_FOLDER, graph_min=least)
         tables = self._tables.tables
         self._feed = Feed(
             tables,

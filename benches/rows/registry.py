@@ -16,7 +16,7 @@ import numpy as np
 
 from benches.harness import BenchError, Case, Figures, Participant, Stage, free_port, rss_bytes
 from benches.systems import SIRA_SOCKET, System, case, socket_of, start_node
-from sira.registry.index.edge import GRAPH_MIN
+from sira.kernel.settings import Settings
 
 SUMMARY = "register in bulk and singly, Discover plain, filtered, while the index is made"
 AGENTS = (1_000, 10_000, 33_400)
@@ -61,7 +61,7 @@ def measure(_system: System, params: dict[str, Any]) -> Figures:
             "bulk_caller_cpu_us_per_agent": bulk["cpu_s"] * 1e6 / count,
             "bulk_held_ms_max": _value(stage, watcher, "loop_held_ns_max") / 1e6,
         }
-        is_graph_due = count * each >= GRAPH_MIN
+        is_graph_due = count * each >= Settings().index_graph_min
         if is_graph_due:
             figures |= _while_built(stage, asker, watcher, count * each)
         registrar.say("singly")

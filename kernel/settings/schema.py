@@ -259,6 +259,12 @@ class Settings:
         "gone: searches are exact and local until it is back; written by two nodes: each takes "
         "out what the other put in",
     )  # fmt: skip
+    index_graph_min: int = _s(
+        131_072, "vectors", "of a kind of agents of one tenant, from which on the embedded Qdrant "
+        "makes a graph of them; fewer are scanned",
+        "too small: slower than the scan, and some are not found; too large: the scan is slower",
+        minimum=500, maximum=1 << 40,
+    )  # fmt: skip
     learn_interval_s: float = _s(
         300.0, "s", "how often a head is learned of one kind of agents from its examples, at most; "
         "a failure doubles it, up to 64 times; 0: nothing is learned",

@@ -32,8 +32,6 @@ from sira.registry.index.interface import Collection, Hit, Index, Point, Vector
 
 _log = logging.getLogger("sira.registry")
 _NO_TAGS: Mapping[str, str] = {}
-# A scan of fewer is faster than the graph and finds more, see benches/README.md, row recall.
-GRAPH_MIN = 131_072
 _FRESH_MIN, _FRESH_SHARE = 2_048, 0.1
 _STALE_SHARE = 0.3
 _SLACK = 16
@@ -163,8 +161,13 @@ class _Large:
 class Edge(Index):
     """The embedded index."""
 
-    def __init__(self, collection: Collection, folder: Path, *, graph_min: int = GRAPH_MIN) -> None:
-        """Keep graphs under `folder`/NAME-DIGEST; those of other embedders there are removed."""
+    def __init__(self, collection: Collection, folder: Path, *, graph_min: int) -> None:
+        """Keep graphs under `folder`/NAME-DIGEST; those of other embedders there are removed.
+
+        Args:
+            graph_min: vectors of a block from which on there is one. Fewer than 131,072 are
+                scanned faster, and all are found (benches/README.md, row recall).
+        """
         super().__init__(collection)
         self._folder, self.graph_min = folder / collection.versioned, graph_min
         self._blocks = Blocks(collection)

@@ -109,7 +109,7 @@ def test_a_graph_of_an_earlier_life_serves_for_what_is_the_same(tmp_path: Path) 
             await index.close()
 
     async def end() -> None:
-        await Edge(Collection("try", "hash-2", DIMS, ("tenant",)), tmp_path).close()
+        await Edge(Collection("try", "hash-2", DIMS, ("tenant",)), tmp_path, graph_min=500).close()
 
     run(lambda: live(1))
     # It is changed while nobody looks: what the graph has of it must not be told.
