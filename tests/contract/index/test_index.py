@@ -37,7 +37,7 @@ def open_index(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
             case "exact":
                 index = Exact(COLLECTION)
             case "edge":
-                index = Edge(COLLECTION, tmp_path)
+                index = Edge(COLLECTION, tmp_path, graph_min=1_000)
             case "edge-graph":
                 index = Edge(COLLECTION, tmp_path, graph_min=50)
             case "client":
