@@ -17,11 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benches.link import Link, Quit
-from benches.payload import Tensors, now_ns
+from benches.pairs import check_stamp, stamp
+from benches.payload import HEAD, Lost, Tensors, now_ns
 from benches.stats import latency_figures
 
 Fill = Callable[[NDArray[np.float32]], None]
 """Writes every element of a float32 array, as whoever makes tensors would."""
+Stamp = Callable[[Any], None]
+"""Writes both ends of a buffer of bytes."""
 REPLY_LEAD = 6
 """A reply is filled as the request so many numbers later: who sends the request back fails."""
 
@@ -85,6 +88,38 @@ async def ask_tensors_async(link: Link, ask: Callable[[Fill], Awaitable[Any]]) -
         replies.take(floats(await ask(partial(Tensors.fill, index=index))))
         samples_ns.append(now_ns() - start_ns)
     link.say("done", **latency_figures(samples_ns[warmup:]))
+
+
+def ask_touched(link: Link, ask: Callable[[Stamp], Any]) -> None:
+    """Write both ends of a request in place, send it, wait for its number, again.
+
+    What lies between is written and read by nobody: all sizes should take the same time. params:
+    touched_warmup, touched_calls.
+
+    Raises:
+        Lost: another request was answered.
+    """
+    warmup, samples_ns = link.params["touched_warmup"], []
+    for index in range(warmup + link.params["touched_calls"]):
+        if index == warmup:
+            link.say("ready")
+            link.hear("go")
+        start_ns = now_ns()
+        reply = ask(partial(stamp, number=index, total=0))
+        samples_ns.append(now_ns() - start_ns)
+        if HEAD.unpack_from(reply)[0] != index:
+            raise Lost(f"reply to {index} carries another number")
+    link.say("done", **latency_figures(samples_ns[warmup:]))
+
+
+def answer_touched(request: Any) -> bytes:
+    """Look at both ends of a request; its answer.
+
+    Raises:
+        Lost: they are not of one message.
+    """
+    check_stamp(request)
+    return bytes(request[: HEAD.size])
 
 
 def pour_in_place(link: Link, send: Callable[[Fill], Any]) -> None:

@@ -266,6 +266,61 @@ GOALS = (
         for name in ("p50", "p99")
     ),
     *(
+        Goal(
+            f"shm, RTT 256 B, {wait}, of bare's",
+            _local(ours, "rtt_us_p50"),
+            _local("bare", "rtt_us_p50"),
+            limit,
+            False,
+        )
+        for wait, ours, limit in (
+            ("blocking", "sira-direct-blocking", 1.4),
+            ("adaptive", "sira-direct-sync", 0.7),
+        )
+    ),
+    Goal(
+        "shm, RTT 256 B, spinning, µs",
+        _local("sira-direct-spinning", "rtt_us_p50"),
+        None,
+        6,
+        False,
+    ),
+    *(
+        Goal(
+            f"shm, RTT of a loan, {wait}, {size_mib} MiB, of bare's",
+            _local(ours, "touched_us_p50", size_mib),
+            _local("bare", "touched_us_p50", size_mib),
+            limit,
+            False,
+        )
+        for size_mib in (1, 16, 1024)
+        for wait, ours, limit in (
+            ("blocking", "sira-direct-loan-blocking", 1.4),
+            ("adaptive", "sira-direct-loan", 0.7),
+        )
+    ),
+    *(
+        Goal(
+            f"shm, RTT of an array, {size_mib} MiB, of {theirs}'s",
+            _local("sira-direct-sync", "rtt_us_p50", size_mib),
+            _local(theirs, "rtt_us_p50", size_mib),
+            1.4,
+            False,
+        )
+        for size_mib in (1, 16, 1024)
+        for theirs in ("bare-copied", "bare")
+    ),
+    *(
+        Goal(
+            f"shm, an array past the node, {size_mib} MiB, of {theirs}'s",
+            _local("sira-direct-sync", "gb_per_s", size_mib),
+            _local(theirs, "gb_per_s", size_mib),
+            0.9,
+        )
+        for size_mib in (1, 16, 64)
+        for theirs in ("bare-copied", "bare")
+    ),
+    *(
         Goal(f"shm, 256 B one way, {what}, messages/s", _local(ours, "messages_per_s"), None, limit)
         for what, ours, limit in (
             ("sync", "sira-direct-sync", 400_000),

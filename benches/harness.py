@@ -30,6 +30,10 @@ PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
+class Skipped(Exception):
+    """This machine cannot do it; why is said beside the case."""
+
+
 class BenchError(Exception):
     """A participant failed, or said nothing in time. The measurement has no result."""
 
@@ -298,6 +302,10 @@ def run_group(cases: Sequence[Case], *, repeats: int, tell: Callable[[str], None
                 continue
             try:
                 figures = case.measure()
+            except Skipped as error:
+                result.status, result.detail = "skipped", str(error)
+                tell(f"{case.row} {case.system}: skipped: {error}")
+                continue
             except BenchError as error:
                 result.status, result.detail = "failed", str(error)
                 tell(f"{case.row} {case.system}: failed: {error}")

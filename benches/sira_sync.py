@@ -13,7 +13,10 @@ from benches import patterns
 from benches.exchange import (
     Answers,
     Fill,
+    Stamp,
+    answer_touched,
     ask_tensors,
+    ask_touched,
     held_array,
     leave_when_closed,
     pour_in_place,
@@ -26,7 +29,7 @@ def _look(bus: sira.SyncBus, link: Link, tensor: Any) -> None:
     """See `sira_tensors.look`."""
     told = Told(link.params, copies=1)
     for _ in range(link.params["warmup"] + 1):
-        told.take(bus.publish(LOOK, {"x": tensor}))
+        told.take(bus.publish(LOOK, {"x": tensor}, timeout_s=TIMEOUT_S))
     told.check()
 
 
@@ -120,4 +123,29 @@ def tensor_asker(link: Link) -> None:
             return bus.request(ASKED, {"x": tensor}, timeout_s=TIMEOUT_S)["x"]
 
         ask_tensors(link, ask)
+        link.rest()
+
+
+def touched_answerer(link: Link) -> None:
+    """Look at both ends of each request where it lies, answer with a few bytes."""
+    with sira.connect_sync(link.params["url"]) as bus, bus.subscribe(ASKED) as messages:
+        link.say("listening")
+        leave_when_closed(link)
+        for message in messages:
+            answer = answer_touched(message["x"])
+            message.reply(answer)
+            del message
+
+
+def touched_asker(link: Link) -> None:
+    """Ask with a loan, one at a time, of which both ends are written."""
+    spec = {"x": f"u8[{link.params['payload_bytes']}]"}
+    with sira.connect_sync(link.params["url"]) as bus:
+
+        def ask(write: Stamp) -> Any:
+            with bus.loan(ASKED, spec, request=True, timeout_s=TIMEOUT_S) as out:
+                write(out["x"])
+            return out.reply().bytes
+
+        ask_touched(link, ask)
         link.rest()

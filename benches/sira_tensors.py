@@ -24,7 +24,7 @@ __all__ = ["asker", "bulk_sink", "bulk_source", "echo_server", "loan_asker", "lo
            "source", "tensor_answerer", "tensor_asker"]  # fmt: skip
 
 BULK, ASKED, LOOK = "bench.bulk", "bench.asked", "bench.look"
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 
 
 class Told:
@@ -70,7 +70,7 @@ async def look(bus: sira.Bus, link: Link, tensor: NDArray[np.float32]) -> None:
     """
     told = Told(link.params, copies=1)
     for _ in range(link.params["warmup"] + 1):
-        told.take(await bus.publish(LOOK, {"x": tensor}))
+        told.take(await bus.publish(LOOK, {"x": tensor}, timeout_s=TIMEOUT_S))
     told.check()
 
 

@@ -332,12 +332,12 @@ class Requests:
         self._pending[message_id] = pending
         posted, origin = False, lineage()
         try:
-            if fields or origin or loan is not None:
+            if fields or origin:
                 deadline = Deadline(timeout_s, connection.loop)
                 options = request_options(message_id, box.topic, deadline, origin, fields)
                 posted = outbox.direct(topic, body, options, loan, left_s) is not None
             else:
-                posted = outbox.ask(topic, body, message_id, box.topic, timeout_s)
+                posted = outbox.ask(topic, body, message_id, box.topic, timeout_s, loan)
         finally:
             if not posted:
                 del self._pending[message_id]

@@ -13,9 +13,9 @@ enum {
     FIELDS_BYTES_MAX = SIRA_TOPIC_BYTES_MAX + 4 * (SIRA_ID_BYTES + 4) + 16,
 };
 
-/* Post with the fields that end at `end`. -1: an exception; else whether it went past the node. */
+/* Post with the fields that end at `end`; loan: where the body lies already, or NULL. -1: an exception; else whether it went past the node. */
 static int post(Outbox *self, PyObject *topic, PyObject *body_object, struct sira_options *options, const uint8_t *fields,
-                const uint8_t *end, int64_t wait_ns)
+                const uint8_t *end, PyObject *loan, int64_t wait_ns)
 {
     struct sira_body body;
     struct sira_receipt receipt; /* nobody asks for it */
@@ -25,18 +25,20 @@ static int post(Outbox *self, PyObject *topic, PyObject *body_object, struct sir
     options->fields_len = (size_t)(end - fields);
     options->quiet = true;
     if (sira_body_from_py(body_object, &body) < 0) return -1; /* may run anything */
-    const enum outbox_direct result = outbox_direct_wait(self, topic, &body, options, NULL, id, &receipt, wait_ns);
+    const enum outbox_direct result = outbox_direct_wait(self, topic, &body, options, loan, id, &receipt, wait_ns);
     sira_body_clear(&body);
     return result == DIRECT_FAILED ? -1 : result == DIRECT_POSTED;
 }
 
-/* ask(topic, body, id, reply_to, timeout_s) -> bool */
+/* ask(topic, body, id, reply_to, timeout_s, loan=None) -> bool */
 PyObject *outbox_ask(Outbox *self, PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 5 || !PyBytes_Check(args[2]) || PyBytes_GET_SIZE(args[2]) != SIRA_ID_BYTES) {
-        PyErr_SetString(PyExc_TypeError, "ask(topic, body, id, reply_to, timeout_s)");
+    if ((count != 5 && count != 6) || !PyBytes_Check(args[2]) || PyBytes_GET_SIZE(args[2]) != SIRA_ID_BYTES) {
+        PyErr_SetString(PyExc_TypeError, "ask(topic, body, id, reply_to, timeout_s, loan=None)");
         return NULL;
     }
+    PyObject *loan = count == 6 && args[5] != Py_None ? args[5] : NULL; /* borrowed */
+    if (loan && outbox_check_chunk(loan) < 0) return NULL;
     if (!route_live(self, args[0])) Py_RETURN_FALSE;
     struct sira_options options = {.has_id = true};
     const uint8_t *id = (const uint8_t *)PyBytes_AS_STRING(args[2]);
@@ -57,7 +59,7 @@ PyObject *outbox_ask(Outbox *self, PyObject *const *args, Py_ssize_t count)
     if (sira_topic_of_py(args[3], &reply_to) < 0) return NULL;
     uint8_t *at = pb_put_bytes(fields, F_REPLY_TO, reply_to.data, reply_to.len);
     at = pb_put_bytes(at, F_CORRELATION_ID, id, SIRA_ID_BYTES);
-    const int posted = post(self, args[0], args[1], &options, fields, at, wait_ns);
+    const int posted = post(self, args[0], args[1], &options, fields, at, loan, wait_ns);
     return posted < 0 ? NULL : PyBool_FromLong(posted);
 }
 
@@ -83,7 +85,7 @@ PyObject *outbox_answer(Outbox *self, PyObject *const *args, Py_ssize_t count)
         at = pb_put_bytes(at, F_STREAM_ID, message->id, SIRA_ID_BYTES);
         at = pb_put_uint(at, F_STREAM_END, 1);
         at = pb_put_uint(at, F_REPLY_KIND, REPLY_FINAL);
-        posted = post(self, topic, args[1], &options, fields, at, ROUTE_ROOM_NS);
+        posted = post(self, topic, args[1], &options, fields, at, NULL, ROUTE_ROOM_NS);
     }
     Py_DECREF(topic);
     return posted < 0 ? NULL : PyBool_FromLong(posted);

@@ -17,8 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benches import patterns
-from benches.exchange import Answers, Fill, ask_tensors, leave_when_closed, pour_in_place
+from benches.exchange import (
+    Answers,
+    Fill,
+    Stamp,
+    answer_touched,
+    ask_tensors,
+    ask_touched,
+    held_array,
+    leave_when_closed,
+    pour_in_place,
+)
 from benches.link import Link
+from benches.payload import HEAD
 
 NAME_BYTES = 64
 FLOW_SLOTS, TOLD = 512, 128
@@ -122,6 +133,24 @@ def bulk_source(link: Link) -> None:
     pour_in_place(link, send)
 
 
+def copied_source(link: Link) -> None:
+    """Fill an array of ours, and copy it into slots in turn."""
+    params = link.params
+    maker, tensor = _Maker(link, params["buffers"] * params["payload_bytes"]), held_array(link)
+    slots, sent = _slots(maker.memory, params, params["buffers"]), 0
+
+    def send(fill: Fill) -> None:
+        nonlocal sent
+        fill(tensor)
+        if sent >= len(slots):
+            maker.wait()
+        slots[sent % len(slots)][:] = tensor
+        maker.tell()
+        sent += 1
+
+    pour_in_place(link, send)
+
+
 def sink(link: Link) -> None:
     """Take a numbered one-way flow, each message where it lies; tell now and then."""
     reader, size, count = _Reader(link), link.params["message_bytes"], 0
@@ -205,3 +234,56 @@ def tensor_asker(link: Link) -> None:
         return answered
 
     ask_tensors(link, ask)
+
+
+def copied_answerer(link: Link) -> None:
+    """Sum the request, fill an array of ours, and copy it beside it."""
+    reader, answers, tensor = _Reader(link), Answers(), held_array(link)
+    leave_when_closed(link)
+    asked, answered = _slots(reader.memory, link.params, 2)
+    while True:
+        reader.wait()
+        answers.take(asked)(tensor)
+        answered[:] = tensor
+        reader.tell()
+
+
+def copied_asker(link: Link) -> None:
+    """Fill an array of ours and copy it in; sum the reply beside it."""
+    maker, tensor = _Maker(link, 2 * link.params["payload_bytes"]), held_array(link)
+    asked, answered = _slots(maker.memory, link.params, 2)
+
+    def ask(fill: Fill) -> Any:
+        fill(tensor)
+        asked[:] = tensor
+        maker.tell()
+        maker.wait()
+        return answered
+
+    ask_tensors(link, ask)
+
+
+def touched_answerer(link: Link) -> None:
+    """Look at both ends of the request, answer with a few bytes."""
+    reader, size = _Reader(link), link.params["payload_bytes"]
+    leave_when_closed(link)
+    asked, answered = reader.memory.buf[:size], reader.memory.buf[size : size + HEAD.size]
+    while True:
+        reader.wait()
+        answered[:] = answer_touched(asked)
+        reader.tell()
+
+
+def touched_asker(link: Link) -> None:
+    """Write both ends of the request where it lies."""
+    size = link.params["payload_bytes"]
+    maker = _Maker(link, size + HEAD.size)
+    asked, answered = maker.memory.buf[:size], maker.memory.buf[size : size + HEAD.size]
+
+    def ask(write: Stamp) -> Any:
+        write(asked)
+        maker.tell()
+        maker.wait()
+        return answered
+
+    ask_touched(link, ask)

@@ -1,17 +1,32 @@
 """shm: large tensors between two processes of one host, by reference and by every other way.
 
 Each size is filled where it is sent from and summed where it arrives: one way (1 to 256 MiB), as
-request and reply (256 B, 1 and 16 MiB, both filled and both summed), and to four (16 MiB). Of 256 B
-a flow one way, too: numbered, none lost.
+request and reply (256 B, 1 and 16 MiB, 1 GiB, both filled and both summed), and to four (16 MiB).
+Of 256 B a flow one way, too: numbered, none lost. Last, what asking alone takes: requests of 1 and
+16 MiB and 1 GiB of which both ends are written and looked at, answered with 16 bytes.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import psutil
+
 import sira
-from benches.harness import BenchError, Case, Figures, Stage
-from benches.local_systems import FLIGHT, LANES, PAST_NODE, RIVALS, SIRA_LOAN
+from benches.harness import BenchError, Case, Figures, Skipped, Stage
+from benches.local_systems import (
+    BARE,
+    BARE_COPIED,
+    FLIGHT,
+    LANES,
+    PAST_NODE,
+    RIVALS,
+    SIRA_DIRECT,
+    SIRA_DIRECT_SYNC,
+    SIRA_LOAN,
+    TOUCHED,
+    WAITS,
+)
 from benches.rows import rate, rtt
 from benches.systems import System, case
 
@@ -22,6 +37,11 @@ FANNED_MIB = 16
 RECEIVERS = 4
 PAST_NODE_SHARE = 0.9  # of small messages: the first few go by the node
 SYSTEMS = (*LANES, *RIVALS)
+TOUCHING = (BARE, *TOUCHED)
+LARGEST_MIB = 1024
+LARGEST_SYSTEMS = (SIRA_DIRECT_SYNC, SIRA_DIRECT, *TOUCHED, BARE, BARE_COPIED)
+LARGEST_NEEDS_BYTES = 10 << 30
+"""Free memory to ask with the largest: an array and two pieces of shared memory at each end."""
 
 
 def groups(quick: bool) -> list[list[Case]]:
@@ -33,7 +53,8 @@ def groups(quick: bool) -> list[list[Case]]:
         "calls": 1_000 if quick else 5_000,
         "send_s": 0.7 if quick else 3.0,
     }
-    made = [[case("shm", s, small, measure_small) for s in SYSTEMS if s is not SIRA_LOAN]]
+    asking = [s for s in (*LANES, *WAITS, *RIVALS) if s not in (SIRA_LOAN, BARE_COPIED)]
+    made = [[case("shm", s, small, measure_small) for s in asking]]
     for size_mib in (1, 16, 64, 256):
         moved_mib = (256 if quick else 2048) if size_mib <= 64 else (1024 if quick else 2048)
         params = {
@@ -46,32 +67,71 @@ def groups(quick: bool) -> list[list[Case]]:
             else 0,
             "receivers": RECEIVERS if size_mib == FANNED_MIB else 0,
         }
-        made.append([case("shm", s, params, measure) for s in SYSTEMS])
+        params |= _touched(quick) if size_mib in ASKED_MIB else {}
+        systems = (*SYSTEMS, *TOUCHED) if size_mib in ASKED_MIB else SYSTEMS
+        made.append([case("shm", s, params, measure) for s in systems])
+    largest = {
+        "payload_bytes": LARGEST_MIB * MIB,
+        "count": 0,
+        "warmup": 2,
+        "buffers": 2,
+        "calls": 2 if quick else 6,
+        "receivers": 0,
+        **_touched(quick),
+    }
+    made.append([case("shm", s, largest, measure) for s in LARGEST_SYSTEMS])
     return made
+
+
+def _touched(quick: bool) -> dict[str, int]:
+    return {"touched_warmup": 300, "touched_calls": 1_000 if quick else 5_000}
 
 
 def measure_small(system: System, params: dict[str, Any]) -> Figures:
     """Request and reply of bytes, and a flow of them one way, but by Flight: it has batches."""
 
     def past_node(url: str, due: int = 2 * (params["warmup"] + params["calls"])) -> None:
-        with sira.connect_sync(url) as bus:
-            count = bus.stats().values["messages_direct"]
-        if count < PAST_NODE_SHARE * due:
-            raise BenchError(f"{count:.0f} of {due} messages went past the node")
+        check_past_node(url, due)
 
-    after = past_node if system in PAST_NODE else None
+    after = past_node if system in (*PAST_NODE, *WAITS) else None
     asked = rtt.measure(system, params, after=after)
     figures = {"rtt_us_p50": asked["latency_us_p50"], "rtt_us_p99": asked["latency_us_p99"]}
-    if system is FLIGHT:
+    if system is FLIGHT or system in WAITS:
         return figures
     flow = rate.measure(system, params, after=after)
     kept = ("messages_per_s", "cpu_us_per_message", "lost")
     return {**figures, **{name: flow[name] for name in kept}}
 
 
+def check_past_node(url: str, due: int) -> None:
+    """Ask the node how many messages went past it.
+
+    Raises:
+        BenchError: of `due` too few.
+    """
+    with sira.connect_sync(url) as bus:
+        count = bus.stats().values["messages_direct"]
+    if count < PAST_NODE_SHARE * due:
+        raise BenchError(f"{count:.0f} of {due} messages went past the node")
+
+
 def measure(system: System, params: dict[str, Any]) -> Figures:
     """One way, then asked and to several where the size is one for that; a server for each."""
-    figures = one_way(system, params, receivers=1)
+    if params["payload_bytes"] == LARGEST_MIB * MIB:
+        free = psutil.virtual_memory().available
+        if free < LARGEST_NEEDS_BYTES:
+            raise Skipped(
+                f"{free / 2**30:.1f} GiB of memory are free, {LARGEST_NEEDS_BYTES >> 30} needed"
+            )
+    figures: Figures = {}
+    if system in TOUCHING and "touched_calls" in params:
+        figures |= touched(system, params)
+    return figures if system in TOUCHED else figures | filled(system, params)
+
+
+def filled(system: System, params: dict[str, Any]) -> Figures:
+    """Tensors that are filled and summed, in each way that the size is for."""
+    figures = one_way(system, params, receivers=1) if params["count"] else {}
     if params["calls"]:
         figures |= asked(system, params)
     if params["receivers"]:
@@ -102,6 +162,22 @@ def one_way(system: System, params: dict[str, Any], *, receivers: int) -> Figure
     moved_gb = receivers * params["count"] * params["payload_bytes"] / 1e9
     elapsed_s = (max(each["end_ns"] for each in done) - sent["start_ns"]) / 1e9
     return {"gb_per_s": moved_gb / elapsed_s, "cpu_s_per_gb": cpu_s / moved_gb}
+
+
+def touched(system: System, params: dict[str, Any]) -> Figures:
+    """Round trips of which only both ends are written and looked at, µs."""
+    with Stage(timeout_s=120) as stage:
+        url, server = system.listen(stage)
+        told = {**params, "url": url, "receivers": 1}
+        answerer = stage.participant(system.entry("touched_answerer"), told)
+        stage.hear_all([answerer], "listening")
+        asker = stage.participant(system.entry("touched_asker"), told)
+        stage.hear_all([asker], "ready")
+        asker.say("go")
+        (done,) = stage.hear_all([asker], "done")
+        if server is not None:
+            check_past_node(url, 2 * (params["touched_warmup"] + params["touched_calls"]))
+    return {"touched_us_p50": done["latency_us_p50"], "touched_us_p99": done["latency_us_p99"]}
 
 
 def asked(system: System, params: dict[str, Any]) -> Figures:

@@ -422,7 +422,14 @@ class Outbox:
     # `direct`, and waits for room as that does. False: nobody has it. A message that is traced, or
     # whose topic somebody waits for, is not answered here
     def ask(
-        self, topic: str, body: Body, id: bytes, reply_to: str, timeout_s: float | None, /
+        self,
+        topic: str,
+        body: Body,
+        id: bytes,
+        reply_to: str,
+        timeout_s: float | None,
+        loan: ShmChunk | None = None,
+        /,
     ) -> bool: ...
     def answer(self, message: Message, body: Body, /) -> bool: ...
     # the end that has no room for the last message that direct() did not take on this topic: wait

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from benches.harness import BenchError
+from benches.harness import BenchError, Case, Skipped, run_group
 from benches.local_systems import (
     BARE,
     RIVALS,
     SIRA_COPIED,
     SIRA_GRPC,
+    SIRA_LENT,
     SIRA_LOAN,
     SIRA_SHM,
     SIRA_SYNC,
@@ -69,3 +70,25 @@ def test_a_system_that_is_missing_is_listed_and_says_so() -> None:
     absent = replace(BARE, needs=("no_such_module",))
     case = shm.case("shm", absent, PARAMS, shm.measure)
     assert case.measure is None and case.missing == "no_such_module"
+
+
+@pytest.mark.parametrize("system", [SIRA_LENT, BARE], ids=by_name)
+def test_requests_that_are_written_at_both_ends_alone_are_answered(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shm, "PAST_NODE_SHARE", 0.0)  # too few to say how many go past the node
+    figures = shm.touched(system, {**PARAMS, "touched_warmup": 5, "touched_calls": 20})
+    assert figures["touched_us_p99"] >= figures["touched_us_p50"] > 0
+
+
+def test_the_largest_tensors_are_left_out_by_name_where_memory_is_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shm, "LARGEST_NEEDS_BYTES", 1 << 60)
+    params = {**PARAMS, "payload_bytes": shm.LARGEST_MIB << 20}
+    with pytest.raises(Skipped, match="GiB of memory are free"):
+        shm.measure(BARE, params)
+    told: list[str] = []
+    case = Case("shm", BARE.name, params, lambda: shm.measure(BARE, params))
+    (result,) = run_group([case], repeats=2, tell=told.append)
+    assert result.status == "skipped" and "needed" in result.detail and len(told) == 1
