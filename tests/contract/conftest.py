@@ -24,7 +24,7 @@ import sira
 import sira.testing
 from sira.client.sync import SyncBus
 
-WATCHDOG_S = 60.0
+WATCHDOG_S = 120.0
 # Whose messages also go by reference, whatever their size.
 _BY_REFERENCE = {
     "test_publish_subscribe", "test_delivery", "test_requests", "test_sync_twin", "test_books",

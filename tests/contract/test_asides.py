@@ -16,10 +16,10 @@ async def test_each_echo_is_counted_as_delivered_even_when_it_is_unsubscribed_at
             async with bus.subscribe(topic) as messages:
                 for i in range(40):
                     await publisher.send(bytes([i]))
-                    assert (await messages.next(timeout_s=10)).bytes == bytes([i])
+                    assert (await messages.next(timeout_s=60)).bytes == bytes([i])
             row = await accounted(bus, topic)
             assert (row.owed, row.delivered, row.dropped) == (rounds * 40, rounds * 40, {})
-        await publisher.flush(timeout_s=10)
+        await publisher.flush(timeout_s=60)
         assert (publisher.accepted, publisher.refused) == (200, 0)
 
 
@@ -80,5 +80,5 @@ async def test_what_is_taken_after_the_last_message_is_confirmed_by_itself(
         for i in range(10):
             await bus.publish(topic, bytes([i]))
         for _ in range(10):
-            await messages.next(timeout_s=10)
+            await messages.next(timeout_s=60)
         assert (await accounted(bus, topic)).delivered == 10

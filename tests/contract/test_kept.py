@@ -104,7 +104,7 @@ async def test_a_change_is_a_fact_on_the_bus(world: Any, key: str) -> None:
     async with world.bus() as bus, bus.subscribe("sira.config") as facts:
         await bus.config.set(key, [1])
         while True:
-            fact = json.loads((await facts.next(timeout_s=10)).text)
+            fact = json.loads((await facts.next(timeout_s=60)).text)
             if fact["setting"] == key:
                 break
         assert fact["value"] == "[1]" and fact["principal"].startswith("sira://")
@@ -203,7 +203,7 @@ async def test_a_lease_granted_and_ended_are_facts_on_the_bus(world: Any, key: s
             token = lease.token
         seen: list[Any] = []
         while len(seen) < 2:
-            message = await facts.next(timeout_s=10)
+            message = await facts.next(timeout_s=60)
             fact = json.loads(message.text)
             if fact["lease"] == key:
                 seen.append((message.topic, fact["token"], fact.get("reason")))

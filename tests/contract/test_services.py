@@ -18,7 +18,7 @@ from sira.client.deadline import Deadline
 from tests.services import echo
 
 ROOT = Path(__file__).parents[2]
-WATCHDOG_S = 30.0
+WATCHDOG_S = 60.0
 slow = echo.Module("tests.slow.v1")
 
 

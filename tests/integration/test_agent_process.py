@@ -51,7 +51,7 @@ def agent(sira_node: Any, sira_bus: Any, tmp_path: Path) -> Iterator[subprocess.
 
 
 def test_it_answers(agent: Any, sira_bus: Any) -> None:
-    assert sira_bus.request("lab.double", {"x": 21}, timeout_s=10)["y"] == 42
+    assert sira_bus.request("lab.double", {"x": 21}, timeout_s=60)["y"] == 42
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda each: each.name)
@@ -61,7 +61,7 @@ def test_a_signal_lets_it_finish_what_it_took(
     answers: list[Any] = []
 
     def ask() -> None:
-        answers.append(sira_bus.request("lab.double", {"x": 1, "wait_s": 0.5}, timeout_s=20)["y"])
+        answers.append(sira_bus.request("lab.double", {"x": 1, "wait_s": 0.5}, timeout_s=60)["y"])
 
     asking = threading.Thread(target=ask)
     asking.start()
@@ -74,7 +74,7 @@ def test_a_signal_lets_it_finish_what_it_took(
     assert agent.wait(30) == 0
     assert agent.stdout.read() == "drained\n"
     with pytest.raises(sira.NoMatch):
-        sira_bus.request("lab.double", {"x": 1}, timeout_s=10)
+        sira_bus.request("lab.double", {"x": 1}, timeout_s=60)
 
 
 def test_it_comes_back_when_its_node_does(agent: Any, sira_node: Any) -> None:
@@ -84,4 +84,4 @@ def test_it_comes_back_when_its_node_does(agent: Any, sira_node: Any) -> None:
         waited = threading.Event()
         while not bus.explain("lab.double").matches:
             waited.wait(0.02)
-        assert bus.request("lab.double", {"x": 4}, timeout_s=10)["y"] == 8
+        assert bus.request("lab.double", {"x": 4}, timeout_s=60)["y"] == 8

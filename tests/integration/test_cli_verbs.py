@@ -263,7 +263,7 @@ def test_the_screen_of_top_follows_the_node(url: str) -> None:
             async with screen.run_test(size=(140, 40)) as pilot:
                 await bus.publish("lab.screen", "x")
                 topics: DataTable[str] = screen.query_one("#topics", DataTable)
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     while not any(
                         topics.get_row_at(i)[0] == "lab.screen" for i in range(topics.row_count)
                     ):

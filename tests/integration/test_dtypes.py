@@ -29,7 +29,7 @@ VECTORS = Path(__file__).parents[1] / "vectors"
 ARRAYS = sorted(
     path.stem for path in VECTORS.glob("*.json") if path.stem not in ("bytes", "utf8", "envelope")
 )
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 AGENT = """
 import hashlib, sys
 import numpy as np

@@ -29,12 +29,12 @@ async def main(url):
     async with sira.connect(url) as bus, bus.subscribe("lab.x") as messages:
         x = np.arange(1 << 18, dtype=np.float32)
         receipt = await bus.publish("lab.x", {"x": x})
-        message = await messages.next(timeout_s=20)
+        message = await messages.next(timeout_s=60)
         assert np.array_equal(message["x"], x), message
         assert list(receipt.lanes) == ["grpc"], receipt.lanes
         async with bus.subscribe("lab.ask") as questions:
             async def answer():
-                await (await questions.next(timeout_s=20)).reply("yes")
+                await (await questions.next(timeout_s=60)).reply("yes")
             task = asyncio.ensure_future(answer())
             assert (await bus.request("lab.ask", "so?")).text == "yes"
             await task

@@ -19,7 +19,7 @@ def test_the_fixture_gives_a_connected_bus(sira_bus: Any) -> None:
     with sira_bus.subscribe("lab.*") as messages:
         receipt = sira_bus.publish("lab.a", {"x": np.arange(3)})
         assert receipt.matched == 1
-        np.testing.assert_array_equal(messages.next(timeout_s=10)["x"], [0, 1, 2])
+        np.testing.assert_array_equal(messages.next(timeout_s=60)["x"], [0, 1, 2])
 
 
 def test_the_fixtures_share_one_node_that_async_code_reaches(sira_bus: Any, sira_node: Any) -> None:

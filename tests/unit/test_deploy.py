@@ -33,7 +33,7 @@ def told() -> dict[str, set[str]]:
     async def text() -> str:
         async with LocalBus() as bus, bus.subscribe("lab.>") as messages:
             await bus.publish("lab.x", {"x": b"1"})
-            await messages.next(timeout_s=10)
+            await messages.next(timeout_s=60)
             await bus.publish("nobody.wants.it", {"x": b"1"})
             with pytest.raises(SiraError):
                 await bus.publish("proc.reserved", {"x": b"1"})

@@ -85,7 +85,7 @@ class Keys:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until a condition holds, under the watchdog."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             if condition():
                 return

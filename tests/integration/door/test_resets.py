@@ -99,7 +99,7 @@ def test_a_connection_that_takes_back_too_much_is_closed_and_told_and_others_go_
                     peer = wire.address
                     await take_back_too_much(node, wire)
                     await until(lambda: wire.ended)
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     said = json.loads((await facts.next()).text)
                 assert said["peer"] == f"ipv4:{peer[0]}:{peer[1]}"
                 assert said["setting"] == "resets_per_connection_s_max"

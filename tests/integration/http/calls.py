@@ -15,7 +15,7 @@ from typing import Any
 from sira.testing import Node
 from tests.integration.ports import free_port
 
-WATCHDOG_S = 30.0
+WATCHDOG_S = 60.0
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def test_a_listener_that_dies_comes_back_on_its_port_and_the_node_stays(
         os.kill(first, signal.SIGKILL)
         until(lambda: listener_pid(node) not in (0, first), "another life of the listener")
         until(lambda: ready(http) == 200, "it listens again")
-        assert facts.next(timeout_s=20).topic == "sira.child.ended"
+        assert facts.next(timeout_s=60).topic == "sira.child.ended"
     assert node.pid == of_node
 
 
@@ -106,7 +106,7 @@ def test_a_caller_that_leaves_takes_its_request_with_it() -> None:
             f"Content-Type: application/octet-stream\r\nContent-Length: {half}\r\n\r\n"
         )
         caller = http.raw(head.encode() + bytes(half))
-        assert asked.next(timeout_s=20).reply_to, "it is on its way, and never answered"
+        assert asked.next(timeout_s=60).reply_to, "it is on its way, and never answered"
         body, kind = bytes(half), "application/octet-stream"
         http.post("/v1/publish/lab.x", body, kind).problem(429, "QUOTA_EXCEEDED")
         caller.close()

@@ -57,7 +57,7 @@ def test_bytes_held_are_429_too_and_what_never_has_room_is_not_to_be_tried_again
             for answer in held:
                 assert_later(answer, "QUOTA_EXCEEDED")
             for _ in range(len(answers) - len(held)):
-                messages.next(timeout_s=20)
+                messages.next(timeout_s=60)
 
 
 def test_a_stream_that_a_limit_refuses_is_429_and_those_that_are_open_stay(tmp_path: Path) -> None:

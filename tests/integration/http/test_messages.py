@@ -53,7 +53,7 @@ def test_a_tensor_that_is_posted_comes_to_an_sdk_as_it_is(
     with bus.subscribe("lab.*") as messages:
         receipt = http.post("/v1/publish/lab.scan?name=image&priority=3&ttl_s=60", body, kind)
         assert receipt.status == 200 and receipt.json["matched"] == 1
-        message = messages.next(timeout_s=10)
+        message = messages.next(timeout_s=60)
     np.testing.assert_array_equal(message["image"], X)
     assert message["image"].dtype == np.float32
     assert (message.id, message.priority) == (receipt.json["id"], 3)
@@ -69,7 +69,7 @@ def test_text_headers_and_trace_travel_along(http: Http, bus: sira.SyncBus) -> N
             traceparent=trace, Sira_Header_Room="B%C3%BCro",
         )  # fmt: skip
         assert answer.status == 200
-        message = messages.next(timeout_s=10)
+        message = messages.next(timeout_s=60)
     assert (message.text, message.type, message.key) == ("grüß", "note", "k")
     assert (message.traceparent, message.headers) == (trace, {"room": "Büro"})
     assert message.content_type == "text/plain; charset=utf-8"

@@ -113,16 +113,16 @@ def test_tensors_and_messages_past_the_node_need_nothing_but_the_descriptor(
                 for topic, messages, told in (("large", larges, "shm 1"), ("loan", loans, "shm 0")):
                     receipt = await bus.publish(f"in.{topic}", {"x": sent})
                     assert receipt.lanes == ["shm"]
-                    got = await messages.next(timeout_s=30)
+                    got = await messages.next(timeout_s=60)
                     np.testing.assert_array_equal(got["x"], sent[::-1])
                     where = mapping(got["x"])
                     assert where is not None and where[0] == "r--s"
-                    assert (await receipts.next(timeout_s=30)).text == told
+                    assert (await receipts.next(timeout_s=60)).text == told
 
                 async def exchange() -> bool:
                     """Whether a small message went past the node, there and back."""
                     receipt = await bus.publish("in.small", {"x": np.arange(32)})
-                    got = await smalls.next(timeout_s=30)
+                    got = await smalls.next(timeout_s=60)
                     assert got["x"].tolist() == list(range(32))
                     assert got.principal == str(who.principal)
                     return receipt.lanes == ["shm"] and got.headers["before"] == "shm 1"

@@ -102,7 +102,7 @@ def test_who_cannot_map_gets_the_bytes_and_the_lease_waits_for_all(tmp_path: Pat
                 (copied,) = await copies.chunks(1)
                 assert mapped.HasField("lent") and not copied.HasField("lent")
                 assert read(maps, mapped) == copied.data == bytes(memory.data[:PIECE])
-                message = await got.next(timeout_s=30)
+                message = await got.next(timeout_s=60)
                 assert message["x"].tobytes() == copied.data
                 assert not publisher.returned, "one still looks at it"
                 maps.give_back(mapped.lent.lease)

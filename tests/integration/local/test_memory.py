@@ -323,7 +323,7 @@ def test_the_command_shows_what_the_sdk_lends_and_who_looks_at_it() -> None:
             other.subscribe("mem.x") as messages,
         ):
             await bus.publish("mem.x", {"x": np.arange(size, dtype=np.uint8)})
-            message = await messages.next(timeout_s=30)
+            message = await messages.next(timeout_s=60)
             array = message["x"]
             ended = command("mem", "mem.>", "--json", url=node.socket_url)
             (row,) = ended.items()

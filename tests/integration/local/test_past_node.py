@@ -133,12 +133,12 @@ def test_a_message_says_the_same_whichever_way_it_came(node: sira.testing.Node) 
                 "schema": "s",
             }  # fmt: skip
             await bus.publish("direct.says.x", {"n": 1}, **fields)
-            near = await messages.next(timeout_s=10)
+            near = await messages.next(timeout_s=60)
             for _ in range(await past_node(bus, "direct.says.x") + 1):
-                await messages.next(timeout_s=10)
+                await messages.next(timeout_s=60)
             receipt = await bus.publish("direct.says.x", {"n": np.float32(2)}, **fields)
             assert receipt.lanes == ["shm"]
-            message = await messages.next(timeout_s=10)
+            message = await messages.next(timeout_s=60)
             assert (message.id, float(message["n"])) == (receipt.id, 2.0)
             for name in ("topic", "source", "principal", "tenant", "type", "schema", "priority",
                          "headers"):  # fmt: skip
@@ -169,7 +169,7 @@ def test_who_subscribes_meanwhile_gets_all_that_is_published_after(
                 sent += 50
             for messages, before in [(first, 0), *late]:
                 for _ in range(sent - before):
-                    await messages.next(timeout_s=10)
+                    await messages.next(timeout_s=60)
                 with pytest.raises(sira.Timeout):
                     await messages.next(timeout_s=0.01)
             for messages, _ in late:
@@ -186,7 +186,7 @@ def test_what_a_subscription_leaves_unread_is_counted_as_dropped(node: sira.test
                 for _ in range(20):
                     await bus.publish("direct.unread", BODY)
                 for _ in range(sent + 5):
-                    await messages.next(timeout_s=10)
+                    await messages.next(timeout_s=60)
             row = await settled(bus, "direct.unread")
             assert (row.owed, row.delivered) == (sent + 20, sent + 5)
             assert row.dropped == {"UNSUBSCRIBED": 15}
@@ -322,7 +322,7 @@ def test_a_thread_that_waits_at_the_bells_hears_what_comes_by_the_node(
         other.subscribe("direct.both") as messages,
     ):
         while bus.publish("direct.both", BODY).lanes != ["shm"]:
-            messages.next(timeout_s=10)
+            messages.next(timeout_s=60)
         got = []
 
         def take() -> None:

@@ -80,12 +80,12 @@ def test_what_a_killed_publisher_had_posted_is_delivered(node: sira.testing.Node
                     line = await asyncio.to_thread(process.stdout.readline)
                     told, past = map(int, line.split())
                     while taken < told and past < 50:  # what is posted then waits
-                        await messages.next(timeout_s=10)
+                        await messages.next(timeout_s=60)
                         taken += 1
                 process.send_signal(signal.SIGKILL)
             assert told - taken >= 150
             for number in range(taken, told):
-                message = await messages.next(timeout_s=10)
+                message = await messages.next(timeout_s=60)
                 assert int.from_bytes(message.bytes, "little") == number
             row = await settled(bus, "direct.killed")
             assert row.delivered >= told and row.owed == row.delivered
@@ -121,7 +121,7 @@ async def flows_on(
         body = {"x": np.full(size, number % 251, np.uint8)}
         receipt = await bus.publish(topic, body)
         assert receipt.lanes == ["shm"] and receipt.matched == 1
-        message = await messages.next(timeout_s=10)
+        message = await messages.next(timeout_s=60)
         assert (message["x"] == number % 251).all() and message["x"].size == size
 
 
@@ -137,7 +137,7 @@ async def flows_past(
         while await past_total(asked) < 20:
             receipt = await bus.publish(topic, body)
             for _ in range(receipt.matched):
-                kept = await messages.next(timeout_s=10)
+                kept = await messages.next(timeout_s=60)
     del kept
 
 
@@ -231,7 +231,7 @@ def test_the_environment_can_say_that_nothing_passes_the_node_by(
             async with sira.connect(node.socket_url) as bus:
                 for _ in range(50):
                     assert (await bus.publish("direct.off", BODY)).lanes == ["socket"]
-                    await messages.next(timeout_s=10)
+                    await messages.next(timeout_s=60)
             monkeypatch.setenv("SIRA_DIRECT", "perhaps")
             with pytest.raises(sira.BadRequest, match="neither on nor off"):
                 async with sira.connect(node.socket_url):

@@ -197,7 +197,7 @@ with sira.connect_sync() as bus, bus.subscribe("a") as messages:
     sys.addaudithook(forbid)
     print(bus.node.principal)
     receipt = bus.publish("a", {"x": numpy.arange(1_000_000)})
-    print(receipt.lanes, int(messages.next(timeout_s=10)["x"].sum()))
+    print(receipt.lanes, int(messages.next(timeout_s=60)["x"].sum()))
     try:
         sira.connect_sync()
     except sira.SiraError as error:

@@ -19,7 +19,7 @@ from sira.kernel.node import Node
 from sira.kernel.settings import load
 from sira.v1 import bus_pb2, bus_pb2_grpc, kernel_pb2, kernel_pb2_grpc, message_pb2, tensor_pb2
 
-WATCHDOG_S = 30.0
+WATCHDOG_S = 60.0
 # Where set, nodes of this module listen with TLS and clients show a token: (settings, CA, token).
 OVER_TLS: ContextVar[tuple[dict[str, object], bytes, str] | None] = ContextVar(
     "OVER_TLS", default=None

@@ -31,8 +31,8 @@ def echoing(work: Callable[[Node, Plain, sira.Bus], Awaitable[None]], **flags: o
 
 async def echo(bus: sira.Bus, messages: Any, count: int) -> None:
     for i in range(count):
-        await bus.publish("own", i.to_bytes(4, "big"), timeout_s=20)
-        assert (await messages.next(timeout_s=20)).bytes == i.to_bytes(4, "big")
+        await bus.publish("own", i.to_bytes(4, "big"), timeout_s=60)
+        assert (await messages.next(timeout_s=60)).bytes == i.to_bytes(4, "big")
 
 
 async def all_delivered(plain: Plain, topic: str, count: int) -> None:
@@ -75,7 +75,7 @@ def test_credits_that_rode_with_what_the_node_does_not_read_are_told_all_the_sam
             await until(lambda: _true(stream.ingress.full))
             for i in range(200):
                 await pub.publish(message("own"))
-                await messages.next(timeout_s=20)
+                await messages.next(timeout_s=60)
                 if i % 20 == 0:  # takes what is to ride with it, and is not read
                     stuck.append(asyncio.ensure_future(bus.publish("full", b"x")))
                     await asyncio.sleep(0)

@@ -17,7 +17,7 @@ from sira.consensus.tables import Put
 from sira.kernel.errors import JournalFailed, SiraError, StorageFull
 from sira.v1 import tables_pb2
 
-WATCHDOG_S = 30.0
+WATCHDOG_S = 60.0
 
 
 def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:

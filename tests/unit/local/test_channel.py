@@ -22,7 +22,7 @@ from sira.kernel.local import descriptors, record
 from sira.kernel.local.channel import Channel, Record
 from sira.kernel.local.flow import Flow, FlowOver
 
-WATCHDOG_S = 30.0
+WATCHDOG_S = 60.0
 
 
 class End:

@@ -20,7 +20,7 @@ from .link_harness import ends
 
 NO_SLOT, NO_CREDIT, NO_HOLD = -2, -3, -4
 CANCELLED, SUPERSEDED = 1, 3
-WATCHDOG_S = 30.0
+WATCHDOG_S = 60.0
 
 
 class Pair:
