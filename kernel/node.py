@@ -158,14 +158,15 @@ class Node:
         listening = listen(settings, self.door, self.guard.handshakes)
         self._server, self.port = listening.server, listening.port
         self.mtls_port = listening.mtls_port
+        # Before the port answers: local clients that come back look for this one first.
+        self.local = Listener(settings, self.door, self.logs, self.lent, self.direct)
+        if self._holds_folder and settings.socket_mode != "none" and sys.platform == "linux":
+            self._listen_locally()
         self.connections.serve(self.port, self.mtls_port)
         self.attaching = Attaching(self.catalog, self.links, settings)
         self._fill_catalog()
         await self._server.start()
         self._tasks.append(loop.create_task(self._watch(self._server), name="sira-watch"))
-        self.local = Listener(settings, self.door, self.logs, self.lent, self.direct)
-        if self._holds_folder and settings.socket_mode != "none" and sys.platform == "linux":
-            self._listen_locally()
         self._tasks.append(loop.create_task(self._measure_lag(), name="sira-lag"))
         self._tasks.append(loop.create_task(self.guard.reloader.run(), name="sira-reload"))
         self._tasks.append(loop.create_task(load.tell(self.worlds), name="sira-load"))

@@ -15,6 +15,7 @@ import contextlib
 import socket
 import struct
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 
 from sira.kernel.edge.allowances import Allowances
@@ -34,12 +35,22 @@ _SLICE = 100  # open files looked at in one turn of the loop: about half a milli
 _REST = 4.0  # between two walks, in times of the last one: they take a fifth of a core at most
 _REST_S = 0.01
 _HELD_MAX = 256  # connections held still at once, a descriptor each; more are closed at once
+_ENDED_MAX = 256  # connections that were ended last, by which one is not ended and told twice
+_SO_COOKIE = 57  # what tells a socket from all others of this machine; not in Python
 _TAKE_NOTHING = struct.pack("HBBI", 0x06, 0, 0, 0)  # BPF_RET 0
 
 
 def _hold_still(connection: socket.socket) -> bool:
     """Let nothing of the peer through any more, not even that it has got ours; False: cannot."""
     return set_filter(connection, _TAKE_NOTHING)
+
+
+def _cookie(connection: socket.socket) -> bytes:
+    """Return what no other socket has, those with the same peer included; b"": unknown."""
+    try:
+        return connection.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8)
+    except OSError:
+        return b""
 
 
 def shut(connection: socket.socket) -> None:
@@ -86,6 +97,7 @@ class Connections:
         self._closing: asyncio.Task[None] | None = None
         self.resets = 0
         self.closed_count = 0
+        self._ended: deque[bytes] = deque(maxlen=_ENDED_MAX)
 
     def serve(self, *ports: int) -> None:
         """Look after connections to these ports of ours."""
@@ -159,9 +171,12 @@ class Connections:
             connection = copy_at(descriptor, self._ports)
             if connection is not None:
                 peer = peers.pop(peer_of(connection) or ("", 0), None)
-                if peer is None:
+                # Of one that was shut gRPC may still read what had come, and close it later.
+                if peer is None or (cookie := _cookie(connection)) in self._ended:
                     connection.close()
                 else:
+                    if cookie:
+                        self._ended.append(cookie)
                     self.closed_count += 1
                     self._end(peer, connection)
                     # Not from here: what it raises would leave the others open.
