@@ -44,11 +44,12 @@ async def crowd(link: Link) -> None:
             first_ns = time.perf_counter_ns() - began_ns
         link.say("ready")
         await link.heard("connect")
-        connect_ns, subscribe_ns = list[int](), list[int]()
+        connect_ns, connect_cpu_ns, subscribe_ns = list[int](), list[int](), list[int]()
         for client in range(params["first"], params["first"] + params["clients"]):
-            began_ns = time.perf_counter_ns()
+            began_ns, began_cpu_ns = time.perf_counter_ns(), time.process_time_ns()
             bus = await stack.enter_async_context(connect(link))
             connected_ns = time.perf_counter_ns()
+            connect_cpu_ns.append(time.process_time_ns() - began_cpu_ns)
             for position in range(params["topics"]):
                 topic, check = topic_of(client, position), Sequence()
                 messages = await stack.enter_async_context(bus.subscribe(topic))
@@ -56,8 +57,13 @@ async def crowd(link: Link) -> None:
                 tasks.append(asyncio.create_task(take(messages, check)))
             subscribe_ns.append(time.perf_counter_ns() - connected_ns)
             connect_ns.append(connected_ns - began_ns)
-        told = {"connect_ns": connect_ns, "subscribe_ns": subscribe_ns, "first_ns": first_ns}
-        link.say("subscribed", **told)
+        link.say(
+            "subscribed",
+            connect_ns=connect_ns,
+            connect_cpu_ns=connect_cpu_ns,
+            subscribe_ns=subscribe_ns,
+            first_ns=first_ns,
+        )
         await link.heard("take")
         async with asyncio.timeout(PATIENCE_S):
             await asyncio.gather(*tasks)

@@ -103,10 +103,12 @@ def measure(system: System, params: dict[str, Any]) -> Figures:
         node_bytes = [own_bytes([node])]
         crowd_bytes = [own_bytes(crowds)]
         connect_ns, subscribe_ns, first_ns = list[int](), list[int](), list[int]()
+        connect_cpu_ns = list[int]()
         for member in crowds:  # one after the other: else they would measure each other
             member.say("connect")
             (told,) = stage.hear_all([member], "subscribed")
             connect_ns += told["connect_ns"]
+            connect_cpu_ns += told["connect_cpu_ns"]
             subscribe_ns += told["subscribe_ns"]
             first_ns.append(told["first_ns"])
         _, sent, _ = _round(stage, publishers, last=False)  # makes the topics known
@@ -146,6 +148,7 @@ def measure(system: System, params: dict[str, Any]) -> Figures:
     node_link_bytes = node_bytes[2] - node_bytes[1]
     return {
         **_percentiles("connect_ms", connect_ns),
+        **_percentiles("connect_cpu_ms", connect_cpu_ns),
         **_percentiles("subscribe_ms", subscribe_ns),
         **_percentiles("first_connect_ms", first_ns),
         "linked_s": linked_s,

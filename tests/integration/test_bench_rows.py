@@ -112,6 +112,7 @@ def test_local_clients_are_linked_and_every_message_of_the_row_comes() -> None:
     assert figures["links_seen"] == 4 and figures["rounds"] >= 1
     assert 0 < figures["kib_per_link_shared"] < figures["client_kib"]
     assert 0 < figures["connect_ms_p50"] <= figures["connect_ms_p99"]
+    assert 0 < figures["connect_cpu_ms_p50"] <= figures["connect_cpu_ms_p99"]
 
 
 def test_a_link_or_a_message_less_is_a_failure_of_the_row() -> None:
