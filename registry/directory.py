@@ -25,11 +25,13 @@ class Entry:
         agent: registration, generation, revision, principal; no state.
         fits: contracts of its capabilities, compiled, in their order.
         version: None where it has none.
+        name: unique in its tenant.
     """
 
     agent: registry_pb2.Agent
     fits: tuple[Fit, ...]
     version: Version | None
+    name: str
 
     @classmethod
     def of(cls, value: bytes, revision: int) -> Entry:
@@ -41,12 +43,8 @@ class Entry:
             agent,
             tuple(fit_of(each) for each in registration.capabilities),
             Version.parse(registration.version) if registration.version else None,
+            registration.name,
         )
-
-    @property
-    def name(self) -> str:
-        """Unique in its tenant."""
-        return self.agent.registration.name
 
     @property
     def registration(self) -> registry_pb2.Registration:

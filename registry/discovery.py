@@ -38,15 +38,22 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One capability of one agent."""
+    """One capability of one agent.
+
+    Attributes:
+        key: by which the search knows it.
+        topic: where it is asked.
+    """
 
     entry: Entry
     index: int
+    key: str = field(init=False, repr=False)
+    topic: str = field(init=False, repr=False)
 
-    @property
-    def key(self) -> str:
-        """By which the search knows it."""
-        return key_of(self.entry.name, self.capability.name)
+    def __post_init__(self) -> None:
+        """Read once what each search that comes by looks at."""
+        object.__setattr__(self, "key", key_of(self.entry.name, self.capability.name))
+        object.__setattr__(self, "topic", self.capability.topic)
 
     @property
     def capability(self) -> registry_pb2.Capability:
@@ -79,7 +86,7 @@ class Filter:
 
     def shows(self, place: Place) -> bool:
         """Whether the caller may know of it at all."""
-        return place.entry.name not in self._exclude and self._seen.may_call(place.capability.topic)
+        return place.entry.name not in self._exclude and self._seen.may_call(place.topic)
 
     def denies(self, place: Place) -> Denied | None:
         """Say which part of the request a capability does not meet, and why; None: it does."""

@@ -24,7 +24,6 @@ K1 = 2.0
 B = 0.5
 # Of two words side by side in a request, beside 1 of each of them. In an entry a pair counts 1.
 PAIR_WEIGHT = 0.5
-_FIRST_BEST = 512
 
 
 class Bm25:
@@ -86,21 +85,23 @@ class Bm25:
         """Score all entries for a request: f32[slots], 0 where no term is shared or nobody is."""
         return self._held.scores(plain(text), PAIR_WEIGHT, K1, B)
 
-    def best(self, scores: NDArray[np.float32]) -> Iterator[str]:
+    def best(self, scores: NDArray[np.float32], first: int) -> Iterator[str]:
         """Yield keys that score more than 0, best first, equal ones by slot.
 
-        Few are sorted before the first is given: who wants more has more sorted.
+        `first` are sorted before the first is given: who wants more has more sorted.
         """
-        found, wanted = np.flatnonzero(scores), _FIRST_BEST
+        found, wanted = np.flatnonzero(scores > 0), first
         while len(found):
-            of_found = scores[found]
-            chosen = np.ones(len(found), np.bool_)
-            if len(found) > wanted:
-                chosen = of_found >= np.partition(of_found, len(found) - wanted)[-wanted]
-            slots = found[chosen]
-            for slot in slots[np.argsort(-scores[slots], kind="stable")].tolist():
+            slots, found = _parted(scores, found, wanted)
+            for slot in slots.tolist():
                 yield self._keys[slot]
-            found, wanted = found[~chosen], 4 * wanted
+            wanted *= 4
+
+    def top(self, scores: NDArray[np.float32], count: int) -> list[str]:
+        """Return the first `count` that `best` yields."""
+        slots, _ = _parted(scores, np.flatnonzero(scores > 0), count)
+        keys = self._keys
+        return [keys[slot] for slot in slots[:count].tolist()]
 
     def rarity(self, stem: str) -> float:
         """Return the Robertson/Sparck Jones weight of a stem; 0 of one that nobody has."""
@@ -114,3 +115,16 @@ class Bm25:
         slot, has = self._slots.get(key), self._held.has
         found = set() if slot is None else {stem for stem in stems if has(slot, stem)}
         return sorted(found, key=lambda stem: (-self.rarity(stem), stem))
+
+
+def _parted(
+    scores: NDArray[np.float32], found: NDArray[np.intp], count: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the best `count` of `found` and those that score like the last of them, best first,
+    and the others."""
+    if len(found) <= count:
+        return found[np.argsort(-scores[found], kind="stable")], found[:0]
+    of_found = scores[found]
+    chosen = of_found >= np.partition(of_found, len(found) - count)[-count]
+    slots = found[chosen]
+    return slots[np.argsort(-scores[slots], kind="stable")], found[~chosen]

@@ -254,7 +254,7 @@ class Search:
         if len(fits) <= wanted.k and ranking.considered > len(ranking.scored):
             again = ranker.rank(query, among=fitting, found=near, shifts=totals, count=_LOOKED_AT)
             fits, ranking = list(again.scored), again if again.scored else ranking
-        has_examples = any(each.held.entry.examples for each in fits)
+        has_examples = any(each.held.has_examples for each in fits)
         calibration = DEFAULT_WITH_EXAMPLES if has_examples else DEFAULT
         if has_examples and of is not None and of.trained is not None:
             calibration = of.trained.calibration

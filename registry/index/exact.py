@@ -20,7 +20,7 @@ _PART_ROWS = 4_096  # 8 MiB of 512 dims
 _CODED_MIN = 2_048  # of fewer all are looked at exactly
 # So many for each that is wanted, and more, are looked at exactly: of 100,000 hashed vectors they
 # hold 0.999 of the 10 nearest.
-_LIKELY, _LIKELY_MIN = 8, 512
+_LIKELY, _LIKELY_MIN = 3, 352
 _NO_TAGS: Mapping[str, str] = {}
 
 

@@ -165,8 +165,9 @@ def _reasons(
     added: dict[str, float] = {}
     for part, value in each.parts.items():
         added[_SAID_AS[part]] = added.get(_SAID_AS[part], 0.0) + value
+    shared = ", ".join(each.shared)
     words = {
-        "lexical": f"shares {', '.join(each.shared)}" if each.shared else "shares no word",
+        "lexical": f"shares {shared}" if shared else "shares no word",
         "dense": _nearness(each, ranking),
         "example": f"nearest: {each.example!r}, likeness {each.example_likeness:.2f}"
         if each.example

@@ -175,10 +175,7 @@ def _agreement(first: Scored, others: list[Scored]) -> float:
     """Return the share of parts, by weight of what they added, that put the first one first."""
     if not others:
         return 1.0
-    wins = sum(
-        value >= max(each.parts.get(part, 0.0) for each in others)
-        for part, value in first.parts.items()
-    )
+    wins = sum(value >= first.most(part, others) for part, value in first.parts.items())
     return wins / max(len(first.parts), 1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import is_not
 from typing import Protocol
 
 import numpy as np
@@ -84,11 +85,12 @@ class Compared:
     def __init__(self, held: Sequence[Held], weighed: Weighed) -> None:
         self._weighed = weighed
         self._text = [each.text for each in held]
-        self._whole: list[Features] | None = None
-        if any(each.whole is not each.text for each in held):
-            self._whole = [each.whole for each in held]
-        self.examples = np.array([len(each.entry.examples) for each in held])
-        have = [each for each in held if each.vectors is not None and each.mean is not None]
+        whole = [each.whole for each in held]
+        self._whole = whole if any(map(is_not, whole, self._text)) else None
+        self.have_examples = any([each.has_examples for each in held])  # a list: faster
+        have = list[Held]()
+        if held and held[0].vectors is not None:
+            have = [each for each in held if each.vectors is not None and each.mean is not None]
         self._vectors: tuple[F32, F32, F32] | None = None
         if have and len(have) == len(held):
             self._vectors = (
@@ -113,7 +115,7 @@ class Compared:
         made = {mix.MODEL: text}
         if self._whole is not None:
             made[mix.MODEL] = (mix.standard(text) + mix.standard(whole)) / np.float32(2)
-        if self.examples.any():
+        if self.have_examples:
             made[mix.MODEL_MEAN] = mean
         return {part: np.asarray(values, np.float32) for part, values in made.items()}
 
@@ -126,8 +128,14 @@ class Nearest:
     best: list[tuple[float, str]]
 
 
-def nearest(query: Asked, held: Sequence[Held], weighed: Weighed) -> Nearest:
-    """Compare a request with the examples of candidates, one by one; a text is an example, too."""
+def nearest(
+    query: Asked, held: Sequence[Held], weighed: Weighed, *, have_examples: bool
+) -> Nearest:
+    """Compare a request with the examples of candidates, one by one; a text is an example, too.
+
+    Args:
+        have_examples: whether any candidate has some; without, there are no parts.
+    """
     counts = np.array([len(each.near) for each in held])
     group = np.repeat(np.arange(len(held)), counts)
     first = np.cumsum(counts) - counts
@@ -136,7 +144,10 @@ def nearest(query: Asked, held: Sequence[Held], weighed: Weighed) -> Nearest:
     if len(query.places):
         rows = [each.near for each in held]
         likeness = weighed.cosines(query, rows, len(group), is_text=False)
-        parts[mix.NEAR] = mix.soft_max_of_groups(likeness, group, len(held), sharpness=_SHARPNESS)
+        if have_examples:
+            parts[mix.NEAR] = mix.soft_max_of_groups(
+                likeness, group, len(held), sharpness=_SHARPNESS
+            )
     if query.vector is not None and all(each.vectors is not None for each in held):
         vectors = np.vstack([
             part for each in held if each.vectors is not None
@@ -144,9 +155,12 @@ def nearest(query: Asked, held: Sequence[Held], weighed: Weighed) -> Nearest:
         ])  # fmt: skip
         by_model = vectors @ query.vector
         likeness = np.maximum(likeness, by_model)
-        parts[mix.MODEL_NEAR] = mix.soft_max_of_groups(
-            by_model, group, len(held), sharpness=_MODEL_SHARPNESS
-        )
+        if have_examples:
+            parts[mix.MODEL_NEAR] = mix.soft_max_of_groups(
+                by_model, group, len(held), sharpness=_MODEL_SHARPNESS
+            )
+    if len(group) == len(held):  # nobody has examples
+        return Nearest(parts, [(each, "") for each in likeness.tolist()])
     best = []
     for i, each in enumerate(held):
         own = likeness[first[i] : first[i] + counts[i]]

@@ -57,6 +57,7 @@ class Held:
     whole: Features  # one row: and of the parameters; without any the same object
     # Of up to NEAR_EXAMPLES_MAX examples, then of the text, which is one request, too.
     near: Features
+    has_examples: bool
     twin: bytes  # equal for capabilities that say the same
     vectors: Vectors | None
     mean: F32 | None  # [dims]: of the examples' vectors and the text's, length 1
@@ -94,6 +95,7 @@ def hold(entry: Entry, embedder: Embedder | None) -> Held:
         text=text,
         whole=features.packed([_whole(entry)]) if entry.params else text,
         near=near,
+        has_examples=bool(entry.examples),
         twin=twin_of(entry),
         vectors=vectors,
         mean=mean,

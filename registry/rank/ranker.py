@@ -82,6 +82,11 @@ class Scored:
             self._parts = {part: float(row[self._at]) for part, row in self._columns.added.items()}
         return self._parts
 
+    def most(self, part: str, others: Sequence[Scored]) -> float:
+        """Return the most that a part added to any of some others of its ranking."""
+        row = self._columns.added.get(part)
+        return 0.0 if row is None else float(row[[each._at for each in others]].max())
+
     @property
     def raw(self) -> Mapping[str, float]:
         """Return part -> what it found, before it was weighed: BM25, cosines."""
@@ -215,23 +220,26 @@ class Ranker:
             return Ranking(query, (), count, 0.0, self._model.name if self._model else "", "")
         compared = self._compared(keys)
         raw = self._parts(query, keys, compared, lexical)
-        have_examples = bool(compared.examples.any())
+        have_examples = compared.have_examples
         standard = {part: mix.standard(values) for part, values in raw.items()}
         first = mix.mixed(standard, mix.weights(standard, have_examples=have_examples))
-        order = np.argsort(-np.sum(list(first.values()), axis=0), kind="stable")
+        order = np.argsort(-_sum(first), kind="stable")
         chosen = order[:NEAR_CANDIDATES]
-        near = nearest(query, [self._held[keys[i]] for i in chosen], self._weighed)
-        for part, values in near.parts.items() if have_examples else ():
+        of_chosen = [self._held[keys[i]] for i in chosen.tolist()]
+        near = nearest(query, of_chosen, self._weighed, have_examples=have_examples)
+        for part, values in near.parts.items():
             raw[part] = np.full(len(keys), np.nan, np.float32)
             raw[part][chosen] = values
             standard[part] = mix.standard(raw[part])
         likeness = dict(zip(chosen.tolist(), near.best, strict=True))
-        added = mix.mixed(standard, mix.weights(standard, have_examples=have_examples))
+        added = first
+        if have_examples:
+            added = mix.mixed(standard, mix.weights(standard, have_examples=have_examples))
         shift = np.zeros(len(keys), np.float32)
         if shifts:
             known = [(i, key) for i, key in enumerate(keys) if key in shifts]
             shift[[i for i, _ in known]] = [shifts[key] for _, key in known]
-        score = np.sum(list(added.values()), axis=0) + shift
+        score = _sum(added) + shift
         score[order[NEAR_CANDIDATES:]] -= _BEHIND
         best = np.argsort(-score, kind="stable")[:count]
         columns = _Columns(self._words, query, added, raw)
@@ -263,10 +271,12 @@ class Ranker:
             return sorted(self._held)
         if among is not None and len(among) <= SCORED_ALL_MAX:
             return sorted(key for key in among if key in self._held)
-        allowed: Collection[str] = self._held if among is None else among
-        best = (key for key in self._words.best(lexical) if key in allowed)
-        chosen = set(islice(best, SCORED_LEXICAL))
-        chosen.update(key for key in found if key in allowed and key in self._held)
+        if among is None:
+            chosen = set(self._words.top(lexical, SCORED_LEXICAL))
+        else:
+            best = self._words.best(lexical, 4 * SCORED_LEXICAL)
+            chosen = set(islice((key for key in best if key in among), SCORED_LEXICAL))
+        chosen.update(key for key in found if key in self._held and (among is None or key in among))
         return sorted(chosen)
 
     def _compared(self, keys: Sequence[str]) -> Compared:
@@ -302,6 +312,14 @@ class Ranker:
         rarest = float(np.log1p((len(self._held) + 0.5) / 0.5))
         weight = {stem: self._words.rarity(stem) or rarest for stem in stems}
         return sum(weight[stem] for stem in self._words.shared(key, stems)) / sum(weight.values())
+
+
+def _sum(parts: Mapping[str, F32]) -> F32:
+    first, *others = parts.values()
+    total = first.copy()
+    for each in others:
+        total += each
+    return total
 
 
 # Candidates whose examples were not compared stay behind those whose were.

@@ -94,7 +94,7 @@ def test_thousands_come_and_go_and_what_is_left_scores_as_if_they_had_never_been
     assert _scores(walked, list(left), query) == pytest.approx(
         _scores(fresh, list(left), query), abs=1e-4
     )
-    best = list(walked.best(walked.scores(query)))
+    best = list(walked.best(walked.scores(query), 2))
     by_score = dict(zip(left, _scores(walked, list(left), query), strict=True))
     assert len(best) > 100 and [by_score[key] for key in best] == sorted(
         (each for each in by_score.values() if each), reverse=True
@@ -106,10 +106,12 @@ def test_the_best_come_in_order_however_many_are_wanted() -> None:
     for i in range(3_000):
         held.add(f"e{i}", [(1.0, "rare " * (1 + i % 7) + "common " * (i % 5))])
     scores = held.scores("rare")
-    keys = list(held.best(scores))
+    keys = list(held.best(scores, 512))
     assert len(keys) == 3_000 == len(set(keys))
     found = [(-float(scores[held.slot(key)]), held.slot(key)) for key in keys]
     assert found == sorted(found)
+    for count in (1, 7, 500, 2_999, 3_000, 4_000):
+        assert held.top(scores, count) == keys[:count]
 
 
 def test_the_formula_is_okapis() -> None:
