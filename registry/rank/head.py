@@ -1,11 +1,12 @@
 """The head: which words tell an entry from the others, learned from its examples.
 
-A weighted ridge regression on hashed features, one column an entry (regularised least squares
-classification, Rifkin and Klautau, 2004), in closed form: (X'WX + a I)^-1 X'WY with rows of
-length 1, W = 1/sqrt(examples of the entry) so that the many do not drown the few. Its cost does
-not grow with entries times examples: n dims^2 for the products, dims^3 once, dims^2 an entry. There
-is no random number in it: the same input gives the same head, to the last bit on one machine with
-one build of numpy, else up to the rounding of its BLAS.
+A matrix over hashed features, one column an entry. Of few entries a classifier with a margin
+(`margin`). Of more a weighted ridge regression (regularised least squares classification, Rifkin
+and Klautau, 2004), in closed form: (X'WX + a I)^-1 X'WY with rows of length 1, W = 1/sqrt(examples
+of the entry) so that the many do not drown the few. Its cost does not grow with entries times
+examples: n dims^2 for the products, dims^3 once, dims^2 an entry. There is no random number in
+either: the same input gives the same head, to the last bit on one machine with one build of numpy,
+else up to the rounding of its BLAS.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from sira.kernel.errors import BadRequest
 from sira.registry.embed import features
 from sira.registry.embed.hashed import seats
 from sira.registry.embed.interface import F32
+from sira.registry.rank import margin
 from sira.registry.rank.entries import Entry, told
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-VERSION = 1
+VERSION = 2
 DIMS, DIMS_OF_MANY = 4_096, 2_048
 MANY_ENTRIES = 4_096  # from so many on: 80 MB of weights, and half a minute of training at 10,000
 EXAMPLES_MAX = 256  # of an entry, the first ones
@@ -40,7 +42,10 @@ _CHUNK = 512
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What was learned. `weights` f16[entries, dims], `rarity` f32[features.PLACES]."""
+    """What was learned. `weights` f16[entries, dims], `rarity` f32[features.PLACES].
+
+    Weights of few entries lie dim by dim: a query reads whole runs of them, all entries at once.
+    """
 
     keys: tuple[str, ...]
     weights: NDArray[np.float16]
@@ -60,8 +65,11 @@ class Head:
         folded = np.bincount(at, signs * weighed, self.weights.shape[1]).astype(np.float32)
         found = np.flatnonzero(folded)
         norm = float(np.linalg.norm(folded)) or 1.0
-        chosen = self.weights[np.ix_(rows, found)].astype(np.float32)
-        made = chosen @ (folded[found] / np.float32(norm))
+        query = folded[found] / np.float32(norm)
+        if self.weights.flags.f_contiguous:
+            made = (query @ self.weights.T[found].astype(np.float32))[rows]
+        else:
+            made = self.weights[np.ix_(rows, found)].astype(np.float32) @ query
         made[rows < 0] = np.nan
         return np.asarray(made, np.float32)
 
@@ -142,8 +150,11 @@ def train(entries: Sequence[Entry]) -> Head | None:
     owner = np.repeat(np.arange(len(texts)), [len(of_entry) for of_entry in texts])
     have = np.bincount(rows.places, minlength=features.PLACES)
     rarity = np.log((1 + len(rows)) / (1 + have)).astype(np.float32) + 1
-    dims = DIMS if len(ordered) < MANY_ENTRIES else DIMS_OF_MANY
-    weights = _solved(rows, owner, rarity, dims)
+    if margin.fits(len(rows), len(ordered)):
+        weights = margin.solved(rows, owner, rarity)
+    else:
+        dims = DIMS if len(ordered) < MANY_ENTRIES else DIMS_OF_MANY
+        weights = _solved(rows, owner, rarity, dims)
     return _made(tuple(entry.key for entry in ordered), weights, rarity, len(rows))
 
 
@@ -211,5 +222,6 @@ def _made(keys: tuple[str, ...], weights: NDArray[np.float16], rarity: F32, text
     digest = hashlib.blake2b(digest_size=8)
     digest.update("\0".join(keys).encode())
     for part in (weights, rarity):  # as it lies: a copy of 80 MB would hold the interpreter's lock
-        digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+        lies = part.T if part.flags.f_contiguous else part
+        digest.update(np.ascontiguousarray(lies).reshape(-1).view(np.uint8).data)
     return Head(keys, weights, rarity, texts, digest.hexdigest())

@@ -24,7 +24,8 @@ PARTS = (LEXICAL, FEATURES, MODEL, NEAR, MODEL_NEAR, MODEL_MEAN, HEAD)
 # and all examples); in steps of a tenth, for around the best they change little.
 _WORDS = {LEXICAL: 0.3, FEATURES: 0.5}
 _WORDS_MODEL = {LEXICAL: 0.1, FEATURES: 0.2, MODEL: 0.5}
-_EXAMPLES = {LEXICAL: 1.5, FEATURES: 0.5, NEAR: 0.4, HEAD: 0.7}
+_EXAMPLES = {LEXICAL: 1.5, FEATURES: 0.5, NEAR: 0.4}
+_EXAMPLES_HEAD = {LEXICAL: 1.5, FEATURES: 0.3, NEAR: 0.2, HEAD: 1.3}
 _EXAMPLES_MODEL = {
     LEXICAL: 1.0, MODEL: 0.4, NEAR: 0.2, MODEL_NEAR: 1.5, MODEL_MEAN: 0.7, HEAD: 0.2
 }  # fmt: skip
@@ -37,6 +38,8 @@ def weights(present: Collection[str], *, have_examples: bool) -> Mapping[str, fl
     """Return part -> weight of those that are present; they sum to 1."""
     if MODEL in present:
         chosen = _EXAMPLES_MODEL if have_examples else _WORDS_MODEL
+    elif HEAD in present and have_examples:
+        chosen = _EXAMPLES_HEAD
     else:
         chosen = _EXAMPLES if have_examples else _WORDS
     found = {part: chosen[part] for part in PARTS if part in present and part in chosen}

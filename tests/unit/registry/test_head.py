@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sira.kernel.errors import BadRequest
 from sira.registry.embed import features
 from sira.registry.rank import head as heads
+from sira.registry.rank import margin
 from sira.registry.rank.answer import Answer, answer
 from sira.registry.rank.calibrate import (
     DEFAULT,
@@ -34,9 +35,14 @@ def _best(head: Head, text: str) -> str:
     return head.keys[int(head.scores(*features.features(text), rows).argmax())]
 
 
-def test_every_example_is_its_own_agents() -> None:
+@pytest.mark.parametrize(("work_max", "dims"), [(margin.WORK_MAX, margin.DIMS), (0, heads.DIMS)])
+def test_every_example_is_its_own_agents(
+    work_max: int, dims: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By margins, and by the ridge where those would take too long."""
+    monkeypatch.setattr(margin, "WORK_MAX", work_max)
     head = train(house())
-    assert head is not None and head.texts == 6 * 7
+    assert head is not None and head.texts == 6 * 7 and head.weights.shape == (6, dims)
     for name, (_, examples) in EXAMPLES.items():
         assert {_best(head, example) for example in examples} == {name}
 
@@ -57,6 +63,38 @@ def test_both_ways_to_solve_find_the_same() -> None:
         few, many = (by(rows, owner, root, rarity, dims) for by in (heads.by_texts, heads.by_dims))
         assert few.shape == many.shape == (6, dims) and np.abs(few).max() > 0.05
         assert np.allclose(few, many, atol=1e-3)
+
+
+def test_margins_are_where_their_loss_is_least() -> None:
+    """There every column is the sum of the texts that are on its wrong side, by how far."""
+    rows = features.rows([text for _, texts in EXAMPLES.values() for text in texts])
+    texts, owner = margin.folded(rows, np.ones(features.PLACES, np.float32)), np.arange(36) // 6
+    made = margin.margins(texts, owner, rounds=60)
+    scores = np.stack([values @ made[places] for places, values in texts])
+    own = np.arange(6) == owner[:, None]
+    wrong = np.where(own, np.maximum(1 - scores, 0), -np.maximum(scores, 0))
+    least = np.zeros_like(made)
+    for (places, values), by in zip(texts, wrong, strict=True):
+        least[places] += 2 * margin.COST * values[:, None] * by
+    assert scores[own].min() > 0.3 and (scores[~own] < scores[own].min()).all()
+    assert np.abs(made - least).max() < 2e-3
+
+
+def test_a_thousand_entries_or_so_many_texts_are_too_many_for_margins() -> None:
+    assert margin.fits(5 * 800, 800) and margin.fits(14_700, 200)
+    assert not margin.fits(2 * 1_025, 1_025) and not margin.fits(20_001, 200)
+
+
+def test_a_query_is_scored_alike_however_the_weights_lie() -> None:
+    head = train(house())
+    assert head is not None and head.weights.flags.f_contiguous
+    query, rows = features.features("turn on the lamp in the kitchen"), np.array([5, -1, 0, 2])
+    one, other = (
+        replace(head, weights=weights).scores(*query, rows)
+        for weights in (head.weights, np.ascontiguousarray(head.weights))
+    )
+    assert np.isnan(one[1]) and np.allclose(one, other, atol=1e-5, equal_nan=True)
+    assert Head.from_bytes(head.to_bytes()).weights.flags.f_contiguous
 
 
 def test_a_head_comes_back_from_its_bytes_and_broken_ones_are_refused() -> None:
