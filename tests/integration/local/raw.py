@@ -20,7 +20,7 @@ from sira.kernel.rpc import DETAILS_KEY, from_status, status_code
 from sira.kernel.settings import load
 from sira.v1 import socket_pb2
 
-WATCHDOG_S = 60.0
+WATCHDOG_S = 120.0
 
 
 async def until(condition: Callable[[], Any]) -> None:

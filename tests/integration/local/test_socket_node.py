@@ -18,7 +18,8 @@ import pytest
 
 import sira
 import sira.testing
-from sira.client import address
+from sira.client import address, nodes
+from sira.client.deadline import Deadline
 from sira.kernel.errors import AddressInUse, ConnectionClosed
 from sira.kernel.identity import Principal
 from sira.kernel.local import record
@@ -30,6 +31,7 @@ from tests.integration.door.keys import Keys, principal
 from .raw import Raw, run, running, until, url_of
 
 pytestmark = pytest.mark.integration
+PATIENT_S = 50.0
 SAY_WHO = "import sys, sira\nwith sira.connect_sync(sys.argv[1]) as bus: print(bus.node.principal)"
 # Whoever it becomes may not read the folder of its own Python: it has connected once, and so
 # imported all that it needs.
@@ -340,11 +342,21 @@ def test_who_names_no_node_comes_back_to_the_socket_after_a_restart(
             monkeypatch.delenv("SIRA_URL", raising=False)
             monkeypatch.setenv("SIRA_DATA_DIR", str(folder))
             monkeypatch.setattr(address, "URL_DEFAULT", node.url)
+            monkeypatch.setattr(nodes, "DIAL_S", PATIENT_S)  # or a slow answer is none
             async with sira.connect() as bus, bus.subscribe("a") as messages:
+                is_back, try_nodes = asyncio.Event(), bus.connection._try_nodes
+
+                async def with_both_there(_deadline: Deadline) -> bool:
+                    await is_back.wait()
+                    return await try_nodes(Deadline(PATIENT_S, asyncio.get_running_loop()))
+
+                monkeypatch.setattr(bus.connection, "_try_nodes", with_both_there)
                 for end in (node.stop, node.kill):
                     lost = messages.reconnects
+                    is_back.clear()
                     await asyncio.to_thread(end)
                     await asyncio.to_thread(node.start)
+                    is_back.set()
                     await until(lambda lost=lost: messages.reconnects > lost)
                     await until(lambda: bus.connection.is_up)
                     assert bus.connection.address == node.socket_url
