@@ -42,6 +42,10 @@ class Fit:
     gives: _native.Contract | None
 
 
+# One for all that have none: each object is one more that the garbage collector looks at.
+_ANYTHING = Fit(None, None)
+
+
 def checked(asked: registry_pb2.Registration) -> registry_pb2.Registration:
     """Return a registration as it is kept: with its kind, names and topics of capabilities filled.
 
@@ -79,6 +83,8 @@ def checked(asked: registry_pb2.Registration) -> registry_pb2.Registration:
 
 def fit_of(capability: registry_pb2.Capability) -> Fit:
     """Compile the contracts of a checked capability."""
+    if not capability.takes and not capability.gives:
+        return _ANYTHING
     return Fit(_compiled(capability.takes), _compiled(capability.gives))
 
 

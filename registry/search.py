@@ -71,9 +71,11 @@ class Search:
         self._tenant, self._near, self._index, self._model = tenant, near, index, model
         self._kinds: dict[str, _Kind] = {}
         self._kind_of: dict[str, str] = {}  # agent -> kind
-        self._keys_of: dict[str, list[str]] = {}  # agent -> keys of its capabilities
+        # Tuples: lists of so many would be looked at by each full turn of the garbage collector,
+        # which holds the loop meanwhile.
+        self._keys_of: dict[str, tuple[str, ...]] = {}  # agent -> keys of its capabilities
         self._keys: dict[int, str] = {}  # id of a point -> key
-        self._points: dict[str, list[int]] = {}  # key -> ids of its points
+        self._points: dict[str, tuple[int, ...]] = {}  # key -> ids of its points
         self._records: dict[str, Record] = {}
 
     @property
@@ -89,12 +91,13 @@ class Search:
         kind = entry.registration.kind
         of = self._of(kind)
         self._kind_of[entry.name] = kind
-        points, keys = list[Point](), self._keys_of.setdefault(entry.name, [])
+        points = list[Point]()
+        self._keys_of[entry.name] = ()
         for index, capability in enumerate(entry.registration.capabilities):
             place = Place(entry, index)
             key = place.key
             of.shelf.put(place)
-            keys.append(key)
+            self._keys_of[entry.name] += (key,)
             held = of.ranker.put(await self._ranked(key, entry, capability))
             points += self._made_points(key, kind, held)
         await self._index.upsert(points)
@@ -144,7 +147,7 @@ class Search:
         else:
             rows = self._near.embed([ranked.told(entry), *entry.examples[:_INDEXED_EXAMPLES]])
         ids = [self._id(key, number) for number in range(len(rows))]
-        self._points[key] = ids
+        self._points[key] = tuple(ids)
         tags = {"tenant": self._tenant, "kind": kind}
         return [Point(id_, row, tags) for id_, row in zip(ids, rows, strict=True)]
 
@@ -291,7 +294,8 @@ class Search:
             vector = self._near.embed([query.text])[0]
         where = {"tenant": self._tenant, "kind": kind}
         hits = await self._index.search(vector, count, where=where)
-        return [self._keys[hit.id] for hit in hits if hit.id in self._keys]
+        keys = [self._keys.get(hit.id) for hit in hits]
+        return [key for key in keys if key is not None]
 
 
 class _Shifts(Mapping[str, Shift]):

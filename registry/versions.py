@@ -24,6 +24,7 @@ _COMPARATOR = re.compile(
     rf"(?:-({_IDENTIFIERS}))?(?:\+{_IDENTIFIERS})?"
 )
 _CHARS_MAX = 256
+_CACHED = 1_024  # versions read: thousands of agents have the same few
 
 
 @total_ordering
@@ -43,6 +44,10 @@ class Version:
         Raises:
             BadRequest: not of that form.
         """
+        return _parsed(text)
+
+    @classmethod
+    def _read(cls, text: str) -> Version:
         found = _VERSION.fullmatch(text) if len(text) <= _CHARS_MAX else None
         if found is None:
             raise BadRequest(
@@ -68,6 +73,11 @@ class Version:
         if not self.pre:
             return ((2, 0, ""),)  # after all its pre-releases
         return tuple((0, int(x), "") if x.isdigit() else (1, 0, x) for x in self.pre)
+
+
+@lru_cache(_CACHED)
+def _parsed(text: str) -> Version:
+    return Version._read(text)
 
 
 @dataclass(frozen=True, slots=True)
