@@ -125,6 +125,6 @@ def recall(
         if len(set(ids)) != K or not allowed.issuperset(ids):
             raise BenchError(f"{len(set(ids))} hits, of those that were asked for or not")
         scores = vectors[rows] @ query
-        floor = np.partition(scores, len(scores) - K)[len(scores) - K] - 1e-5
+        floor = float(np.partition(scores, len(scores) - K)[len(scores) - K]) - 1e-5
         right += sum(float(vectors[id_ - 1] @ query) >= floor for id_ in ids)
     return right / (K * len(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ def test_the_index_is_searched_by_its_graph_and_beside_exact() -> None:
     pytest.importorskip("qdrant_edge")
     ((case,),) = recall.groups(quick=True)
     figures = figures_of(case, vectors=1_200, graph_min=1_000, asked=20)
+    assert json.loads(json.dumps(figures)) == figures
     for how in ("", "scan_"):
         assert figures[f"agent_{how}recall_at_10"] > 0.9 < figures[f"tool_{how}recall_at_10"]
 
@@ -57,7 +59,8 @@ def test_what_is_not_among_the_nearest_or_of_another_kind_is_seen() -> None:
     queries = np.linspace(1, 2, 32, dtype=np.float32)[None]
     rows = np.arange(32)
     best = [Hit(i + 1, float(queries[0, i])) for i in range(31, 21, -1)]
-    assert recall.recall([best], vectors, rows, queries) == 1
+    found = recall.recall([best], vectors, rows, queries)
+    assert found == 1 and type(found) is float  # what is compared with a goal goes into JSON
     assert recall.recall([[*best[:9], Hit(1, 0.0)]], vectors, rows, queries) == 0.9
     for wrong in ([*best[:9], Hit(35, 0.0)], best[:9], [*best[:9], best[0]]):
         with pytest.raises(BenchError, match="hits"):
