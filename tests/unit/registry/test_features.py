@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 
@@ -39,7 +40,7 @@ def test_another_process_with_another_hash_seed_makes_the_same_vectors() -> None
     here = hashlib.sha256(HashedEmbedder(256).embed(TEXTS).astype("<f4").round(4).tobytes())
     for seed in ("1", "2"):
         found = subprocess.run(
-            [sys.executable, "-c", DIGEST % (TEXTS,)], env={"PYTHONHASHSEED": seed},
+            [sys.executable, "-c", DIGEST % (TEXTS,)], env={**os.environ, "PYTHONHASHSEED": seed},
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert found.stdout.strip() == here.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -81,8 +82,8 @@ def test_another_process_ranks_alike() -> None:
         "print([_scores(_filled(house()), text) for text in REQUESTS])"
     )
     found = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONHASHSEED": "7"}, capture_output=True, text=True,
-        check=True, cwd=Path(__file__).parents[3],
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": "7"},
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3],
     )  # fmt: skip
     assert found.stdout.strip() == repr([_scores(_filled(house()), text) for text in REQUESTS])
 
