@@ -5,21 +5,10 @@
 
 #include "codes.h"
 
-/* A contiguous, aligned array of `type`: f32[dims], or [rows, columns]. -1 with an exception: it is none. */
-static int check_array(PyObject *array, int type, int dims, bool writeable)
-{
-    PyArrayObject *of = (PyArrayObject *)array;
-    if (PyArray_Check(array) && PyArray_NDIM(of) == dims && PyArray_TYPE(of) == type && PyArray_ISCARRAY_RO(of)
-        && (!writeable || PyArray_ISWRITEABLE(of)))
-        return 0;
-    PyErr_SetString(PyExc_TypeError, "want contiguous arrays of the types and dimensions that are said");
-    return -1;
-}
-
 /* The dims of a finite vector; 0 with an exception. */
 static size_t dims_of(PyObject *vector)
 {
-    if (check_array(vector, NPY_FLOAT32, 1, false) < 0) return 0;
+    if (!sira_check_array(vector, NPY_FLOAT32, 1, false)) return 0;
     const npy_intp dims = PyArray_DIM((PyArrayObject *)vector, 0);
     const float *values = PyArray_DATA((PyArrayObject *)vector);
     if (dims < 1 || dims > SIRA_CODES_DIMS_MAX) {
@@ -48,7 +37,7 @@ static PyObject *code_vector(PyObject *Py_UNUSED(module), PyObject *args)
     PyObject *vector, *code; /* borrowed */
     if (!PyArg_ParseTuple(args, "OO:code_vector", &vector, &code)) return NULL;
     const size_t dims = dims_of(vector);
-    if (!dims || check_array(code, NPY_UINT64, 1, true) < 0) return NULL;
+    if (!dims || !sira_check_array(code, NPY_UINT64, 1, true)) return NULL;
     if ((size_t)PyArray_DIM((PyArrayObject *)code, 0) != sira_codes_words(dims))
         return PyErr_Format(PyExc_ValueError, "a code has the words that code_words says");
     float *room = PyMem_Malloc(sira_codes_room(dims) * sizeof *room);
@@ -85,8 +74,8 @@ static int check_block(const struct block *block)
     }
     for (size_t part = 0; part < parts; part++) {
         PyArrayObject *vectors = part_of(block->vectors, part), *codes = part_of(block->codes, part);
-        if (check_array((PyObject *)vectors, NPY_FLOAT32, 2, false) < 0
-            || check_array((PyObject *)codes, NPY_UINT64, 2, false) < 0)
+        if (!sira_check_array((PyObject *)vectors, NPY_FLOAT32, 2, false)
+            || !sira_check_array((PyObject *)codes, NPY_UINT64, 2, false))
             return -1;
         const npy_intp rows = (npy_intp)rows_in(block, part);
         if (PyArray_DIM(vectors, 0) < rows || PyArray_DIM(codes, 0) < rows

@@ -130,27 +130,14 @@ static PyObject *text_stems(PyObject *Py_UNUSED(module), PyObject *text)
     return made;
 }
 
-/* The data of a contiguous, aligned array of one dimension and `type`; NULL with an exception. */
-static void *data_of(PyObject *array, int type, bool writeable, npy_intp *count)
-{
-    PyArrayObject *of = (PyArrayObject *)array;
-    if (!PyArray_Check(array) || PyArray_NDIM(of) != 1 || PyArray_TYPE(of) != type || !PyArray_ISCARRAY_RO(of)
-        || (writeable && !PyArray_ISWRITEABLE(of))) {
-        PyErr_SetString(PyExc_TypeError, "want a contiguous array of one dimension and the type that is said");
-        return NULL;
-    }
-    *count = PyArray_DIM(of, 0);
-    return PyArray_DATA(of);
-}
-
 static PyObject *fold_places(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *places_array, *values_array; /* borrowed */
     int dims, unit = 0;
     npy_intp count, values_count;
     if (!PyArg_ParseTuple(args, "OOi|p:fold_places", &places_array, &values_array, &dims, &unit)) return NULL;
-    const int32_t *places = data_of(places_array, NPY_INT32, false, &count);
-    const float *values = places ? data_of(values_array, NPY_FLOAT32, false, &values_count) : NULL;
+    const int32_t *places = sira_array_data(places_array, NPY_INT32, false, &count);
+    const float *values = places ? sira_array_data(values_array, NPY_FLOAT32, false, &values_count) : NULL;
     if (!values) return NULL;
     if (count != values_count || dims < 1 || dims & (dims - 1) || dims > SIRA_PLACES)
         return PyErr_Format(PyExc_ValueError, "as many places as values, and dims a power of two");

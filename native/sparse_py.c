@@ -35,19 +35,6 @@ static uint32_t begin_of(const struct features *of, uint32_t row)
     return row ? of->data[row - 1] : 0;
 }
 
-/* The data of a contiguous, aligned array of one dimension and `type`; NULL with an exception. */
-static void *data_of(PyObject *array, int type, bool writeable, npy_intp *count)
-{
-    PyArrayObject *of = (PyArrayObject *)array;
-    if (!PyArray_Check(array) || PyArray_NDIM(of) != 1 || PyArray_TYPE(of) != type || !PyArray_ISCARRAY_RO(of)
-        || (writeable && !PyArray_ISWRITEABLE(of))) {
-        PyErr_SetString(PyExc_TypeError, "want a contiguous array of one dimension and the type that is said");
-        return NULL;
-    }
-    *count = PyArray_DIM(of, 0);
-    return PyArray_DATA(of);
-}
-
 /* Places and counts of one row, borrowed from its tuple; -1 with an exception. */
 static int row_of(PyObject *row, const int32_t **places, const int32_t **counts, npy_intp *count)
 {
@@ -58,8 +45,8 @@ static int row_of(PyObject *row, const int32_t **places, const int32_t **counts,
         return -1;
     }
     if (!PyArg_ParseTuple(row, "OO", &places_array, &counts_array)) return -1;
-    *places = data_of(places_array, NPY_INT32, false, count);
-    *counts = *places ? data_of(counts_array, NPY_INT32, false, &counts_count) : NULL;
+    *places = sira_array_data(places_array, NPY_INT32, false, count);
+    *counts = *places ? sira_array_data(counts_array, NPY_INT32, false, &counts_count) : NULL;
     if (!*counts) return -1;
     if (*count != counts_count) {
         PyErr_SetString(PyExc_ValueError, "as many counts as places");
@@ -168,9 +155,9 @@ static PyObject *count_features(PyObject *Py_UNUSED(module), PyObject *args)
     if (!PyArg_ParseTuple(args, "OOOO!i:count_features", &have_array, &logs_array, &kept_array, &features_type, &of,
                           &by))
         return NULL;
-    int32_t *have = data_of(have_array, NPY_INT32, true, &seats);
-    float *logs = have ? data_of(logs_array, NPY_FLOAT32, true, &logs_count) : NULL;
-    const float *kept = logs ? data_of(kept_array, NPY_FLOAT32, false, &kept_count) : NULL;
+    int32_t *have = sira_array_data(have_array, NPY_INT32, true, &seats);
+    float *logs = have ? sira_array_data(logs_array, NPY_FLOAT32, true, &logs_count) : NULL;
+    const float *kept = logs ? sira_array_data(kept_array, NPY_FLOAT32, false, &kept_count) : NULL;
     if (!kept) return NULL;
     if (seats != SIRA_PLACES || logs_count != SIRA_PLACES)
         return PyErr_Format(PyExc_ValueError, "have and logs are of all places");
@@ -273,10 +260,10 @@ static PyObject *cosines(PyObject *Py_UNUSED(module), PyObject *args)
                           &spread_array, &places_array, &values_array))
         return NULL;
     asked.is_sharp = is_sharp != 0;
-    asked.logs = data_of(logs, NPY_FLOAT32, false, &seats);
-    asked.spread = asked.logs ? data_of(spread_array, NPY_FLOAT32, true, &spread_count) : NULL;
-    const int32_t *places = asked.spread ? data_of(places_array, NPY_INT32, false, &count) : NULL;
-    const float *values = places ? data_of(values_array, NPY_FLOAT32, false, &values_count) : NULL;
+    asked.logs = sira_array_data(logs, NPY_FLOAT32, false, &seats);
+    asked.spread = asked.logs ? sira_array_data(spread_array, NPY_FLOAT32, true, &spread_count) : NULL;
+    const int32_t *places = asked.spread ? sira_array_data(places_array, NPY_INT32, false, &count) : NULL;
+    const float *values = places ? sira_array_data(values_array, NPY_FLOAT32, false, &values_count) : NULL;
     if (!values) return NULL;
     if (seats != SIRA_PLACES || spread_count != SIRA_PLACES || count != values_count || room < 0)
         return PyErr_Format(PyExc_ValueError, "arrays that do not fit together");

@@ -166,29 +166,37 @@ def one_way(system: System, params: dict[str, Any], *, receivers: int) -> Figure
 
 def touched(system: System, params: dict[str, Any]) -> Figures:
     """Round trips of which only both ends are written and looked at, µs."""
-    with Stage(timeout_s=120) as stage:
-        url, server = system.listen(stage)
-        told = {**params, "url": url, "receivers": 1}
-        answerer = stage.participant(system.entry("touched_answerer"), told)
-        stage.hear_all([answerer], "listening")
-        asker = stage.participant(system.entry("touched_asker"), told)
-        stage.hear_all([asker], "ready")
-        asker.say("go")
-        (done,) = stage.hear_all([asker], "done")
-        if server is not None:
-            check_past_node(url, 2 * (params["touched_warmup"] + params["touched_calls"]))
+    done = _round_trips(
+        system, params, "touched",
+        past_node=2 * (params["touched_warmup"] + params["touched_calls"]),
+    )  # fmt: skip
     return {"touched_us_p50": done["latency_us_p50"], "touched_us_p99": done["latency_us_p99"]}
 
 
 def asked(system: System, params: dict[str, Any]) -> Figures:
     """Round trips of tensors, µs; both ways filled and summed."""
+    done = _round_trips(system, params, "tensor")
+    return {"rtt_us_p50": done["latency_us_p50"], "rtt_us_p99": done["latency_us_p99"]}
+
+
+def _round_trips(
+    system: System, params: dict[str, Any], what: str, *, past_node: int = 0
+) -> dict[str, Any]:
+    """Have one participant ask another; return what the asker says.
+
+    Args:
+        what: begins the names of their entries.
+        past_node: as many messages a node, where there is one, must say went past it; 0: any.
+    """
     with Stage(timeout_s=120) as stage:
-        url, _server = system.listen(stage)
+        url, server = system.listen(stage)
         told = {**params, "url": url, "receivers": 1}
-        answerer = stage.participant(system.entry("tensor_answerer"), told)
+        answerer = stage.participant(system.entry(f"{what}_answerer"), told)
         stage.hear_all([answerer], "listening")
-        asker = stage.participant(system.entry("tensor_asker"), told)
+        asker = stage.participant(system.entry(f"{what}_asker"), told)
         stage.hear_all([asker], "ready")
         asker.say("go")
         (done,) = stage.hear_all([asker], "done")
-    return {"rtt_us_p50": done["latency_us_p50"], "rtt_us_p99": done["latency_us_p99"]}
+        if past_node and server is not None:
+            check_past_node(url, past_node)
+    return done
