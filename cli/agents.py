@@ -129,9 +129,8 @@ async def import_card(args: Namespace, out: Output, stop: Stop) -> Result:
     registration = a2a.registration_of(_read(args.file), name=args.name or "")
     out.start(name=registration.name)
     async with connected(args) as bus:
-        membership = await enrol(
-            bus, registration, Load(), timeout_s=5.0, listens=lambda: True
-        )  # its endpoints are elsewhere
+        # Who listens is elsewhere, at the endpoints of the card.
+        membership = await enrol(bus, registration, Load(), timeout_s=5.0, listens=lambda: True)
         found = {
             "name": registration.name,
             "generation": membership.told.generation,

@@ -13,7 +13,8 @@ enum {
     FIELDS_BYTES_MAX = SIRA_TOPIC_BYTES_MAX + 4 * (SIRA_ID_BYTES + 4) + 16,
 };
 
-/* Post with the fields that end at `end`; loan: where the body lies already, or NULL. -1: an exception; else whether it went past the node. */
+/* Post with the fields that end at `end`; loan: where the body lies already, or NULL. -1: an exception; else whether it
+ * went past the node. */
 static int post(Outbox *self, PyObject *topic, PyObject *body_object, struct sira_options *options, const uint8_t *fields,
                 const uint8_t *end, PyObject *loan, int64_t wait_ns)
 {

@@ -18,6 +18,7 @@ MODEL_NEAR = "model near"  # nearest examples, by the model's vectors
 MODEL_MEAN = "model mean"  # cosine with the mean of the examples' vectors
 HEAD = "head"
 PARTS = (LEXICAL, FEATURES, MODEL, NEAR, MODEL_NEAR, MODEL_MEAN, HEAD)
+_EQUAL = 1e-9  # deviations under this are rounding
 
 # Weights of z-scores: without examples and with, without a model and with. Found on parts of
 # toole's `pool` and sealtools' `dev`, by turns (coordinate ascent on top-1 and top-5, over 5, 20
@@ -29,9 +30,6 @@ _EXAMPLES_HEAD = {LEXICAL: 1.5, FEATURES: 0.3, NEAR: 0.2, HEAD: 1.3}
 _EXAMPLES_MODEL = {
     LEXICAL: 1.0, MODEL: 0.4, NEAR: 0.2, MODEL_NEAR: 1.5, MODEL_MEAN: 0.7, HEAD: 0.2
 }  # fmt: skip
-
-
-_EQUAL = 1e-9  # deviations under this are rounding
 
 
 def weights(present: Collection[str], *, have_examples: bool) -> Mapping[str, float]:
