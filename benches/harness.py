@@ -99,14 +99,21 @@ class Participant(Process):
     """A `benches.worker` process and the coordinator's end of its line."""
 
     def __init__(
-        self, name: str, entry: str, params: dict[str, Any], *, log: Path, env: dict[str, str]
+        self,
+        name: str,
+        entry: str,
+        params: dict[str, Any],
+        *,
+        cpu: int | None,
+        log: Path,
+        env: dict[str, str],
     ) -> None:
         self._sock, theirs = socket.socketpair()
         with theirs:
             argv = [sys.executable, "-m", "benches.worker", str(theirs.fileno())]
             super().__init__(name, argv, log=log, env=env, fds=[theirs.fileno()])
         self._pending = b""
-        self.say("start", entry=entry, params=params)
+        self.say("start", entry=entry, params=params, cpu=cpu)
 
     def say(self, event: str, **fields: Any) -> None:
         """Send it one event."""
@@ -217,13 +224,19 @@ class Stage:
                 time.sleep(0.02)  # polled under the deadline above
 
     def participant(
-        self, entry: str, params: dict[str, Any], *, env: dict[str, str] | None = None
+        self,
+        entry: str,
+        params: dict[str, Any],
+        *,
+        cpu: int | None = None,
+        env: dict[str, str] | None = None,
     ) -> Participant:
-        """Start a process that runs `entry`, written `module:function`."""
+        """Start a process that runs `entry`, written `module:function`, on `cpu` alone if given."""
         name = entry.rpartition(".")[2]
         log = self.folder / f"{len(self.processes)}-{name.replace(':', '-')}.log"
         environ = {**self.environ, **(env or {})}
-        process = Participant(name, entry, {**self.shared, **params}, log=log, env=environ)
+        told = {**self.shared, **params}
+        process = Participant(name, entry, told, cpu=cpu, log=log, env=environ)
         self._keep(process)
         return process
 

@@ -22,6 +22,8 @@ def main() -> None:
     try:
         task = link.hear("start")
         link.params = task["params"]
+        if task["cpu"] is not None:
+            os.sched_setaffinity(0, {task["cpu"]})  # before a thread is made: each inherits it
         module_name, _, function_name = task["entry"].partition(":")
         function = getattr(importlib.import_module(module_name), function_name)
         if inspect.iscoroutinefunction(function):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from benches import placement
 from benches.harness import Case, Figures, Stage
 from benches.systems import GRPC, NATS, REDIS, SIRA, ZMQ, System, case
 
@@ -26,14 +27,17 @@ def measure(
 ) -> Figures:
     """Latencies seen by the asking process, and CPU of all processes together.
 
+    params: message_bytes, warmup, calls; placement, if the two ends are to be on certain CPUs.
     `seen` looks at the address when both ends are there, before anything is timed; `after` once
     all is done, with both ends still there.
     """
+    ends = placement.ends(params)
     with Stage(timeout_s=60) as stage:
         url, _server = system.listen(stage)
-        answerer = stage.participant(system.entry("echo_server"), {**params, "url": url})
+        told = {**params, "url": url}
+        answerer = stage.participant(system.entry("echo_server"), told, cpu=ends.answerer)
         stage.hear_all([answerer], "listening")
-        asker = stage.participant(system.entry("asker"), {**params, "url": url})
+        asker = stage.participant(system.entry("asker"), told, cpu=ends.asker)
         stage.hear_all([asker], "ready")
         looked = seen(stage, url) if seen else {}
         cpu_s = stage.cpu_s()
