@@ -94,22 +94,40 @@ def ask_touched(link: Link, ask: Callable[[Stamp], Any]) -> None:
     """Write both ends of a request in place, send it, wait for its number, again.
 
     What lies between is written and read by nobody: all sizes should take the same time. params:
-    touched_warmup, touched_calls.
+    warmup, calls.
 
     Raises:
         Lost: another request was answered.
     """
-    warmup, samples_ns = link.params["touched_warmup"], []
-    for index in range(warmup + link.params["touched_calls"]):
+    warmup, samples_ns = link.params["warmup"], []
+    for index in range(warmup + link.params["calls"]):
         if index == warmup:
             link.say("ready")
             link.hear("go")
         start_ns = now_ns()
         reply = ask(partial(stamp, number=index, total=0))
         samples_ns.append(now_ns() - start_ns)
-        if HEAD.unpack_from(reply)[0] != index:
-            raise Lost(f"reply to {index} carries another number")
+        _check_answer(reply, index)
     link.say("done", **latency_figures(samples_ns[warmup:]))
+
+
+async def ask_touched_async(link: Link, ask: Callable[[Stamp], Awaitable[Any]]) -> None:
+    """Do as `ask_touched`, on the event loop."""
+    warmup, samples_ns = link.params["warmup"], []
+    for index in range(warmup + link.params["calls"]):
+        if index == warmup:
+            link.say("ready")
+            await link.heard("go")
+        start_ns = now_ns()
+        reply = await ask(partial(stamp, number=index, total=0))
+        samples_ns.append(now_ns() - start_ns)
+        _check_answer(reply, index)
+    link.say("done", **latency_figures(samples_ns[warmup:]))
+
+
+def _check_answer(reply: Any, index: int) -> None:
+    if HEAD.unpack_from(reply)[0] != index:
+        raise Lost(f"reply to {index} carries another number")
 
 
 def answer_touched(request: Any) -> bytes:

@@ -1,59 +1,16 @@
 """The goals, beside which figures are printed. Information, never an assertion.
 
-A ratio is taken within each repeat, between figures measured minutes apart at most, and the median
-of those ratios is reported: it holds still while the machine's own speed drifts.
+What they are made of is in `figure.py`; those of processes of one host are in `goals_local.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
+from benches.figure import MIB, Figure, Goal, Verdict
+from benches.goals_local import LOCAL_GOALS
 from benches.harness import Result
 from benches.stats import median
-
-MIB = 1 << 20
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One figure of one case; `size_mib` picks a case of a sweep."""
-
-    row: str
-    system: str
-    name: str
-    size_mib: int | None = None
-
-    def samples(self, results: Iterable[Result]) -> list[float]:
-        """Its repeats; empty when it was not measured."""
-        for result in results:
-            if (result.row, result.system) != (self.row, self.system):
-                continue
-            if self.size_mib is None and self.name in result.samples:
-                return result.samples[self.name]
-            if self.size_mib is not None and result.params["payload_bytes"] == self.size_mib * MIB:
-                return result.samples.get(self.name, [])
-        return []
-
-
-@dataclass(frozen=True)
-class Goal:
-    """`ours` (divided by `theirs`) is to be at least, or at most, `limit`."""
-
-    title: str
-    ours: Figure
-    theirs: Figure | None
-    limit: float
-    at_least: bool = True
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A goal beside what was measured; `met` is None when something it needs was not."""
-
-    goal: Goal
-    value: float
-    met: bool | None
 
 
 def _rate(system: str) -> Figure:
@@ -70,14 +27,6 @@ def _rtt(system: str, name: str) -> Figure:
 
 def _tls(system: str, name: str, size_mib: int | None = None) -> Figure:
     return Figure("tls", system, name, size_mib)
-
-
-def _linked(system: str, name: str, size_mib: int | None = None) -> Figure:
-    return Figure("link", system, name, size_mib)
-
-
-def _local(system: str, name: str, size_mib: int | None = None) -> Figure:
-    return Figure("shm", system, name, size_mib)
 
 
 def _ruled(system: str, name: str = "server_cpu_us_per_message") -> Figure:
@@ -155,6 +104,14 @@ GOALS = (
         0.95,
     ),
     Goal(
+        "authorize + admit, CPU of the node, µs a message",
+        _ruled("sira-10k-limits"),
+        _ruled("sira"),
+        1,
+        False,
+        difference=True,
+    ),
+    Goal(
         "greedy tenant: sent, of its limit (less: the row is void)",
         Figure("greedy", "sira", "sent_of_limit"),
         None,
@@ -167,191 +124,7 @@ GOALS = (
         2,
         False,
     ),
-    *(
-        Goal(
-            f"link, RTT p50 {wait}, {size}, {state}, of the bare pipe's",
-            _linked(f"link-{wait}", f"{state}_us_p50", size_mib),
-            _linked("bare-pipe", f"{state}_us_p50", size_mib),
-            limit,
-            False,
-        )
-        for wait, limit in (("blocking", 1.4), ("adaptive", 0.7))
-        for size, size_mib in (("256 B", None), ("16 MiB", 16))
-        for state in ("idle", "busy")
-    ),
-    *(
-        Goal(
-            f"link, RTT p50 spinning, {size}, idle, µs",
-            _linked("link-spinning", "idle_us_p50", size_mib),
-            None,
-            6,
-            False,
-        )
-        for size, size_mib in (("256 B", None), ("16 MiB", 16))
-    ),
-    Goal(
-        "link, RTT p50 blocking, 256 B, idle, of pyzmq ipc's",
-        _linked("link-blocking", "idle_us_p50"),
-        _linked("zmq-ipc", "idle_us_p50"),
-        1,
-        False,
-    ),
-    Goal(
-        "link, one way, 256 B, idle, messages/s",
-        _linked("link-adaptive", "idle_messages_per_s"),
-        None,
-        400_000,
-    ),
-    *(
-        Goal(
-            f"link, one way, 256 B, idle, of {theirs}'s",
-            _linked("link-adaptive", "idle_messages_per_s"),
-            _linked(theirs, "idle_messages_per_s"),
-            1,
-        )
-        for theirs in ("bare-pipe", "zmq-ipc")
-    ),
-    *(
-        Goal(
-            f"link, filled and read, {size_mib} MiB, idle, of the bare pipe's",
-            _linked("link-adaptive", "idle_gb_per_s", size_mib),
-            _linked("bare-pipe", "idle_gb_per_s", size_mib),
-            0.9,
-        )
-        for size_mib in (1, 16, 64)
-    ),
-    Goal(
-        "shm, a loan filled and read, 1 MiB, GB/s",
-        _local("sira-loan", "gb_per_s", 1),
-        None,
-        10,
-    ),
-    *(
-        Goal(
-            f"shm, {what} filled and read, {size_mib} MiB, of {theirs}'s",
-            _local(ours, "gb_per_s", size_mib),
-            _local(theirs, "gb_per_s", size_mib),
-            limit,
-        )
-        for what, ours, theirs, limit in (
-            ("a loan", "sira-loan", "bare", 0.9),
-            ("a loan", "sira-loan", "iceoryx2", 0.9),
-            ("an array", "sira-shm", "sira-socket", 1.5),
-            ("an array", "sira-shm", "sira-grpc", 3),
-            ("an array", "sira-shm", "zmq-ipc", 1),
-            ("an array", "sira-shm", "zenoh", 1),
-            ("an array", "sira-shm", "flight", 1),
-        )
-        for size_mib in (1, 16, 64, 256)
-    ),
-    *(
-        Goal(
-            f"shm, a loan, {size_mib} MiB, CPU a GB, of bare's",
-            _local("sira-loan", "cpu_s_per_gb", size_mib),
-            _local("bare", "cpu_s_per_gb", size_mib),
-            1.2,
-            False,
-        )
-        for size_mib in (1, 16, 64, 256)
-    ),
-    *(
-        Goal(
-            f"shm, RTT {name}, 16 MiB, of {theirs}'s",
-            _local("sira-shm", f"rtt_us_{name}", 16),
-            _local(theirs, f"rtt_us_{name}", 16),
-            limit,
-            False,
-        )
-        for theirs, limit in (("bare", 1.5), ("sira-socket", 0.7), ("zmq-ipc", 1.0))
-        for name in ("p50", "p99")
-    ),
-    *(
-        Goal(
-            f"shm, RTT 256 B, {wait}, of bare's",
-            _local(ours, "rtt_us_p50"),
-            _local("bare", "rtt_us_p50"),
-            limit,
-            False,
-        )
-        for wait, ours, limit in (
-            ("blocking", "sira-direct-blocking", 1.4),
-            ("adaptive", "sira-direct-sync", 0.7),
-        )
-    ),
-    Goal(
-        "shm, RTT 256 B, spinning, µs",
-        _local("sira-direct-spinning", "rtt_us_p50"),
-        None,
-        6,
-        False,
-    ),
-    *(
-        Goal(
-            f"shm, RTT of a loan, {wait}, {size_mib} MiB, of bare's",
-            _local(ours, "touched_us_p50", size_mib),
-            _local("bare", "touched_us_p50", size_mib),
-            limit,
-            False,
-        )
-        for size_mib in (1, 16, 1024)
-        for wait, ours, limit in (
-            ("blocking", "sira-direct-loan-blocking", 1.4),
-            ("adaptive", "sira-direct-loan", 0.7),
-        )
-    ),
-    *(
-        Goal(
-            f"shm, RTT of an array, {size_mib} MiB, of {theirs}'s",
-            _local("sira-direct-sync", "rtt_us_p50", size_mib),
-            _local(theirs, "rtt_us_p50", size_mib),
-            1.4,
-            False,
-        )
-        for size_mib in (1, 16, 1024)
-        for theirs in ("bare-copied", "bare")
-    ),
-    *(
-        Goal(
-            f"shm, an array past the node, {size_mib} MiB, of {theirs}'s",
-            _local("sira-direct-sync", "gb_per_s", size_mib),
-            _local(theirs, "gb_per_s", size_mib),
-            0.9,
-        )
-        for size_mib in (1, 16, 64)
-        for theirs in ("bare-copied", "bare")
-    ),
-    *(
-        Goal(f"shm, 256 B one way, {what}, messages/s", _local(ours, "messages_per_s"), None, limit)
-        for what, ours, limit in (
-            ("sync", "sira-direct-sync", 400_000),
-            ("asyncio", "sira-direct", 200_000),
-        )
-    ),
-    *(
-        Goal(
-            f"shm, 256 B one way, sync, of {theirs}'s",
-            _local("sira-direct-sync", "messages_per_s"),
-            _local(theirs, "messages_per_s"),
-            1,
-        )
-        for theirs in ("bare", "zmq-ipc", "zenoh", "iceoryx2")
-    ),
-    Goal(
-        "shm, a loan of 16 MiB to four, of bare's",
-        _local("sira-loan", "fan_gb_per_s", 16),
-        _local("bare", "fan_gb_per_s", 16),
-        0.9,
-    ),
-    *(
-        Goal(title, Figure("local1000", "sira-direct", name), None, limit, False)
-        for title, name, limit in (
-            ("1,000 local clients, connect p50, ms", "connect_ms_p50", 5),
-            ("1,000 local clients, connect p99, ms", "connect_ms_p99", 5),
-            ("1,000 local clients, KiB a link", "kib_per_link", 64),
-            ("1,000 local clients, idle CPU of the node, %", "idle_node_cpu_percent", 1),
-            ("1,000 local clients, idle CPU of all, %", "idle_cpu_percent", 1),
-        )
-    ),
+    *LOCAL_GOALS,
     *(
         Goal(title, Figure("registry", f"sira-{agents}", name), None, limit, at_least)
         for agents, title, name, limit, at_least in (
@@ -408,7 +181,8 @@ def _within_repeats(goal: Goal, results: Sequence[Result]) -> list[float]:
     ours = goal.ours.samples(results)
     if goal.theirs is None:
         return ours
-    return [a / b for a, b in zip(ours, goal.theirs.samples(results), strict=False)]
+    pairs = zip(ours, goal.theirs.samples(results), strict=False)
+    return [a - b if goal.difference else a / b for a, b in pairs]
 
 
 def _judge(goal: Goal, values: Sequence[float]) -> Verdict:
@@ -473,16 +247,6 @@ def _kept_by_tls(results: Sequence[Result]) -> list[Verdict]:
     return found
 
 
-def _door(results: Sequence[Result]) -> list[Verdict]:
-    """What rules and limits cost a message beside a node with neither, µs of the node's CPU."""
-    pairs = zip(
-        _ruled("sira-10k-limits").samples(results), _ruled("sira").samples(results), strict=False
-    )
-    ours = _ruled("sira-10k-limits")
-    goal = Goal("authorize + admit, CPU of the node, µs a message", ours, None, 1, False)
-    return [_judge(goal, [a - b for a, b in pairs])]
-
-
 def verdicts(results: Sequence[Result]) -> list[Verdict]:
     """Every goal of the rows that were run."""
     rows = {result.row for result in results}
@@ -493,6 +257,4 @@ def verdicts(results: Sequence[Result]) -> list[Verdict]:
         found += _codec(results)
     if "tls" in rows:
         found += _kept_by_tls(results)
-    if "rules" in rows:
-        found += _door(results)
     return found

@@ -101,6 +101,12 @@ SIRA_LENT_BLOCKING = replace(
     label="sira past the node, a loan, without await, sleeping at once",
     start=lane_start("shm", copies=0, direct="on", spin_us=0),
 )
+SIRA_LENT_ASYNC = replace(
+    TENSORS,
+    name="sira-direct-loan-asyncio",
+    label="sira past the node, a loan",
+    start=lane_start("shm", copies=0, direct="on"),
+)
 SIRA_COPIED = replace(
     TENSORS,
     name="sira-socket",
@@ -160,6 +166,6 @@ FLIGHT = _rival("flight", "Arrow Flight by Unix socket", "flight", "pyarrow")
 PAST_NODE = (SIRA_DIRECT, SIRA_DIRECT_SYNC)
 WAITS = (SIRA_BLOCKING, SIRA_SPINNING)
 """Past the node, too; only what waiting changes is measured of them."""
-TOUCHED = (SIRA_LENT, SIRA_LENT_BLOCKING)
+TOUCHED = (SIRA_LENT, SIRA_LENT_BLOCKING, SIRA_LENT_ASYNC)
 LANES = (SIRA_LOAN, SIRA_SHM, SIRA_SYNC, *PAST_NODE, SIRA_COPIED, SIRA_GRPC)
 RIVALS = (BARE, BARE_COPIED, ZMQ_IPC, ZENOH, ICEORYX, FLIGHT)

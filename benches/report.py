@@ -12,7 +12,7 @@ from typing import IO, Any
 from rich.console import Console
 from rich.table import Table
 
-from benches.goals import Verdict
+from benches.figure import Verdict
 from benches.harness import Result
 from benches.rows import ROWS
 from benches.stats import median
@@ -84,18 +84,25 @@ def _row_table(row: str, results: Sequence[Result]) -> Table:
     """One row's table: a line for each case, a column for each figure."""
     names = list(dict.fromkeys(name for r in results for name in r.samples))
     sized = len({r.params.get("payload_bytes") for r in results}) > 1
-    if len(names) > WIDE and not sized:
+    placed = any("placement" in r.params for r in results)
+    if len(names) > WIDE and not sized and not placed:
         return _turned_table(row, results, names)
     table = Table(title=f"{row}: {ROWS[row].SUMMARY}", title_justify="left")
     if sized:
         table.add_column("payload", justify="right")
-    table.add_column("system")
+    if placed:
+        table.add_column("placement")
+    table.add_column("system", min_width=max(len(r.system) for r in results))
     for name in names:
         table.add_column(name.replace("_", " "), justify="right")
     if any(r.status != "ok" for r in results) or not names:
         table.add_column("note")
-    for result in results:
+    for before, result in zip((None, *results), results, strict=False):
+        if placed and before and before.params["placement"] != result.params["placement"]:
+            table.add_section()
         cells = [_size(result.params["payload_bytes"])] if sized else []
+        if placed:
+            cells.append(result.params["placement"])
         cells.append(result.system)
         cells += [number(median(result.samples.get(name, []))) for name in names]
         table.add_row(*cells, _note(result)) if result.status != "ok" else table.add_row(*cells)
@@ -103,13 +110,19 @@ def _row_table(row: str, results: Sequence[Result]) -> Table:
 
 
 def _kinds(results: Sequence[Result]) -> list[list[Result]]:
-    """Split a row into what belongs in one table: cases of one size, or with a figure in common."""
+    """Split a row into what belongs in one table.
+
+    Cases of one size, or with a figure in common; who has a placement stands with its like.
+    """
     kinds: list[list[Result]] = []
     for result in results:
         for kind in kinds:
             if any(
-                result.params.get("payload_bytes") == other.params.get("payload_bytes")
-                or result.samples.keys() & other.samples.keys()
+                ("placement" in result.params) == ("placement" in other.params)
+                and (
+                    result.params.get("payload_bytes") == other.params.get("payload_bytes")
+                    or result.samples.keys() & other.samples.keys()
+                )
                 for other in kind
             ):
                 kind.append(result)

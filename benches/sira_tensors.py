@@ -15,13 +15,24 @@ from numpy.typing import NDArray
 
 import sira
 from benches import patterns
-from benches.exchange import Answers, Fill, ask_tensors_async, held_array, pour_in_place_async
+from benches.exchange import (
+    Answers,
+    Fill,
+    Stamp,
+    answer_touched,
+    ask_tensors_async,
+    ask_touched_async,
+    held_array,
+    pour_in_place_async,
+)
 from benches.link import Link
 from benches.payload import Lost, Tensors
 from benches.sira_side import asker, connect, echo_server, sink, source
 
-__all__ = ["asker", "bulk_sink", "bulk_source", "echo_server", "loan_asker", "loan_source", "sink",
-           "source", "tensor_answerer", "tensor_asker"]  # fmt: skip
+__all__ = [
+    "asker", "bulk_sink", "bulk_source", "echo_server", "loan_asker", "loan_source", "sink",
+    "source", "tensor_answerer", "tensor_asker", "touched_answerer", "touched_asker",
+]  # fmt: skip
 
 BULK, ASKED, LOOK = "bench.bulk", "bench.asked", "bench.look"
 TIMEOUT_S = 60.0
@@ -175,4 +186,29 @@ async def loan_asker(link: Link) -> None:
             return (await out.reply())["x"]
 
         await ask_tensors_async(link, ask)
+        await link.rested()
+
+
+async def touched_answerer(link: Link) -> None:
+    """Look at both ends of each request where it lies, answer with a few bytes."""
+    async with connect(link) as bus, bus.subscribe(ASKED) as messages:
+        link.say("listening")
+        resting = asyncio.create_task(link.rested())
+        async for message in messages:
+            await message.reply(answer_touched(message["x"]))
+            del message
+        await resting
+
+
+async def touched_asker(link: Link) -> None:
+    """Ask with a loan, one at a time, of which both ends are written."""
+    wanted = {"x": f"u8[{link.params['payload_bytes']}]"}
+    async with connect(link) as bus:
+
+        async def ask(write: Stamp) -> Any:
+            async with bus.loan(ASKED, wanted, request=True, timeout_s=TIMEOUT_S) as out:
+                write(out["x"])
+            return (await out.reply()).bytes
+
+        await ask_touched_async(link, ask)
         await link.rested()
