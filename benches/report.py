@@ -92,7 +92,7 @@ def _row_table(row: str, results: Sequence[Result]) -> Table:
         table.add_column("payload", justify="right")
     if placed:
         table.add_column("placement")
-    table.add_column("system", min_width=max(len(r.system) for r in results))
+    table.add_column("system", overflow="fold")
     for name in names:
         table.add_column(name.replace("_", " "), justify="right")
     if any(r.status != "ok" for r in results) or not names:
