@@ -68,12 +68,6 @@ int sira_bells_remove(int bells, int bell)
     return epoll_ctl(bells, EPOLL_CTL_DEL, bell, NULL);
 }
 
-int sira_bells_nest(int outer, int bells, uint64_t token)
-{
-    struct epoll_event event = {.events = EPOLLIN, .data.u64 = token};
-    return epoll_ctl(outer, EPOLL_CTL_ADD, bells, &event);
-}
-
 /* ---- waiting --------------------------------------------------------------------------------------------- */
 static uint64_t now_ns(void)
 {
@@ -179,13 +173,6 @@ enum sira_wait sira_bells_wait(struct sira_spin *spin, int bells, const struct s
     const enum sira_wait woken = wait_on(spin, &bed, sleeper, timeout_ns);
     *count = bed.count;
     return woken;
-}
-
-int sira_bells_collect(int bells, uint64_t *tokens, uint32_t room)
-{
-    struct bed bed = {.fd = bells, .tokens = tokens, .room = room};
-    const enum sira_wait woken = sleep_on(&bed, 0);
-    return woken == SIRA_WAIT_FAILED ? -1 : (int)bed.count;
 }
 
 enum sira_wait sira_bell_wait(struct sira_spin *spin, int bell, const struct sira_sleeper *sleeper, int64_t timeout_ns)

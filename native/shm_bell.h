@@ -44,8 +44,6 @@ int sira_bell_ring(int bell);
 int sira_bells_make(void);
 int sira_bells_add(int bells, int bell, uint64_t token);
 int sira_bells_remove(int bells, int bell);
-/* Have `bells` lie in `outer`, as long as it has something that nobody collected. */
-int sira_bells_nest(int outer, int bells, uint64_t token);
 
 /* What a waiter waits for. Both are asked from the waiting thread, often; neither may block. */
 struct sira_sleeper {
@@ -54,8 +52,6 @@ struct sira_sleeper {
     void *of;
 };
 enum sira_wait { SIRA_WAIT_STIRS, SIRA_WAIT_RANG, SIRA_WAIT_TIMEOUT, SIRA_WAIT_SIGNAL, SIRA_WAIT_FAILED };
-/* The tokens of those that rang, at most `room`: how many, or -1 (errno). Never blocks. */
-int sira_bells_collect(int bells, uint64_t *tokens, uint32_t room);
 /* Wait until something is there, a bell rang, or `timeout_ns` is over (negative: no limit). RANG: *count tokens of
  * those that rang, at most `room`; they need looking at. Without the GIL. */
 enum sira_wait sira_bells_wait(struct sira_spin *spin, int bells, const struct sira_sleeper *sleeper,

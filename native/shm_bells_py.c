@@ -6,8 +6,9 @@
 #include <limits.h>
 #include <unistd.h>
 
-/* One descriptor for many members, and one on which a thread waits for that and for kick(). A ring goes to one of those who
- * wait only, and an event loop may wait beside the thread: what is meant for the thread must not be the loop's to take.
+/* One descriptor for many members, for an event loop, and another with the same members and kick(), for a thread: each hears
+ * every ring, so neither takes from the other what it sleeps for, and none lies in the other, which would cost the thread a
+ * fifth of its wake-up. What one has taken care of rings for nothing at the other, once.
  *
  * The members: A writer or another descriptor is only listened to. A reader that rang, or was looked at, is *awake*: waiting looks at its words. One
  * that slept through a whole wait is *armed*: its writer rings, and waiting need not look at it. */
@@ -15,8 +16,8 @@ typedef struct {
     PyObject_HEAD
     PyObject *members; /* owned: {token: ShmReader, ShmWriter or descriptor} */
     struct sira_spin spin;
-    int bells;            /* epoll: the members' */
-    int outer, kick;      /* epoll of `bells` and of an eventfd */
+    int bells;            /* epoll of the members, for an event loop */
+    int threads, kick;    /* epoll of the members and of an eventfd, for who waits here */
     uint64_t next_token;
     uint32_t fork_depth;
 } ShmBells;
@@ -30,12 +31,11 @@ static PyObject *bells_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     ShmBells *self = (ShmBells *)type->tp_alloc(type, 0);
     if (!self) return NULL;
     self->fork_depth = sira_fork_depth;
-    self->outer = self->kick = -1;
+    self->threads = self->kick = -1;
     self->bells = sira_bells_make();
-    if (self->bells >= 0) self->outer = sira_bells_make();
-    if (self->outer >= 0) self->kick = sira_bell_make();
-    const bool is_made = self->kick >= 0 && sira_bells_nest(self->outer, self->bells, 0) == 0
-                         && sira_bells_add(self->outer, self->kick, 0) == 0;
+    if (self->bells >= 0) self->threads = sira_bells_make();
+    if (self->threads >= 0) self->kick = sira_bell_make();
+    const bool is_made = self->kick >= 0 && sira_bells_add(self->threads, self->kick, 0) == 0;
     if (!is_made) PyErr_SetFromErrno(PyExc_OSError);
     self->members = is_made ? PyDict_New() : NULL;
     sira_spin_init(&self->spin, spin_us_max > 1e12 ? SIRA_SPIN_FOREVER : (uint64_t)(spin_us_max * 1e3));
@@ -47,7 +47,7 @@ static PyObject *bells_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 static void bells_dealloc(PyObject *object)
 {
     ShmBells *self = (ShmBells *)object;
-    if (self->outer >= 0) close(self->outer);
+    if (self->threads >= 0) close(self->threads);
     if (self->kick >= 0) close(self->kick);
     if (self->bells >= 0) close(self->bells);
     Py_XDECREF(self->members);
@@ -70,6 +70,23 @@ static ShmReader *as_reader(PyObject *member)
     return Py_TYPE(member) == &sira_shm_reader_type ? (ShmReader *)member : NULL;
 }
 
+static void ignore(ShmBells *self, int bell)
+{
+    (void)sira_bells_remove(self->bells, bell);
+    (void)sira_bells_remove(self->threads, bell);
+}
+
+/* 0; -1: errno */
+static int listen_to(ShmBells *self, int bell, uint64_t token)
+{
+    if (sira_bells_add(self->bells, bell, token) < 0) return -1;
+    if (sira_bells_add(self->threads, bell, token) == 0) return 0;
+    const int error = errno;
+    (void)sira_bells_remove(self->bells, bell);
+    errno = error;
+    return -1;
+}
+
 /* add(member) -> token */
 static PyObject *bells_add(PyObject *object, PyObject *member)
 {
@@ -78,12 +95,12 @@ static PyObject *bells_add(PyObject *object, PyObject *member)
     if (bell < 0) return NULL;
     PyObject *token = PyLong_FromUnsignedLongLong(++self->next_token); /* owned until returned */
     if (!token) return NULL;
-    if (sira_bells_add(self->bells, bell, self->next_token) < 0) {
+    if (listen_to(self, bell, self->next_token) < 0) {
         Py_DECREF(token);
         return PyErr_SetFromErrno(PyExc_OSError);
     }
     if (PyDict_SetItem(self->members, token, member) < 0) {
-        (void)sira_bells_remove(self->bells, bell);
+        ignore(self, bell);
         Py_DECREF(token);
         return NULL;
     }
@@ -99,7 +116,7 @@ static PyObject *bells_remove(PyObject *object, PyObject *token)
         if (!PyErr_Occurred()) PyErr_SetObject(PyExc_KeyError, token);
         return NULL;
     }
-    (void)sira_bells_remove(self->bells, bell_of(member));
+    ignore(self, bell_of(member));
     PyErr_Clear();
     if (PyDict_DelItem(self->members, token) < 0) return NULL;
     Py_RETURN_NONE;
@@ -146,8 +163,9 @@ static void round_end(struct round *round)
     if (round->awake_tokens != round->small_tokens) PyMem_Free(round->awake_tokens);
 }
 
-/* Wait; round_end() is due in any case. Whoever rang, or was looked at and has something, is awake then. -1: an exception. */
-static int round_wait(ShmBells *self, struct round *round, double timeout_s)
+/* Wait as an event loop, that is not at all, or as a thread; round_end() is due in any case. Whoever rang, or was looked at and
+ * has something, is awake then. -1: an exception. */
+static int round_wait(ShmBells *self, struct round *round, bool is_loop, double timeout_s)
 {
     int64_t timeout_ns = timeout_s < 0 ? -1 : timeout_s > 1e9 ? INT64_MAX : (int64_t)(timeout_s * 1e9);
     struct awake *awake = &round->awake;
@@ -178,14 +196,13 @@ static int round_wait(ShmBells *self, struct round *round, double timeout_s)
     }
     const struct sira_sleeper sleeper = {.stirs = any_stirs, .sleeps = all_sleep, .of = awake};
     enum sira_wait woken = SIRA_WAIT_STIRS;
+    const int bells = is_loop ? self->bells : self->threads;
     if (timeout_ns == 0) {
-        woken = sira_bells_wait(&self->spin, self->bells, &sleeper, 0, round->tokens, TOKENS, &round->count);
+        woken = sira_bells_wait(&self->spin, bells, &sleeper, 0, round->tokens, TOKENS, &round->count);
     } else {
         Py_BEGIN_ALLOW_THREADS
-        woken = sira_bells_wait(&self->spin, self->outer, &sleeper, timeout_ns, round->tokens, TOKENS, &round->count);
+        woken = sira_bells_wait(&self->spin, bells, &sleeper, timeout_ns, round->tokens, TOKENS, &round->count);
         Py_END_ALLOW_THREADS
-        const int found = woken == SIRA_WAIT_RANG ? sira_bells_collect(self->bells, round->tokens, TOKENS) : 0;
-        round->count = found > 0 ? (uint32_t)found : 0;
     }
     const int error = errno;
     if (woken == SIRA_WAIT_SIGNAL && PyErr_CheckSignals() < 0) return -1;
@@ -225,7 +242,7 @@ static PyObject *bells_wait(PyObject *object, PyObject *arg)
     const double timeout_s = PyFloat_AsDouble(arg);
     if (timeout_s == -1 && PyErr_Occurred()) return NULL;
     struct round round;
-    PyObject *result = round_wait(self, &round, timeout_s) < 0 ? NULL : who_rang(self, round.tokens, round.count); /* owned */
+    PyObject *result = round_wait(self, &round, timeout_s == 0, timeout_s) < 0 ? NULL : who_rang(self, round.tokens, round.count); /* owned */
     for (size_t i = 0; result && i < round.awake.count; i++) {
         ShmReader *reader = round.awake.readers[i];
         if (reader->is_armed || !sira_link_stirs(&reader->reader)) continue;
@@ -262,7 +279,7 @@ static PyObject *bells_take(PyObject *object, PyObject *const *args, Py_ssize_t 
     PyObject *broken = PyList_New(0); /* owned */
     if (!broken) return NULL;
     struct round round;
-    bool failed = round_wait(self, &round, timeout_s) < 0;
+    bool failed = round_wait(self, &round, false, timeout_s) < 0;
     for (uint32_t i = 0; !failed && i < round.count; i++) {
         PyObject *token = PyLong_FromUnsignedLongLong(round.tokens[i]); /* owned */
         PyObject *member = token ? PyDict_GetItemWithError(self->members, token) : NULL; /* borrowed: looking runs nothing */
@@ -327,7 +344,8 @@ static PyMethodDef bells_methods[] = {
      "sleep() -> bool: have every writer ring from now on. False: something is there already, call wait(0)."},
     {"kick", bells_kick, METH_NOARGS, "kick(): end the wait that goes on in another thread, or the next one."},
     {"wait", bells_wait, METH_O,
-     "wait(timeout_s) -> tokens of those that rang or have something; negative: no limit. Spins, then sleeps, without the GIL."},
+     "wait(timeout_s) -> tokens of those that rang or have something; negative: no limit. Spins, then sleeps, without the GIL. "
+     "0 is for an event loop: what rang for one that sleeps in another thread, rings there, too."},
     {"take", (PyCFunction)(void (*)(void))bells_take, METH_FASTCALL,
      "take(mailbox, timeout_s) -> the Message that came there, or a list: tokens of links that are broken. As wait, and "
      "all that rang is given to its mailboxes."},
