@@ -34,6 +34,7 @@ class Answers:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._outbox = connection.outgoing.outbox
         self._next_seq: OrderedDict[bytes, int] = OrderedDict()
 
     def push(
@@ -142,11 +143,11 @@ class Answers:
         self, message: _native.Message, body: _native.Body, *, end: bool, priority: int | None
     ) -> None:
         """As `reply`, from a thread that is not the loop's."""
-        self._connection.check()
-        outbox = self._connection.outgoing.outbox
+        outbox = self._outbox
         is_plain = end and priority is None and not self._next_seq and not is_traced()
         if is_plain and outbox.answer(message, body):  # as most are, past the node
             return
+        self._connection.check()
         waits = outbox.links and self._connection.direct.waits(message.reply_to)
         if end and outbox.room and not waits:
             seq = self._take_seq(message.id_bytes, end)

@@ -15,6 +15,8 @@ from typing import Any, TypedDict
 from sira import _native
 from sira.kernel.errors import Unreachable
 
+_TRACING = "opentelemetry.trace"
+
 handling: ContextVar[_native.Message | None] = ContextVar("sira_handling", default=None)
 
 
@@ -47,11 +49,16 @@ def lineage(cause: _native.Message | None = None) -> Lineage:
 
 def is_traced() -> bool:
     """Whether what is sent now may have a traceparent that no message has brought."""
-    return "opentelemetry.trace" in sys.modules
+    return _TRACING in sys.modules
+
+
+def is_first() -> bool:
+    """Whether `lineage` has nothing to say of what is sent now."""
+    return handling.get() is None and _TRACING not in sys.modules
 
 
 def _span_traceparent() -> str:
-    trace: Any = sys.modules["opentelemetry.trace"]
+    trace: Any = sys.modules[_TRACING]
     span = trace.get_current_span().get_span_context()
     if not span.is_valid:
         return ""

@@ -70,7 +70,11 @@ class PendingThread:
     __slots__ = ("answer", "error", "idempotent", "past_node", "topic", "waiter")
 
     def __init__(
-        self, waiter: Waiter | None, topic: str, idempotent: bool, has_deadline: bool
+        self,
+        waiter: Waiter | _native.ShmBells | None,
+        topic: str,
+        idempotent: bool,
+        has_deadline: bool,
     ) -> None:
         """Begin; without a `waiter` nobody waits yet: `answer` and `error` keep what comes."""
         self.answer: Any = None

@@ -19,7 +19,7 @@ from sira.client.answers import FINAL, Answers
 from sira.client.asked import Asked
 from sira.client.connection import Connection
 from sira.client.deadline import Deadline
-from sira.client.lineage import id_text, lineage
+from sira.client.lineage import id_text, is_first, lineage
 from sira.client.local.bells import Bells, Waiter, keep, waiter_here
 from sira.client.message import Message, SyncMessage
 from sira.client.replies import Pending, PendingThread, ReplyBox
@@ -51,13 +51,12 @@ class Requests:
         self._answers = answers
         self._message_type = message_type
         self._thread = threading.get_ident()
-        self._pending: dict[bytes, Pending | PendingThread] = {}  # by the id of the request
+        self._pending: dict[bytes, Pending | PendingThread] = connection.direct.waiting
         self._replies = ReplyBox(
             connection, message_type, hand_out=self._hand_out, opened_again=self._opened_again
         )
         connection.incoming.after_frame = self._hand_out
         connection.direct.hand_out = self._hand_out
-        connection.direct.loop_waits = self._pending.__len__
         connection.on_lost.append(self._lost)
         connection.on_refused.append(self._refused)
 
@@ -276,11 +275,39 @@ class Requests:
             until_s: of `time.monotonic`, when `timeout_s` is over.
         Raises: as `request`, but for what is harmless to ask again: that is for the loop.
         """
-        bells, message_id, waiter = self._connection.direct.bells, new_id(), waiter_here()
-        pending = self._post_here(message_id, waiter, topic, body, timeout_s, idempotent, fields)
-        if pending is None or bells is None:
+        bells = self._connection.direct.bells
+        if bells is None or not self._takes_replies:
+            return None
+        message_id, pending = new_id(), None
+        if not fields and is_first() and (timeout_s is None or timeout_s > 0):
+            pending = PendingThread(bells.native, topic, idempotent, timeout_s is not None)
+            found = bells.native.ask(
+                self._connection.outgoing.outbox,
+                topic,
+                body,
+                message_id,
+                self._replies,
+                self._replies.topic,
+                timeout_s,
+                pending,
+            )
+            if isinstance(found, _native.Message):
+                found.context = DIRECT_LANE
+                return cast(SyncMessage, found)
+            if found is None:
+                pending = None
+            else:
+                for each in found:
+                    self._give(each)
+        waiter = waiter_here()
+        if pending is None:
+            pending = self._post_here(
+                message_id, waiter, topic, body, timeout_s, idempotent, fields
+            )
+        if pending is None:
             keep(waiter)
             return None
+        pending.waiter = waiter
         try:
             reply = self._wait_here(bells, pending, message_id, waiter, until_s)
         except Unreachable:

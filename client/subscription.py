@@ -265,6 +265,7 @@ class Subscription(_native.Mailbox):
             return
         self._error = self._error or error
         self._finished.set_result(None)
+        self.over = True
         if self._ready is not None and not self._ready.done():
             self._ready.set_exception(error or BadRequest("the subscription was closed"))
             self._ready.exception()  # seen: nobody may be waiting
@@ -273,6 +274,7 @@ class Subscription(_native.Mailbox):
     def fail(self, error: SiraError) -> None:
         """Raise `error` to whoever waits, after what has come; `close` is still due."""
         self._error = error
+        self.over = True
         self._arrived()
 
     def interrupted(self) -> None:

@@ -117,7 +117,12 @@ class SyncSubscription:
     def _wait(self, timeout_s: float | None) -> Any:
         self.open()
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
-        waiter, bells, inner = waiter_here(), None, self._inner
+        bells = self._direct.bells
+        if bells is not None:
+            message = bells.native.next(self._inner, -1.0 if timeout_s is None else timeout_s)
+            if message is not None:
+                return message
+        waiter, inner = waiter_here(), self._inner
         inner.waiting.append(waiter)
         try:
             while True:
@@ -160,6 +165,9 @@ class _Waking(Subscription):
         super().__init__(*settings, **further)
 
     def _arrived(self) -> None:
+        bells = self._connection.direct.bells
+        if bells is not None:
+            bells.native.wake()
         for each in self.waiting.copy():
             each.wake()
         if self._waiters:

@@ -99,6 +99,7 @@ typedef struct Mailbox {
     struct mailbox_link *links;      /* owned: the links that they lie in */
     uint32_t cell_count, link_count, links_room;
     bool closed;                     /* to links: what lies there is not given out */
+    bool over;                       /* no thread waits here without a look at why nothing comes */
     uint32_t looks_left;             /* how often an empty pop() may still look at links */
     uint64_t looked;                 /* inbox_frames when links were last looked at */
 } Mailbox;
@@ -116,6 +117,8 @@ void mailbox_put(Mailbox *mailbox, uint32_t priority, PyObject *message, uint64_
 void mailbox_skip(Mailbox *mailbox, uint64_t place);
 /* A new subscription or connection: what is here stays, but is not confirmed to anybody. */
 void mailbox_forget(Mailbox *mailbox);
+/* Somebody waits: the next arrival calls wake(), and links are looked at again. */
+void mailbox_awaits(Mailbox *mailbox);
 static inline bool mailbox_calls(const Mailbox *mailbox)
 {
     return (mailbox->armed && mailbox->mask) || mailbox->confirmed >= mailbox->credit_at;

@@ -161,10 +161,15 @@ static PyObject *mailbox_anext(Mailbox *self)
     return PyObject_CallMethodNoArgs((PyObject *)self, wait_name);
 }
 
-static PyObject *mailbox_arm(Mailbox *self, PyObject *Py_UNUSED(ignored))
+void mailbox_awaits(Mailbox *self)
 {
     self->armed = true;
     self->looks_left = MAILBOX_LOOKS;
+}
+
+static PyObject *mailbox_arm(Mailbox *self, PyObject *Py_UNUSED(ignored))
+{
+    mailbox_awaits(self);
     mailbox_call(self); /* another thread may have fed between the caller's pop() and here */
     Py_RETURN_NONE;
 }
@@ -301,6 +306,7 @@ static PyMethodDef mailbox_methods[] = {
 static PyMemberDef mailbox_members[] = {
     {"message_type", T_OBJECT_EX, offsetof(Mailbox, message_type), READONLY, NULL},
     {"context", T_OBJECT_EX, offsetof(Mailbox, context), 0, "becomes Message.context"},
+    {"over", T_BOOL, offsetof(Mailbox, over), 0, "nothing more comes, or not without somebody's care: who waits is told"},
     {"depth", T_ULONGLONG, offsetof(Mailbox, depth), READONLY, "messages here, and those known in links"},
     {"held_bytes", T_ULONGLONG, offsetof(Mailbox, held_bytes), READONLY, "bytes of the messages here, but of those in links"},
     {"cells", T_UINT, offsetof(Mailbox, cell_count), READONLY, "cells of links that are bound"},

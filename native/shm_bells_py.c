@@ -1,26 +1,10 @@
 /* Waiting: one descriptor for all that a client waits for, spinning, sleeping without the GIL. */
-#include "client.h"
-#include "shm_py.h"
+#include "shm_bells_py.h"
 
 #include <errno.h>
 #include <limits.h>
+#include <structmember.h>
 #include <unistd.h>
-
-/* One descriptor for many members, for an event loop, and another with the same members and kick(), for a thread: each hears
- * every ring, so neither takes from the other what it sleeps for, and none lies in the other, which would cost the thread a
- * fifth of its wake-up. What one has taken care of rings for nothing at the other, once.
- *
- * The members: A writer or another descriptor is only listened to. A reader that rang, or was looked at, is *awake*: waiting looks at its words. One
- * that slept through a whole wait is *armed*: its writer rings, and waiting need not look at it. */
-typedef struct {
-    PyObject_HEAD
-    PyObject *members; /* owned: {token: ShmReader, ShmWriter or descriptor} */
-    struct sira_spin spin;
-    int bells;            /* epoll of the members, for an event loop */
-    int threads, kick;    /* epoll of the members and of an eventfd, for who waits here */
-    uint64_t next_token;
-    uint32_t fork_depth;
-} ShmBells;
 
 static PyObject *bells_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
@@ -44,13 +28,33 @@ static PyObject *bells_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return NULL;
 }
 
+static int bells_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    const ShmBells *self = (const ShmBells *)object;
+    Py_VISIT(self->members);
+    Py_VISIT(self->waiting);
+    Py_VISIT(self->left);
+    return 0;
+}
+
+static int bells_clear(PyObject *object)
+{
+    ShmBells *self = (ShmBells *)object;
+    Py_CLEAR(self->waiting);
+    Py_CLEAR(self->left);
+    return 0; /* `members` refer to nothing that could refer back */
+}
+
 static void bells_dealloc(PyObject *object)
 {
     ShmBells *self = (ShmBells *)object;
+    PyObject_GC_UnTrack(object);
     if (self->threads >= 0) close(self->threads);
     if (self->kick >= 0) close(self->kick);
     if (self->bells >= 0) close(self->bells);
     Py_XDECREF(self->members);
+    Py_XDECREF(self->waiting);
+    Py_XDECREF(self->left);
     Py_TYPE(object)->tp_free(object);
 }
 
@@ -205,7 +209,7 @@ static int round_wait(ShmBells *self, struct round *round, bool is_loop, double 
         Py_END_ALLOW_THREADS
     }
     const int error = errno;
-    if (woken == SIRA_WAIT_SIGNAL && PyErr_CheckSignals() < 0) return -1;
+    /* A signal ends the wait; its handler is called by the interpreter, when whoever leads here does so no more. */
     if (woken == SIRA_WAIT_FAILED) {
         errno = error;
         PyErr_SetFromErrno(PyExc_OSError);
@@ -266,17 +270,18 @@ static int look_at(ShmReader *reader, uint64_t token, PyObject *broken)
     return result;
 }
 
-/* take(mailbox, timeout_s) -> Message, or list of tokens whose links are broken */
-static PyObject *bells_take(PyObject *object, PyObject *const *args, Py_ssize_t count)
+/* A look at this one found its link broken: for the next wait. */
+static void ring_again(ShmBells *self, PyObject *broken)
 {
-    ShmBells *self = (ShmBells *)object;
-    if (count != 2 || !PyObject_TypeCheck(args[0], &sira_mailbox_type)) {
-        PyErr_SetString(PyExc_TypeError, "take(mailbox, timeout_s)");
-        return NULL;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(broken); i++) {
+        PyObject *member = PyDict_GetItemWithError(self->members, PyList_GET_ITEM(broken, i)); /* borrowed */
+        if (member && as_reader(member)) (void)sira_bell_ring(as_reader(member)->bell);
     }
-    const double timeout_s = PyFloat_AsDouble(args[1]);
-    if (timeout_s == -1 && PyErr_Occurred()) return NULL;
-    PyObject *broken = PyList_New(0); /* owned */
+}
+
+PyObject *sira_bells_take(ShmBells *self, Mailbox *mailbox, double timeout_s, PyObject *told)
+{
+    PyObject *broken = told ? Py_NewRef(told) : PyList_New(0); /* owned */
     if (!broken) return NULL;
     struct round round;
     bool failed = round_wait(self, &round, false, timeout_s) < 0;
@@ -298,12 +303,25 @@ static PyObject *bells_take(PyObject *object, PyObject *const *args, Py_ssize_t 
     }
     round_end(&round);
     /* Taken before others are called, who might take it, or be called because of it. */
-    PyObject *message = failed ? NULL : mailbox_take((Mailbox *)args[0]); /* owned */
+    PyObject *message = failed ? NULL : mailbox_take(mailbox); /* owned */
     mailbox_call_due();
-    for (Py_ssize_t i = 0; message && i < PyList_GET_SIZE(broken); i++) { /* for the next wait */
-        PyObject *member = PyDict_GetItemWithError(self->members, PyList_GET_ITEM(broken, i)); /* borrowed */
-        if (member && as_reader(member)) (void)sira_bell_ring(as_reader(member)->bell);
+    if (message || !told) ring_again(self, broken);
+    Py_DECREF(broken);
+    return message;
+}
+
+/* take(mailbox, timeout_s) -> Message, or list of tokens whose links are broken */
+static PyObject *bells_take(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2 || !PyObject_TypeCheck(args[0], &sira_mailbox_type)) {
+        PyErr_SetString(PyExc_TypeError, "take(mailbox, timeout_s)");
+        return NULL;
     }
+    const double timeout_s = PyFloat_AsDouble(args[1]);
+    if (timeout_s == -1 && PyErr_Occurred()) return NULL;
+    PyObject *broken = PyList_New(0); /* owned */
+    if (!broken) return NULL;
+    PyObject *message = sira_bells_take((ShmBells *)object, (Mailbox *)args[0], timeout_s, broken); /* owned */
     if (!message && !PyErr_Occurred()) return broken;
     Py_DECREF(broken);
     return message;
@@ -349,7 +367,27 @@ static PyMethodDef bells_methods[] = {
     {"take", (PyCFunction)(void (*)(void))bells_take, METH_FASTCALL,
      "take(mailbox, timeout_s) -> the Message that came there, or a list: tokens of links that are broken. As wait, and "
      "all that rang is given to its mailboxes."},
+    {"lead", sira_bells_lead, METH_NOARGS, "lead() -> bool: take what rings for all from now on. False: somebody does."},
+    {"leave", sira_bells_leave, METH_NOARGS, "leave(): somebody else may lead."},
+    {"wake", sira_bells_wake, METH_NOARGS, "wake(): kick(), where another thread leads."},
+    {"follow", sira_bells_follow, METH_O, "follow(change): so many threads more, or less, wait beside who leads."},
+    {"next", (PyCFunction)(void (*)(void))sira_bells_next, METH_FASTCALL,
+     "next(mailbox, timeout_s) -> Message | None: lead, wait once, leave. None: nothing came, or it takes the long way."},
+    {"ask", (PyCFunction)(void (*)(void))sira_bells_ask, METH_FASTCALL,
+     "ask(outbox, topic, body, id, mailbox, reply_to, timeout_s, pending) -> Message | list | None: the same around a "
+     "request that is posted past the node and is in `waiting` until its reply is here. A list: it is asked, the rest is the "
+     "caller's, as are these replies to others. None: it is not."},
     {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef bells_members[] = {
+    {"is_led", T_BOOL, offsetof(ShmBells, is_led), READONLY, "a thread takes what rings for all"},
+    {"is_watched", T_BOOL, offsetof(ShmBells, is_watched), 0, "the loop listens, and is to be told what rang last"},
+    {"is_closed", T_BOOL, offsetof(ShmBells, is_closed), 0, "nobody waits here any more"},
+    {"turns", T_ULONGLONG, offsetof(ShmBells, turns), READONLY, "how often somebody began to lead"},
+    {"waiting", T_OBJECT, offsetof(ShmBells, waiting), 0, "dict of the requests that wait for a reply, or None"},
+    {"left", T_OBJECT, offsetof(ShmBells, left), 0, "called at the end of next() and ask() where others wait; or None"},
+    {NULL, 0, 0, 0, NULL},
 };
 
 PyTypeObject sira_shm_bells_type = {
@@ -357,8 +395,11 @@ PyTypeObject sira_shm_bells_type = {
     .tp_name = "sira._native.ShmBells",
     .tp_doc = PyDoc_STR("ShmBells(*, spin_us_max=50): wait for many readers at one descriptor. inf: never sleep."),
     .tp_basicsize = sizeof(ShmBells),
-    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .tp_new = bells_new,
     .tp_dealloc = bells_dealloc,
+    .tp_traverse = bells_traverse,
+    .tp_clear = bells_clear,
     .tp_methods = bells_methods,
+    .tp_members = bells_members,
 };

@@ -88,6 +88,7 @@ set(SIRA_PYTHON_SOURCES
   native/shm_writer_py.c
   native/shm_reader_py.c
   native/shm_bells_py.c
+  native/shm_lead_py.c
   native/shm_page_py.c
   native/search_py.c
   native/sparse_py.c

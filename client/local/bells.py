@@ -8,6 +8,9 @@ on a lock of its own until something is there for it, or until the leader has le
 Nobody sleeps through what came: whoever waits first says that it does, and looks then; whoever has
 something for it puts that there first, and looks then who waits. The interpreter's lock makes one
 of the two see the other.
+
+A thread that waits while nobody else does goes the short way (`ShmBells.next`, `ShmBells.ask`): all
+of that in one call, without a `Waiter`. Whoever has something for it calls `ShmBells.wake`.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import math
 import os
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from sira import _native
 from sira.kernel.errors import BadRequest
@@ -106,21 +110,22 @@ class Bells:
         loop: asyncio.AbstractEventLoop,
         *,
         rang: Callable[[list[int]], None],
-        loop_waits: Callable[[], int],
+        waiting: dict[bytes, Any],
     ) -> None:
         """Watch from now on.
 
         Args:
             rang: takes the tokens of those that rang; in whichever thread is waiting.
-            loop_waits: whether somebody on the loop waits for what may ring.
+            waiting: the requests that wait for a reply, which may ring.
         Raises:
             OSError: no descriptors are to be had. BadRequest: the environment is wrong.
         """
-        self._loop, self._rang, self._loop_waits = loop, rang, loop_waits
-        self._bells: _native.ShmBells | None = _native.ShmBells(spin_us_max=spin_us_max())
-        self._lead = threading.Lock()  # held by who leads
+        self._loop, self._rang, self._waiting = loop, rang, waiting
+        self.native = _native.ShmBells(spin_us_max=spin_us_max())
+        self.native.left, self.native.waiting = self._left, waiting
+        self._bells: _native.ShmBells | None = self.native
         self._followers: dict[Waiter, None] = {}
-        self._led = self._led_before = 0
+        self._turns_before = 0
         self._watched = self._asked = False
         self._timer: asyncio.TimerHandle | None = None
         self._watch()
@@ -143,13 +148,13 @@ class Bells:
     def _watch(self) -> None:
         if self._watched or self._bells is None:
             return
-        self._watched = True
+        self._watched = self._bells.is_watched = True
         self._loop.add_reader(self._bells.fileno(), self._listen)
         self._listen()
 
     def needed(self) -> None:
         """Somebody on the loop begins to wait: watch, unless a thread does."""
-        if not self._watched and not self._lead.locked():
+        if not self._watched and not self.native.is_led:
             self._watch()
 
     def _listen(self) -> None:
@@ -157,7 +162,7 @@ class Bells:
         for _ in range(_ROUNDS_MAX):
             if self._bells is None:
                 return
-            if self._lead.locked():  # what rang is the leader's to take, who is awake by it, too
+            if self.native.is_led:  # what rang is the leader's to take, who is awake by it, too
                 self._step_back()
                 return
             tokens = self._bells.wait(0.0)
@@ -170,10 +175,10 @@ class Bells:
     def _step_back(self) -> None:
         """A thread leads: the loop does not watch as long as threads do."""
         self._asked = False
-        if not self._watched or (self._loop_waits() and not self._lead.locked()):
+        if not self._watched or (self._waiting and not self.native.is_led):
             return
         self._unwatch()
-        self._led_before = self._led
+        self._turns_before = self.native.turns
         if self._timer is None:
             self._timer = self._loop.call_later(_LOOK_S, self._look)
 
@@ -182,16 +187,16 @@ class Bells:
         self._timer = None
         if self._watched or self._bells is None:
             return
-        if self._led == self._led_before and not self._lead.locked():
+        if self.native.turns == self._turns_before and not self.native.is_led:
             self._watch()
             return
-        self._led_before = self._led
+        self._turns_before = self.native.turns
         self._timer = self._loop.call_later(_LOOK_S, self._look)
 
     def _unwatch(self) -> None:
         if self._watched:
             assert self._bells is not None, "not closed"
-            self._watched = False
+            self._watched = self._bells.is_watched = False
             self._loop.remove_reader(self._bells.fileno())
 
     def close(self) -> None:
@@ -201,6 +206,7 @@ class Bells:
             return
         self._unwatch()
         self._bells = None  # a leader holds it until it wakes
+        bells.is_closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -221,6 +227,7 @@ class Bells:
             return
         if waiter.leads is None and not self._begin_to_lead(waiter):
             self._followers[waiter] = None
+            bells.follow(1)
             try:
                 # Said first, looked at second: the leader may have left in between.
                 if not self._begin_to_lead(waiter):
@@ -228,6 +235,7 @@ class Bells:
                     return
             finally:
                 del self._followers[waiter]
+                bells.follow(-1)
         if waiter.woken:
             return
         tokens = bells.wait(-1.0 if timeout_s == math.inf else timeout_s)
@@ -252,10 +260,9 @@ class Bells:
         return None
 
     def _begin_to_lead(self, waiter: Waiter) -> bool:
-        if not self._lead.acquire(blocking=False):
+        if not self.native.lead():
             return False
         waiter.leads = self
-        self._led += 1
         if self._watched and not self._asked:
             self._asked = True
             self._loop.call_soon_threadsafe(self._step_back)
@@ -265,8 +272,12 @@ class Bells:
         """Wait no more: another thread may lead."""
         if waiter.leads is not None:
             waiter.leads = None
-            self._lead.release()
-        if self._lead.locked():
+            self.native.leave()
+        self._left()
+
+    def _left(self) -> None:
+        """Hand over to others, where a thread waits no more."""
+        if self.native.is_led:
             return
         # Also where it was a follower: it may be the one that was told to lead.
         if self._followers:
@@ -281,7 +292,7 @@ class Bells:
             # The loop hears what rings only where writers ring: who led may have been rung last.
             if not bells.sleep():
                 self._loop.call_soon_threadsafe(self._listen)
-        elif self._loop_waits():
+        elif self._waiting:
             self._loop.call_soon_threadsafe(self._watch)
 
     def kick(self) -> None:

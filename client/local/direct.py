@@ -15,6 +15,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from sira import _native
 from sira.client.deadline import Deadline
@@ -69,9 +70,9 @@ class Direct:
         self._answer: asyncio.Future[None] | None = None  # somebody waits for the next answer
         self._timer: asyncio.TimerHandle | None = None
         self.bells: Bells | None = None  # made with the first link that is read
-        # Hands out the replies that have come; whether somebody on the loop waits for one.
+        # Hands out the replies that have come; who waits for one, by the id of the request.
         self.hand_out: Callable[[], None] = _nothing
-        self.loop_waits: Callable[[], int] = _nobody
+        self.waiting: dict[bytes, Any] = {}
 
     # ---- connections -----------------------------------------------------------------------------
 
@@ -235,14 +236,11 @@ class Direct:
         """Take a new end that reads (`LinkOwner`). Raises OSError: no descriptors are to be had."""
         assert self._way is not None, "it brought the link"
         if self.bells is None:
-            self.bells = Bells(self._loop, rang=self.rang, loop_waits=self._loop_waits)
+            self.bells = Bells(self._loop, rang=self.rang, waiting=self.waiting)
         token = self.bells.add(reader)
         self._ends[token] = _End(self._way, number, reader, token)
         self._inbox.link(number, reader)
         self._tend_later()
-
-    def _loop_waits(self) -> int:
-        return self.loop_waits()
 
     def rang(self, tokens: Sequence[int]) -> None:
         """Take what was posted into the links of `tokens`. In any thread."""
@@ -328,11 +326,6 @@ class Direct:
 
 def _nothing() -> None:
     """Hand nothing out."""
-
-
-def _nobody() -> int:
-    """Nobody waits."""
-    return 0
 
 
 def _go_on(turn: asyncio.Future[None]) -> None:

@@ -515,6 +515,7 @@ class Mailbox:
 
     message_type: type[Message]
     context: Any  # becomes Message.context
+    over: bool  # no thread waits here without a look at why nothing comes
     def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
     def configure(
         self,
@@ -1113,3 +1114,32 @@ class ShmBells:
     # as wait, and all that rang is given to its mailboxes: the message that came to this one, or
     # tokens of links that are broken; none: as above
     def take(self, mailbox: Mailbox, timeout_s: float, /) -> Message | list[int]: ...
+
+    # who takes what rings for all: one thread at a time
+    is_led: bool  # read only
+    turns: int  # read only; how often somebody began to
+    def lead(self) -> bool: ...  # False: somebody does
+    def leave(self) -> None: ...
+    def wake(self) -> None: ...  # kick(), where another thread leads
+    # lead, wait once and leave in one call, for a thread that waits while nobody else does
+    is_watched: bool  # by the loop
+    is_closed: bool
+    def follow(self, change: int, /) -> None: ...  # so many threads more wait beside who leads
+    waiting: dict[bytes, Any] | None  # the requests that wait for a reply
+    left: Callable[[], None] | None  # called at the end where others wait
+    # None: nothing came, or that cannot be now
+    def next(self, mailbox: Mailbox, timeout_s: float, /) -> Message | None: ...
+    # the reply to a request that is in `waiting` until then; a list: it is asked, and waits there
+    # for its reply, as others do for these; None: it is not asked
+    def ask(
+        self,
+        outbox: Outbox,
+        topic: str,
+        body: Body,
+        id: bytes,
+        mailbox: Mailbox,
+        reply_to: str,
+        timeout_s: float | None,
+        pending: Any,
+        /,
+    ) -> Message | list[Message] | None: ...

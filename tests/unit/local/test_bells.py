@@ -38,9 +38,9 @@ class Hall:
     def __init__(self, loop: asyncio.AbstractEventLoop, links: int) -> None:
         self.links = [Link() for _ in range(links)]
         self.boxes = [Heard() for _ in range(links)]
-        self.loop_waits = False
+        self.waiting: dict[bytes, object] = {}
         self.took_turns: set[int] = set()
-        self.bells = Bells(loop, rang=self._rang, loop_waits=lambda: self.loop_waits)
+        self.bells = Bells(loop, rang=self._rang, waiting=self.waiting)
         self._readers = {}
         for link, box in zip(self.links, self.boxes, strict=True):
             self.add(link, box)
@@ -143,7 +143,7 @@ def test_the_loop_watches_where_no_thread_does_and_again_after_one_did() -> None
         assert hall.boxes[0].pop() is not None
         hall.took_turns.clear()
         taking = asyncio.get_running_loop().run_in_executor(None, hall.take, 0)
-        await until(lambda: hall.bells._lead.locked() and not hall.bells._watched)
+        await until(lambda: hall.bells.native.is_led and not hall.bells._watched)
         hall.links[0].send(b"by a thread")
         assert await taking == b"by a thread"
         assert threading.get_ident() not in hall.took_turns
@@ -157,7 +157,7 @@ def test_the_loop_watches_where_no_thread_does_and_again_after_one_did() -> None
 def test_the_loop_takes_over_at_once_where_somebody_on_it_waits() -> None:
     async def work() -> None:
         hall = Hall(asyncio.get_running_loop(), 1)
-        hall.loop_waits = True
+        hall.waiting[b"id"] = None
         hall.links[0].send(b"x")
         assert await asyncio.to_thread(hall.take, 0) == b"x"
         for _ in range(3):
@@ -181,7 +181,7 @@ def test_a_link_that_comes_while_a_thread_leads_rings_for_it(
             hall.links.append(Link())
             hall.boxes.append(Heard())
             taking = asyncio.get_running_loop().run_in_executor(None, hall.take, number)
-            await until(lambda: hall.bells._lead.locked() and not hall.bells._watched)
+            await until(lambda: hall.bells.native.is_led and not hall.bells._watched)
             hall.add(hall.links[-1], hall.boxes[-1])
             hall.links[-1].send(b"late")
             assert await taking == b"late"
@@ -232,7 +232,7 @@ def test_closing_ends_every_wait_and_gives_the_descriptors_back() -> None:
     async def work() -> None:
         gc.collect()  # what other tests have left does not go during this one
         before = descriptors()
-        bells = Bells(asyncio.get_running_loop(), rang=lambda _: None, loop_waits=lambda: False)
+        bells = Bells(asyncio.get_running_loop(), rang=lambda _: None, waiting={})
         ended = []
 
         def wait() -> None:

@@ -1,0 +1,153 @@
+/* Leading at the bells for one message, in one call. Where several threads wait one leads (client/local/bells.py says how they
+ * take turns); where one waits alone, as most do, nothing of that is to be thought of, and Python was a third of a round trip.
+ *
+ * Whoever has something for a thread that waits here, and does not bring it through the mailbox, says so where it is looked for
+ * first (`over`, the request itself), and wakes who leads. So who leads says so first, and looks then. */
+#include "shm_bells_py.h"
+
+#include "message.h"
+#include "route.h"
+
+enum { REPLY_FINAL = 1 }; /* of sira.v1.ReplyKind */
+
+static bool is_shared(const ShmBells *self)
+{
+    return self->is_watched || self->followers || self->is_closed;
+}
+
+static void leads(ShmBells *self)
+{
+    self->is_led = true;
+    self->leader = PyThread_get_thread_ident();
+    self->turns++;
+}
+
+/* Nothing but the calling thread is to be thought of? It leads then. */
+static bool begins(ShmBells *self)
+{
+    if (self->is_led || is_shared(self) || self->fork_depth != sira_fork_depth) return false;
+    leads(self);
+    return true;
+}
+
+/* An exception that is set stays set. May run anything. */
+static void ends(ShmBells *self)
+{
+    self->is_led = false;
+    if (!is_shared(self) && (!self->waiting || PyDict_GET_SIZE(self->waiting) == 0)) return;
+    PyObject *type, *value, *trace; /* owned */
+    PyErr_Fetch(&type, &value, &trace);
+    sira_callback(self->left);
+    PyErr_Restore(type, value, trace);
+}
+
+PyObject *sira_bells_lead(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    ShmBells *self = (ShmBells *)object;
+    if (self->is_led) Py_RETURN_FALSE;
+    leads(self);
+    Py_RETURN_TRUE;
+}
+
+PyObject *sira_bells_wake(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    const ShmBells *self = (const ShmBells *)object;
+    if (self->is_led && self->leader != PyThread_get_thread_ident()) (void)sira_bell_ring(self->kick);
+    Py_RETURN_NONE;
+}
+
+PyObject *sira_bells_leave(PyObject *object, PyObject *Py_UNUSED(ignored))
+{
+    ((ShmBells *)object)->is_led = false;
+    Py_RETURN_NONE;
+}
+
+PyObject *sira_bells_follow(PyObject *object, PyObject *change)
+{
+    const long more = PyLong_AsLong(change);
+    if (more == -1 && PyErr_Occurred()) return NULL;
+    ((ShmBells *)object)->followers += (uint32_t)more;
+    Py_RETURN_NONE;
+}
+
+/* next(mailbox, timeout_s) -> Message | None */
+PyObject *sira_bells_next(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    ShmBells *self = (ShmBells *)object;
+    if (count != 2 || !PyObject_TypeCheck(args[0], &sira_mailbox_type)) {
+        PyErr_SetString(PyExc_TypeError, "next(mailbox, timeout_s)");
+        return NULL;
+    }
+    Mailbox *mailbox = (Mailbox *)args[0];
+    const double timeout_s = PyFloat_AsDouble(args[1]);
+    if (timeout_s == -1 && PyErr_Occurred()) return NULL;
+    if (!begins(self)) Py_RETURN_NONE;
+    PyObject *message = NULL; /* owned */
+    if (mailbox->mask) {
+        message = mailbox_take(mailbox);
+    } else if (!mailbox->over) {
+        mailbox_awaits(mailbox);
+        message = sira_bells_take(self, mailbox, timeout_s, NULL);
+    }
+    ends(self);
+    if (message || PyErr_Occurred()) return message;
+    Py_RETURN_NONE;
+}
+
+static bool answers(PyObject *message, PyObject *id)
+{
+    const struct message *reply = (const struct message *)message;
+    return reply->reply_kind == REPLY_FINAL && reply->stream_id
+           && memcmp(reply->stream_id, PyBytes_AS_STRING(id), SIRA_ID_BYTES) == 0;
+}
+
+/* An exception that is set stays set. */
+static void forget(PyObject *waiting, PyObject *id)
+{
+    PyObject *type, *value, *trace; /* owned */
+    PyErr_Fetch(&type, &value, &trace);
+    if (PyDict_DelItem(waiting, id) < 0) PyErr_Clear(); /* somebody was quicker */
+    PyErr_Restore(type, value, trace);
+}
+
+/* A reply to somebody else came instead: the caller hands it out. */
+static PyObject *for_others(PyObject *reply)
+{
+    PyObject *list = PyList_New(reply ? 1 : 0); /* owned until returned */
+    if (list && reply) PyList_SET_ITEM(list, 0, Py_NewRef(reply));
+    return list;
+}
+
+/* ask(outbox, topic, body, id, mailbox, reply_to, timeout_s, pending) -> Message | list | None */
+PyObject *sira_bells_ask(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    enum { OUTBOX, TOPIC, BODY, ID, MAILBOX, REPLY_TO, TIMEOUT, PENDING, ARGS };
+    ShmBells *self = (ShmBells *)object;
+    if (count != ARGS || Py_TYPE(args[OUTBOX]) != &sira_outbox_type || !PyBytes_Check(args[ID])
+        || !PyObject_TypeCheck(args[MAILBOX], &sira_mailbox_type)) {
+        PyErr_SetString(PyExc_TypeError, "ask(outbox, topic, body, id, mailbox, reply_to, timeout_s, pending)");
+        return NULL;
+    }
+    const double timeout_s = args[TIMEOUT] == Py_None ? -1 : PyFloat_AsDouble(args[TIMEOUT]);
+    if (timeout_s == -1 && PyErr_Occurred()) return NULL;
+    if (!self->waiting || !begins(self)) Py_RETURN_NONE;
+    PyObject *waiting = Py_NewRef(self->waiting); /* owned */
+    PyObject *reply = NULL, *posted = NULL;       /* owned */
+    bool is_answered = false;
+    if (PyDict_SetItem(waiting, args[ID], args[PENDING]) == 0) { /* known before it is sent */
+        PyObject *const asked[] = {args[TOPIC], args[BODY], args[ID], args[REPLY_TO], args[TIMEOUT]};
+        posted = outbox_ask((Outbox *)args[OUTBOX], asked, sizeof asked / sizeof *asked);
+        if (posted == Py_True) reply = sira_bells_take(self, (Mailbox *)args[MAILBOX], timeout_s, NULL);
+        is_answered = reply && answers(reply, args[ID]);
+        if (is_answered || posted != Py_True || PyErr_Occurred()) forget(waiting, args[ID]);
+    }
+    ends(self);
+    PyObject *result = NULL;
+    if (PyErr_Occurred()) Py_CLEAR(reply);
+    else if (posted != Py_True) result = Py_NewRef(Py_None);
+    else result = is_answered ? Py_NewRef(reply) : for_others(reply);
+    Py_XDECREF(reply);
+    Py_XDECREF(posted);
+    Py_DECREF(waiting);
+    return result;
+}

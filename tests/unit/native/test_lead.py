@@ -1,0 +1,294 @@
+"""Leading at the bells for one message, in one call: who else is thought of, and who ends it."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import pytest
+
+from sira import _native
+from sira.kernel.errors import BadRequest
+
+from .link_harness import Link, bound
+from .route_harness import TOPIC, Routed
+
+WATCHDOG_S = 120.0
+REPLIES = "_reply.0123456789abcdef0123456789abcdef"
+
+
+def heard(*links: Link) -> _native.ShmBells:
+    bells = _native.ShmBells(spin_us_max=0)
+    for link in links:
+        bells.add(link.reader)
+    return bells
+
+
+def in_thread(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def leads(bells: _native.ShmBells, turns: int = 0) -> None:
+    """Wait until a thread leads that has not had its turn yet."""
+    until_s = time.monotonic() + WATCHDOG_S
+    while not (bells.is_led and bells.turns > turns):
+        assert time.monotonic() < until_s
+        time.sleep(0.0001)
+
+
+# ---- next ----------------------------------------------------------------------------------------
+
+
+def test_the_next_message_is_waited_for_by_who_leads_meanwhile() -> None:
+    link, box = bound()
+    bells = heard(link)
+    got: list[_native.Message | None] = []
+    thread = in_thread(lambda: got.append(bells.next(box, -1.0)))
+    leads(bells)
+    assert not bells.lead()
+    assert bells.next(box, 0.0) is None
+    link.send("x")
+    thread.join(WATCHDOG_S)
+    assert [message and message.text for message in got] == ["x"]
+    assert (bells.is_led, bells.turns) == (False, 1)
+    link.send("y")
+    found = bells.next(box, 0.0)
+    assert found is not None
+    assert found.text == "y"
+
+
+@pytest.mark.parametrize("why", ["watched", "closed", "followed", "led", "over"])
+def test_where_others_are_to_be_thought_of_nobody_waits_here(why: str) -> None:
+    link, box = bound()
+    bells = heard(link)
+    link.send("x")
+    if why == "followed":
+        bells.follow(1)
+    elif why == "led":
+        assert bells.lead()
+    elif why == "over":
+        box.over = True
+    else:
+        setattr(bells, f"is_{why}", True)
+    turns = bells.turns
+    assert bells.next(box, -1.0) is None
+    assert (bells.turns, bells.is_led) == (turns + (why == "over"), why == "led")
+    if why == "followed":
+        bells.follow(-1)
+        assert bells.next(box, -1.0) is not None
+
+
+def test_others_who_wait_are_told_when_it_ends() -> None:
+    link, box = bound()
+    bells = heard(link)
+    told: list[bool] = []
+    bells.left = lambda: told.append(bells.is_led)
+    bells.waiting = {}
+    link.send("a", "b", "c")
+    assert bells.next(box, 0.0) is not None
+    assert told == []
+    bells.waiting[b"id"] = None
+    assert bells.next(box, 0.0) is not None
+    assert told == [False]
+
+
+def test_a_message_that_is_here_already_is_taken_and_rings_for_nobody() -> None:
+    link, box = bound()
+    bells = heard(link)
+    link.send("a", "b")
+    assert bells.next(box, -1.0) is not None  # looks at the link, and finds both
+    before = bells.turns
+    found = bells.next(box, -1.0)
+    assert found is not None
+    assert (found.text, bells.turns) == ("b", before + 1)
+
+
+def test_nobody_sleeps_through_what_is_said_and_then_woken() -> None:
+    seed = random.randrange(1 << 32)
+    print("seed", seed)
+    rng = random.Random(seed)
+    _, box = bound()
+    for _ in range(300):
+        bells = heard()
+        box.over = False
+        thread = in_thread(lambda bells=bells: bells.next(box, -1.0))  # type: ignore[misc]
+        for _ in range(rng.randrange(60)):
+            pass
+        if rng.random() < 0.3:
+            leads(bells)
+        box.over = True
+        bells.wake()
+        thread.join(WATCHDOG_S)
+        assert not thread.is_alive()
+
+
+def test_wake_is_for_another_thread_that_leads() -> None:
+    link, box = bound()
+    bells = heard(link)
+    bells.wake()  # nobody leads
+    assert bells.lead()
+    bells.wake()  # who leads looks by itself
+    bells.leave()
+    started_s = time.monotonic()
+    assert bells.next(box, 0.05) is None
+    assert time.monotonic() - started_s > 0.04  # no ring was left over
+    thread = in_thread(lambda: bells.next(box, -1.0))
+    leads(bells, bells.turns - 1)
+    bells.wake()
+    thread.join(WATCHDOG_S)
+    assert not thread.is_alive()
+
+
+def test_a_handler_of_signals_is_called_when_nobody_leads() -> None:
+    link, box = bound()
+    bells = heard(link)
+    saw: list[bool] = []
+
+    def handler(_number: int, _frame: FrameType | None) -> None:
+        saw.append(bells.is_led)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        main = threading.main_thread().ident
+        assert main is not None
+
+        def interrupt() -> None:
+            leads(bells)
+            while not saw:
+                signal.pthread_kill(main, signal.SIGUSR1)
+                time.sleep(0.01)
+
+        thread = in_thread(interrupt)
+        assert bells.next(box, WATCHDOG_S) is None
+        thread.join(WATCHDOG_S)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert saw
+    assert not any(saw)
+
+
+def test_a_child_does_not_wait_at_its_parents_bells() -> None:
+    link, box = bound()
+    bells = heard(link)
+    link.send("x")
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if bells.next(box, -1.0) is None else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+# ---- ask -----------------------------------------------------------------------------------------
+
+
+class Asking:
+    """A live route to one reader, and the link that replies come by."""
+
+    def __init__(self) -> None:
+        self.routed = Routed()
+        self.there, self.cell = self.routed.live()
+        self.back, self.box = bound(REPLIES)
+        self.bells = heard(self.back)
+        self.bells.waiting = self.waiting = {}  # type: dict[bytes, object]
+        self.id = _native.new_id()
+
+    def ask(self, timeout_s: float | None = None, topic: str = TOPIC) -> object:
+        return self.bells.ask(
+            self.routed.outbox, topic, b"?", self.id, self.box, REPLIES, timeout_s, "who"
+        )
+
+    def answer(self, body: str, message_id: bytes, kind: int = 1) -> None:
+        self.back.send(body, topic=REPLIES, stream_id=message_id, reply_kind=kind)
+
+
+def test_a_request_is_posted_and_its_reply_waited_for() -> None:
+    asking = Asking()
+    seen: list[object] = []
+
+    def answer() -> None:
+        while (message := asking.there.take(asking.cell)) is None:
+            time.sleep(0.0001)
+        seen.extend([message.id_bytes, message.reply_to, dict(asking.waiting)])
+        asking.answer("!", message.id_bytes)
+
+    thread = in_thread(answer)
+    reply = asking.ask()
+    thread.join(WATCHDOG_S)
+    assert isinstance(reply, _native.Message)
+    assert reply.text == "!"
+    assert seen == [asking.id, REPLIES, {asking.id: "who"}]
+    assert asking.waiting == {}
+    assert not asking.bells.is_led
+
+
+@pytest.mark.parametrize("what", ["nothing", "a reply to another", "a part", "an error"])
+def test_what_is_not_its_reply_leaves_it_waiting(what: str) -> None:
+    asking = Asking()
+    if what == "a reply to another":
+        asking.answer("other", _native.new_id())
+    elif what != "nothing":
+        asking.answer("other", asking.id, kind={"a part": 2, "an error": 4}[what])
+    found = asking.ask(0.01)
+    assert isinstance(found, list)
+    assert [message.text for message in found] == ["other"] * (what != "nothing")
+    assert asking.waiting == {asking.id: "who"}
+    counts, _ = asking.there.node.counts()
+    assert counts[asking.cell][0] == 1  # posted
+
+
+def test_what_cannot_go_past_the_node_is_not_asked_and_does_not_wait() -> None:
+    asking = Asking()
+    assert asking.ask(topic="lab.elsewhere") is None
+    assert asking.waiting == {}
+    assert asking.bells.lead()
+    assert asking.ask() is None
+    asking.bells.leave()
+    assert asking.waiting == {}
+    with pytest.raises(BadRequest):
+        asking.bells.ask(
+            asking.routed.outbox, TOPIC, object(), asking.id, asking.box, REPLIES, None, "who"  # type: ignore[arg-type]
+        )  # fmt: skip
+    assert (asking.waiting, asking.bells.is_led) == ({}, False)
+    assert asking.there.texts(asking.cell) == []
+
+
+def test_what_fails_it_before_it_waits_is_seen() -> None:
+    """It is told by `waiting`, and wakes who leads: here while the request waits for room."""
+    asking = Asking()
+    routed = Routed()
+    link, cell = routed.live(window=1)
+    assert routed.outbox.ask(TOPIC, b"1", _native.new_id(), REPLIES, None)
+    turns = asking.bells.turns
+    got: list[object] = []
+    thread = in_thread(
+        lambda: got.append(
+            asking.bells.ask(
+                routed.outbox, TOPIC, b"2", asking.id, asking.box, REPLIES, None, "who"
+            )
+        )
+    )
+    leads(asking.bells, turns)
+    assert asking.waiting == {asking.id: "who"}
+    asking.bells.wake()
+    assert link.texts(cell) == ["1"]  # makes room
+    thread.join(WATCHDOG_S)
+    assert got in ([[]], [None])  # posted, and woken; or the room came too late
+    assert (asking.id in asking.waiting) == (got == [[]])
+
+
+def test_both_ends_are_checked() -> None:
+    bells = heard()
+    for call in (
+        lambda: bells.next("x", 1.0),  # type: ignore[arg-type]
+        lambda: bells.next(),  # type: ignore[call-arg]
+        lambda: bells.ask(),  # type: ignore[call-arg]
+        lambda: bells.follow("x"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TypeError):
+            call()
