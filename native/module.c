@@ -248,6 +248,7 @@ static int native_exec(PyObject *module)
     if (sira_add_shm(module) < 0) return -1;
     if (sira_add_search(module) < 0) return -1;
     if (sira_add_sparse(module) < 0 || sira_add_index(module) < 0) return -1;
+    if (sira_add_files(module) < 0) return -1;
 #if defined(SIRA_FAULTS)
     if (sira_add_faults(module) < 0) return -1;
 #endif

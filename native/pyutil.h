@@ -30,6 +30,7 @@ int sira_add_shm(PyObject *module);     /* shm_*_py.c */
 int sira_add_search(PyObject *module);  /* search_py.c */
 int sira_add_sparse(PyObject *module);  /* sparse_py.c */
 int sira_add_index(PyObject *module);   /* index_py.c */
+int sira_add_files(PyObject *module);   /* files_py.c */
 int sira_add_faults(PyObject *module);  /* fault_py.c; only with SIRA_FAULTS */
 /* PyType_Ready, then add under the last part of tp_name. */
 int sira_add_type(PyObject *module, PyTypeObject *type);

@@ -141,6 +141,14 @@ static uint64_t word_of(const struct sira_link_counts *counts)
     return word;
 }
 
+/* What was posted by the first cells, as their writer has stored it. Requires: there are so many. */
+static uint64_t posted_by(const ShmLink *self, uint32_t cells)
+{
+    uint64_t posted = 0;
+    for (uint32_t c = 0; c < cells; c++) posted += sira_word_load(&self->link.cells[c].posted);
+    return posted;
+}
+
 /* news(cells) -> {cell: counts}, of the first `cells` alone, and of those only that say something new */
 static PyObject *link_news(PyObject *object, PyObject *args)
 {
@@ -162,15 +170,30 @@ static PyObject *link_news(PyObject *object, PyObject *args)
         Py_DECREF(cells);
         return PyErr_NoMemory();
     }
+    self->told_posted = posted_by(self, known); /* before: what is posted meanwhile is news next time */
+    self->told_waits = false;
     (void)counts_of(self, known, counts);
     for (uint32_t c = 0; cells && c < known; c++) {
+        self->told_waits |= counts[c].pending != 0;
         const uint64_t word = word_of(&counts[c]);
         if (word == self->told[c]) continue;
         if (put_cell(cells, c, &counts[c]) < 0) Py_CLEAR(cells);
         else self->told[c] = word;
     }
+    if (!cells) self->told_waits = true; /* to be looked at again */
     PyMem_Free(counts);
     return cells;
+}
+
+/* moved(cells) -> bool. Where nothing waits, nothing is taken or withdrawn before something is posted: so it costs a word
+ * a cell, where news() looks at every slot. A step that a stopped writer has not counted yet is news() alone to find. */
+static PyObject *link_moved(PyObject *object, PyObject *args)
+{
+    const ShmLink *self = (ShmLink *)object;
+    unsigned int known;
+    if (!PyArg_ParseTuple(args, "I:moved", &known)) return NULL;
+    if (known > self->link.shape.cells) known = self->link.shape.cells;
+    return PyBool_FromLong(self->told_waits || known > self->told_count || posted_by(self, known) != self->told_posted);
 }
 
 /* pieces() -> [(segment, offset, bytes, since_ns, taken)] */
@@ -202,6 +225,8 @@ static PyMethodDef link_methods[] = {
      "counts() -> ({cell: (posted, taken, pending, (withdrawn by reason, ...))}, whether they make sense)."},
     {"news", link_news, METH_VARARGS,
      "news(cells) -> {cell: as of counts()}: of the first `cells`, those that changed since it was asked before."},
+    {"moved", link_moved, METH_VARARGS,
+     "moved(cells) -> bool: whether news() of as many cells may have some: a post since, or something waited. Cheap."},
     {"pieces", link_pieces, METH_NOARGS,
      "pieces() -> [(segment, offset, bytes, since_ns, taken)]: chunks that the reader has or is yet to take."},
     {NULL, NULL, 0, NULL},

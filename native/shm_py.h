@@ -57,6 +57,8 @@ typedef struct {
     struct sira_link link;
     uint64_t *told; /* owned; of each of the first cells, what news() said last */
     uint32_t told_count;
+    uint64_t told_posted;       /* of all of them, as the cells said before news() looked */
+    bool told_waits;            /* something was yet to be taken then */
 } ShmLink;
 typedef struct {
     PyObject_HEAD

@@ -93,4 +93,5 @@ set(SIRA_PYTHON_SOURCES
   native/search_py.c
   native/sparse_py.c
   native/index_py.c
+  native/files_py.c
 )

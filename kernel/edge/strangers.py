@@ -16,19 +16,19 @@ import contextlib
 import ctypes
 import functools
 import ipaddress
-import os
 import resource
+import stat
 import struct
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from sira import _native
 from sira.kernel.edge.allowances import Allowances
 from sira.kernel.edge.open_sockets import (
     Peer,
     copy_at,
-    listed,
     listens,
     open_count,
     parse,
@@ -49,7 +49,8 @@ _BUSY_S, _BUSY_CORES = 0.25, 0.2
 # A walk holds the loop for so long at a time. When many come, the next slice follows in the next
 # turn; else a request whose way is some turns long shall not meet a slice in each of them.
 _SLICE_S, _SLICE_REST_S = 0.0003, 0.002
-_FILES = 16  # open files between two looks at the clock
+_FILES = 16  # connections between two looks at the clock, or files that were not known
+_SPAN = 256  # descriptors in one go of which nothing is new, 0.3 µs each
 _TRIM = 500  # fewer connections than at the peak: what they took goes back to the system
 # Connections that gRPC has not taken yet: they come in whatever is decided. gRPC asks for 4,096.
 _WAITING_MAX = 256
@@ -126,23 +127,23 @@ def _do(code: int, value: int, *, skip_else: int = 0) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """An open file as it was looked at; `peer` of a connection to one of our ports."""
+    """A socket of ours as it was looked at: `peer` of a connection; None: it listens."""
 
     inode: int
-    mode: int
-    peer: Peer | None = None
-    listens: bool = False
+    peer: Peer | None
 
 
-def _look(descriptor: int, inode: int, mode: int, ports: frozenset[int]) -> _File:
+def _look(descriptor: int, inode: int, ports: frozenset[int]) -> _File | None:
+    """Return what it is; None: neither listens at one of our ports nor is a connection to one."""
     copy = copy_at(descriptor, ports)
     if copy is None:
-        return _File(inode, mode)
+        return None
     with copy:
-        if not listens(copy):
-            return _File(inode, mode, peer=peer_of(copy))
-        copy.listen(_WAITING_MAX)
-        return _File(inode, mode, listens=True)
+        if listens(copy):
+            copy.listen(_WAITING_MAX)
+            return _File(inode, None)
+        peer = peer_of(copy)
+        return _File(inode, peer) if peer is not None else None
 
 
 def _give_back() -> None:
@@ -205,7 +206,8 @@ class Strangers:
         self._crowded: frozenset[str] = frozenset()  # held for how many they have
         self._told, self._looked = held, looked
         self._ports: frozenset[int] = frozenset()
-        self._files: dict[int, _File] = {}
+        self._open = _native.Files()
+        self._files: dict[int, _File] = {}  # of all that are open, those that are ours
         self._proved: dict[str, tuple[Peer | None, int]] = {}  # and the walk before which
         self._walks = 0
         self._peak = self._standing = 0
@@ -255,21 +257,15 @@ class Strangers:
     async def _walk(self, pace: Pace, *, counts_bytes: bool) -> None:
         """Count the strangers; hold the addresses of too many; give back what those gone took."""
         self._walks += 1
-        files: dict[int, _File] = {}
+        await self._walk_files(pace)
         received: dict[Peer, int | None] = {}
-        for index, descriptor in enumerate(listed(), 1):
-            with contextlib.suppress(OSError):  # closed since it was listed
-                now, known = os.fstat(descriptor), self._files.get(descriptor)
-                if known is None or (known.inode, known.mode) != (now.st_ino, now.st_mode):
-                    known = _look(descriptor, now.st_ino, now.st_mode, self._ports)
-                files[descriptor] = known
-                if known.peer is not None:
-                    received[known.peer] = (
-                        received_bytes(descriptor, known.inode) if counts_bytes else None
-                    )
+        for index, (descriptor, known) in enumerate(list(self._files.items()), 1):
+            if known.peer is not None:
+                received[known.peer] = (
+                    received_bytes(descriptor, known.inode) if counts_bytes else None
+                )
             if index % _FILES == 0:
                 await pace.step()
-        self._files = files
         await self._looked(received, pace.step)
         proved = set()
         for index, peer in enumerate(list(self._proved), 1):
@@ -295,6 +291,22 @@ class Strangers:
         self.count = strangers.total()
         self._hold(+strangers)
         await self._trim(len(received))
+
+    async def _walk_files(self, pace: Pace) -> None:
+        """Look at what was opened since the last walk, and forget what was closed."""
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        at, left = 0, open_count()
+        while left > 0 and (at < most or most == resource.RLIM_INFINITY):
+            at, left, changed = self._open.look(at, left, _SPAN, _FILES)
+            for descriptor, inode, mode in changed:
+                ours = _look(descriptor, inode, self._ports) if stat.S_ISSOCK(mode) else None
+                if ours is not None:
+                    self._files[descriptor] = ours
+                else:
+                    self._files.pop(descriptor, None)
+            await pace.step()
+        for descriptor in self._open.end(at):
+            self._files.pop(descriptor, None)
 
     async def _trim(self, standing: int) -> None:
         """Give back what those gone took: when many have, and once more when no more go."""
@@ -336,7 +348,7 @@ class Strangers:
     def _let_in_none_from(self, addresses: frozenset[str]) -> bool:
         """Set the filters; return whether they are in force."""
         code, done = refusing(addresses) if addresses else b"", False
-        for descriptor in [number for number, each in self._files.items() if each.listens]:
+        for descriptor in [number for number, each in self._files.items() if each.peer is None]:
             copy = copy_at(descriptor, self._ports)
             if copy is not None:
                 with copy:

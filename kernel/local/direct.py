@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from sira.kernel.bus import Bus
 
 _LOOK_S = 1.0  # counts in links are taken in so often, and before they are asked for
-_LINKS_A_STEP = 8
+_SELDOM = 5  # of so many looks in time, one asks also those that rest whether they have moved
+_LINKS_A_STEP, _RESTING_A_STEP = 8, 64
 _WAIT_S = 0.001  # targets that hold something are looked at again so often
 _TURN_NS = 1_000_000  # then others have the loop
 _BROKEN_S = 10.0  # so long a pair whose link broke is not linked again
@@ -76,6 +77,8 @@ class Direct:
         self._turn: asyncio.Handle | None = None
         self._again: asyncio.TimerHandle | None = None
         self._looking: asyncio.TimerHandle | None = None
+        self._stirring: dict[int, Link] = {}  # links in which something was new lately
+        self._looks = 0  # in time
 
     @property
     def routes(self) -> int:
@@ -226,7 +229,7 @@ class Direct:
             return Refusal("a connection takes no descriptors now", BUSY_MS)
         self._last_link += 1
         try:
-            link = Link(self._last_link, bus, writer, reader, self.lent)
+            link = Link(self._last_link, bus, writer, reader, self.lent, self._stirring)
         except OSError:
             return Refusal("the node is at its limit of open files, or of memory", LATER_MS)
         self.links[link.number] = writer.links[link.number] = reader.links[link.number] = link
@@ -250,17 +253,18 @@ class Direct:
         Args:
             in_time: nobody has asked: links in which nothing was new lately are left out.
         """
-        links = [
-            each
-            for each in self.links.values()
-            if (bus is None or each.bus is bus) and not (in_time and each.rests())
-        ]
+        if in_time:
+            yield from self._wake()
+        among = self._stirring if in_time else self.links
+        links = [each for each in among.values() if bus is None or each.bus is bus]
         for index, link in enumerate(links, 1):
-            if link.number in self.links:
-                link.look()
-                self.settle(link)
-                if link.is_used_up and not link.cells and not link.is_over:
-                    self.give_up(link)
+            if link.number not in self.links:
+                self._stirring.pop(link.number, None)
+                continue
+            link.look()
+            self.settle(link)
+            if link.is_used_up and not link.cells and not link.is_over:
+                self.give_up(link)
             if index % _LINKS_A_STEP == 0:
                 yield
         for index, link in enumerate(list(self.viewed.values()), 1):
@@ -268,6 +272,16 @@ class Direct:
                 self.viewed.pop(link.number, None)
                 link.drop()
             if index % _LINKS_A_STEP == 0:
+                yield
+
+    def _wake(self) -> Generator[None, None, None]:
+        """Have those that rest looked at again, if they have moved; yields after some."""
+        self._looks += 1
+        if self._looks % _SELDOM:
+            return
+        for index, link in enumerate(list(self.links.values()), 1):
+            link.wake()
+            if index % _RESTING_A_STEP == 0:
                 yield
 
     def _look_in_time(self) -> None:

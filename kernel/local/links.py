@@ -26,9 +26,10 @@ CELL_OPEN, CELL_END = 18, 19  # field numbers of the oneof in Item
 # For a client that does not read; past it its route waits.
 _WAITING_DESCRIPTORS_MAX = 16
 _GENERATION_BYTES = 8
-# Looks in time that a link is passed over at most, once nothing is new in it: so that a thousand
-# that say nothing cost the node little. Whoever asks for counts has all of them looked at.
-_RESTS_MAX = 4
+# Looks at which nothing was new, then a link rests: it is asked now and then whether it has moved,
+# so that a thousand that say nothing cost the node little. Whoever asks for counts has all of them
+# looked at.
+_QUIET_LOOKS = 2
 
 
 def is_full(channel: Channel) -> bool:
@@ -39,8 +40,20 @@ def is_full(channel: Channel) -> bool:
 class Link:
     """One link. Lives until nobody can post into it, and nothing waits in it."""
 
-    def __init__(self, number: int, bus: Bus, writer: End, reader: End, lent: Lent) -> None:
+    def __init__(
+        self,
+        number: int,
+        bus: Bus,
+        writer: End,
+        reader: End,
+        lent: Lent,
+        stirring: dict[int, Link],
+    ) -> None:
         """Make the memory and pass it to both, the reader first.
+
+        Args:
+            stirring: links to be looked at in time, by number; the others rest. It leaves by itself
+                when nothing was new for a while.
 
         Raises:
             OSError: there is no descriptor left, or no memory. Nobody has the link then.
@@ -55,12 +68,13 @@ class Link:
         self.cells: dict[int, Cell] = {}  # that count
         self.used = 0  # cells that were given out
         self.writer_over = self.reader_over = False
-        self._quiet = self._rests = 0  # looks at which nothing was new; those to be left out yet
+        self._stirring, self._quiet = stirring, 0  # and looks at which nothing was new
         # What the reader was passed, by the writer's own numbers, and because of which stream.
         self.shown: dict[int, tuple[Segment, SubscribeStream]] = {}
         # Of these what is named no more, of a link that is over: its reader may look at it yet.
         self.left: dict[int, Segment] = {}
         self._pass_on(self._memory.fileno(), generation)
+        self.stir()
 
     def _pass_on(self, memory: int, generation: int) -> None:
         bells, shape = list[int](), (SLOTS, HOLDS, CELLS)
@@ -99,14 +113,24 @@ class Link:
 
     # ---- cells -----------------------------------------------------------------------------------
 
-    def rests(self) -> bool:
-        """Whether a look in time may be left out: nothing was new at the last ones. Counts it."""
-        self._rests -= 1
-        return self._rests >= 0
-
     def stir(self) -> None:
         """Have it looked at next time: something is to become of it."""
-        self._quiet = self._rests = 0
+        self._quiet = 0
+        self._stirring[self.number] = self
+
+    def wake(self) -> None:
+        """Have one that rests looked at next time, if something may have become of it."""
+        if self.cells and self._memory is not None and self._memory.moved(self.used):
+            self._stirring[self.number] = self
+
+    def _note(self, *, is_new: bool) -> None:
+        """Take note of a look: rest, if there was nothing new for a while."""
+        if is_new:
+            self.stir()
+            return
+        self._quiet += 1
+        if self._quiet >= _QUIET_LOOKS:
+            self._stirring.pop(self.number, None)
 
     def open(self, cell: Cell, stamp: bytes) -> None:
         """Bind a fresh cell to its subscription, behind all that its stream has had before."""
@@ -125,6 +149,7 @@ class Link:
     def look(self) -> None:
         """Take in what the memory says, and forget the cells that are over."""
         if not self.cells or self._memory is None:
+            self._note(is_new=False)
             return
         news = self._memory.news(self.used)
         for number, (posted, taken, _, withdrawn) in news.items():
@@ -132,8 +157,7 @@ class Link:
             if cell is not None:
                 cell.look(posted, taken, withdrawn)
         ageing = [each for each in self.cells.values() if each.is_ageing]
-        self._quiet = 0 if news or ageing else min(self._quiet + 1, _RESTS_MAX)
-        self._rests = self._quiet
+        self._note(is_new=bool(news or ageing))
         for cell in ageing:
             if cell.grow_old():
                 cell.end("REVOKED")
@@ -260,6 +284,7 @@ class Link:
         for cell in list(self.cells.values()):
             cell.tally.cells.pop(cell, None)
         self.cells.clear()
+        self._stirring.pop(self.number, None)
 
     def drop(self) -> None:
         """Let go of its memory: nobody is told of it any more. Requires: closed."""

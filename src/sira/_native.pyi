@@ -1003,6 +1003,13 @@ class ShmLink:
     def news(self, cells: int, /) -> dict[int, tuple[int, int, int, tuple[int, ...]]]:
         """Counts of those of the first `cells` that differ from what it returned before."""
 
+    def moved(self, cells: int, /) -> bool:
+        """Whether `news` of as many cells may have some: a post since, or something waited then.
+
+        A few words are read, no slot: what a writer that is stopped between its post and its count
+        has posted is not seen.
+        """
+
     def pieces(self) -> list[tuple[int, int, int, int, bool]]:
         """(segment, offset, bytes, since_ns, taken) of each chunk that is out: taken, or yet to be.
 
@@ -1143,3 +1150,20 @@ class ShmBells:
         pending: Any,
         /,
     ) -> Message | list[Message] | None: ...
+
+@final
+class Files:
+    """Which file each descriptor of this process was, when it was looked at."""
+
+    def __new__(cls) -> Files: ...
+    def look(
+        self, first: int, open: int, span: int, most: int, /
+    ) -> tuple[int, int, list[tuple[int, int, int]]]:
+        """(next, open, [(descriptor, inode, mode)]) of those that are another file than before.
+
+        Of `span` descriptors from `first` on; mode 0: closed. Stops when `open` files were met or
+        `most` have changed: `next` is where, and the second how many are yet to be met.
+        """
+
+    def end(self, first: int, /) -> list[int]:
+        """Take those from `first` on for closed; return which were open."""

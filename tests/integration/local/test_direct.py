@@ -8,6 +8,7 @@ import pytest
 
 import sira
 from sira.kernel.local import record
+from sira.kernel.local.links import Link
 from sira.kernel.node import Node
 from sira.v1 import bus_pb2
 
@@ -88,25 +89,57 @@ def test_a_publisher_hears_of_its_route_when_its_reader_surely_hears_of_the_cell
     on_node(tmp_path, work)
 
 
-def test_a_silent_link_is_looked_at_seldom_unless_somebody_asks(tmp_path: Path) -> None:
+def looks_of(link: Link, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Note each look at a link from now on, and how many cells it has then."""
+    looks, look = list[int](), link.look
+
+    def noted() -> None:
+        look()
+        looks.append(len(link.cells))
+
+    monkeypatch.setattr(link, "look", noted)
+    return looks
+
+
+def look_in_time(node: Node, times: int) -> None:
+    for _ in range(times):
+        list(node.direct.look(in_time=True))
+
+
+def test_a_silent_link_is_not_looked_at_until_it_moves_or_somebody_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def work(node: Node) -> None:
         async with linked(node) as publisher, linked(node) as subscriber:
             route = await publisher.granted(await pair(publisher, subscriber), TOPIC)
             (link,) = node.direct.links.values()
             (cell,) = link.cells.values()
-            rested = []
-            for _ in range(30):
-                rested.append(link.rests())
-                if not rested[-1]:
-                    link.look()
-            assert rested[-10:].count(False) == 2, "of five one is a look"
+            target = route.targets[0]
+            look_in_time(node, 10)
+            looks = looks_of(link, monkeypatch)
+            look_in_time(node, 20)
+            assert looks == [], "nothing is read but whether something was posted"
             publisher.post(route, TOPIC)
             list(node.direct.look())
             assert cell.seen.posted == 1, "who asks has it looked at"
             for posted in (2, 3):
                 publisher.post(route, TOPIC)
-                list(node.direct.look(in_time=True))
+                look_in_time(node, 1)
                 assert cell.seen.posted == posted, "where something was new it is looked at again"
+            look_in_time(node, 10)
+            looks.clear()
+            look_in_time(node, 20)
+            assert looks == [1] * 4, "what waits may be taken at any time: of five looks one"
+            assert len(subscriber.taken_from(target.link, target.cell)) == 3
+            look_in_time(node, 5)
+            assert (cell.seen.posted, cell.seen.taken) == (3, 3)
+            look_in_time(node, 10)
+            looks.clear()
+            look_in_time(node, 20)
+            assert looks == [], "all was taken: it is silent again"
+            publisher.post(route, TOPIC)
+            look_in_time(node, 5)
+            assert cell.seen.posted == 4, "what was posted after the silence is found"
 
     on_node(tmp_path, work)
 

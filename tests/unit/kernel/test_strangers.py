@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import random
+import socket
 import struct
+from contextlib import ExitStack
 
 import pytest
 
-from sira.kernel.edge.strangers import ADDRESSES_MAX, fair_share, network, refusing, to_hold
+from sira.kernel.edge.open_sockets import open_count
+from sira.kernel.edge.strangers import (
+    ADDRESSES_MAX,
+    Strangers,
+    fair_share,
+    network,
+    refusing,
+    to_hold,
+)
+from sira.kernel.slices import Pace
 
 NOBODY: frozenset[str] = frozenset()
 A, B, C = "10.0.0.1", "10.0.0.2", "2001:db8:0:7::/64"
@@ -101,3 +113,43 @@ def test_the_largest_program_is_one_that_linux_takes() -> None:
     assert not _lets_in(program, "2001:db8:0:80::1")
     assert _lets_in(program, "2001:db8:0:81::1")
     assert _lets_in(program, A)
+
+
+def test_files_that_are_no_connections_of_ours_cost_a_walk_few_turns() -> None:
+    """A node's own files (Unix sockets, links) are many, and none is a stranger."""
+
+    class Counting(Pace):
+        turns = 0
+
+        async def step(self) -> None:
+            self.turns += 1
+
+    async def walk(strangers: Strangers) -> int:
+        pace = Counting(slice_s=0.0)
+        await strangers._walk(pace, counts_bytes=False)
+        return pace.turns
+
+    async def heard(_: object, __: object) -> None:
+        """Nobody is told."""
+
+    async def work() -> None:
+        strangers = Strangers(
+            each_max=0, all_max=0, empty_per_s_max=0.0, hold_s=0.0, held=print, looked=heard
+        )
+        with ExitStack() as stack:
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            ours = listener.getsockname()
+            strangers._ports = frozenset({ours[1]})
+            others = [stack.enter_context(each) for _ in range(300) for each in socket.socketpair()]
+            first = await walk(strangers)
+            assert first > len(others) // 16, "what was not known is looked at one by one"
+            assert await walk(strangers) <= open_count() // 256 + 2
+            with socket.create_connection(ours):
+                taken, _ = listener.accept()
+                with taken:
+                    await walk(strangers)
+                    assert strangers.count == 1
+            await walk(strangers)
+            assert strangers.count == 0, "it has gone"
+
+    asyncio.run(work())

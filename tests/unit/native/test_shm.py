@@ -547,6 +547,30 @@ def test_news_are_of_cells_that_changed_among_those_that_were_given_out() -> Non
     assert pair.node.counts()[0].keys() == {0, 2}
 
 
+def test_a_link_has_moved_when_something_was_posted_since_or_waited_then() -> None:
+    pair = Pair()
+    assert pair.node.moved(3), "nobody has asked for news"
+    assert pair.node.news(3) == {}
+    assert not pair.node.moved(3)
+    pair.send(b"one", cell=2)
+    assert pair.node.moved(3)
+    assert pair.node.news(3).keys() == {2}
+    assert pair.node.moved(3), "what waits may be taken at any time"
+    pair.take(2)
+    assert pair.node.moved(3)
+    assert pair.node.news(3) == {2: (1, 1, 0, (0,) * 7)}
+    assert not pair.node.moved(3)
+    assert pair.node.moved(4), "of the fourth nobody has asked"
+    ticket = pair.send(b"two", cell=0)
+    assert pair.node.news(3).keys() == {0}
+    assert pair.writer.withdraw(ticket, 0)
+    assert pair.node.moved(3)
+    assert pair.node.news(3).keys() == {0}
+    assert not pair.node.moved(3)
+    assert pair.node.news(1 << 20) == {}
+    assert not pair.node.moved(1 << 20), "there are not so many"
+
+
 def test_counting_makes_no_memory_for_slots_and_cells_that_were_never_used() -> None:
     node = _native.ShmLink(1, slots=512, holds=512, cells=1024)
     made = os.fstat(node.fileno()).st_blocks * 512
