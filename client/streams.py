@@ -58,7 +58,9 @@ class Streams(Nodes):
         self.outgoing = Outgoing(self, source=name)
         self.incoming = Incoming(self, message_bytes_max=_MESSAGE_BYTES_MAX)
         self.lender = Lender(self.loop, self.outgoing.outbox)
-        self.direct = Direct(self.loop, self.outgoing.outbox, self.incoming.inbox)
+        self.direct = Direct(
+            self.loop, self.outgoing.outbox, self.incoming.inbox, self.lender.arenas
+        )
         self.incoming.stray = self.direct.stray
         self.outgoing.riding = self.incoming.ride
         self.incoming.answers = self.outgoing.take_answers

@@ -33,17 +33,17 @@ static void grant_clear(struct grant *grant)
     PyMem_Free(grant->segments);
 }
 
-/* One (ShmWriter, cell, window, held_bytes_max, waits=True); its cell is open then. */
+/* One (ShmWriter, cell, window, held_bytes_max, waits=True, window_bytes=no limit); its cell is open then. */
 static int grant_target(struct grant *grant, PyObject *entry)
 {
     PyObject *object; /* borrowed */
     unsigned int cell, window;
-    unsigned long long held_bytes_max;
+    unsigned long long held_bytes_max, window_bytes = UINT64_MAX;
     int waits = true;
     if (!PyTuple_Check(entry)
-        || !PyArg_ParseTuple(entry, "OIIK|p:target", &object, &cell, &window, &held_bytes_max, &waits)) {
+        || !PyArg_ParseTuple(entry, "OIIK|pK:target", &object, &cell, &window, &held_bytes_max, &waits, &window_bytes)) {
         if (!PyErr_Occurred())
-            PyErr_SetString(PyExc_TypeError, "a target is (ShmWriter, cell, window, held_bytes_max, waits=True)");
+            PyErr_SetString(PyExc_TypeError, "a target is (ShmWriter, cell, window, held_bytes_max, waits, window_bytes)");
         return -1;
     }
     if (Py_TYPE(object) != &sira_shm_writer_type) {
@@ -66,7 +66,7 @@ static int grant_target(struct grant *grant, PyObject *entry)
         grant->targets[i].rings = false;
         target->planned++;
     }
-    if (!writer->writer.corrupt) sira_link_writer_cell(&writer->writer, cell, window, held_bytes_max);
+    if (!writer->writer.corrupt) sira_link_writer_cell(&writer->writer, cell, window, window_bytes, held_bytes_max);
     target->writer = (ShmWriter *)Py_NewRef(object);
     grant->target_count++;
     return 0;

@@ -173,7 +173,8 @@ struct sira_writer_hold {
 };
 struct sira_writer_cell {
     uint32_t outstanding, window;        /* messages not yet taken; most of them */
-    uint64_t held_bytes, held_bytes_max; /* of chunks that have not come back */
+    uint64_t outstanding_bytes, window_bytes; /* of their chunks; none is posted once there are so many */
+    uint64_t held_bytes, held_bytes_max; /* of chunks that have not come back, taken or not */
     struct sira_link_cell counts;        /* as they were last stored; shared memory is never asked */
 };
 /* Gives a chunk of `owner` back: the reader has done with it, or it never came so far. Must not touch the link. */
@@ -198,8 +199,9 @@ enum sira_link_status sira_link_writer_open(struct sira_link_writer *writer, con
 /* Gives every hold back (the reader is gone, or its link ended) and frees; what is pending stays as it stands, and so
  * does `lent`: the reader may look at it for long. */
 void sira_link_writer_close(struct sira_link_writer *writer);
-/* Limits of a subscription; needed before its first post. `window` in messages, `held_bytes_max` in bytes. */
-void sira_link_writer_cell(struct sira_link_writer *writer, uint32_t cell, uint32_t window, uint64_t held_bytes_max);
+/* Limits of a subscription; needed before its first post. `window` in messages, the others in bytes. */
+void sira_link_writer_cell(struct sira_link_writer *writer, uint32_t cell, uint32_t window, uint64_t window_bytes,
+                           uint64_t held_bytes_max);
 
 struct sira_post {
     uint32_t cell;

@@ -58,10 +58,12 @@ void sira_link_writer_close(struct sira_link_writer *writer)
     writer->corrupt = true; /* a late call finds an ended link */
 }
 
-void sira_link_writer_cell(struct sira_link_writer *writer, uint32_t cell, uint32_t window, uint64_t held_bytes_max)
+void sira_link_writer_cell(struct sira_link_writer *writer, uint32_t cell, uint32_t window, uint64_t window_bytes,
+                           uint64_t held_bytes_max)
 {
     assert(cell < writer->link.shape.cells);
     writer->cells[cell].window = window;
+    writer->cells[cell].window_bytes = window_bytes;
     writer->cells[cell].held_bytes_max = held_bytes_max;
 }
 
@@ -75,7 +77,10 @@ static enum sira_link_status corrupt(struct sira_link_writer *writer)
 static void free_slot(struct sira_link_writer *writer, uint32_t slot)
 {
     struct sira_writer_slot *entry = &writer->slots[slot];
-    writer->cells[entry->cell].outstanding--;
+    struct sira_writer_cell *cell = &writer->cells[entry->cell];
+    cell->outstanding--;
+    /* A hold ends with its slot or behind it, so this is still of the same chunk. */
+    if (entry->hold != SIRA_LINK_NONE) cell->outstanding_bytes -= writer->holds[entry->hold].bytes;
     entry->number = 0;
     writer->free_bits[slot / 64] |= UINT64_C(1) << slot % 64;
     writer->free_count++;
@@ -156,6 +161,7 @@ static enum sira_link_status room_now(const struct sira_link_writer *writer, uin
     const struct sira_writer_cell *at = &writer->cells[cell];
     if (writer->free_count <= planned + (priority ? 0 : writer->reserve)) return SIRA_LINK_NO_SLOT;
     if (at->outstanding >= at->window) return SIRA_LINK_NO_CREDIT;
+    if (at->outstanding_bytes && at->outstanding_bytes >= at->window_bytes) return SIRA_LINK_NO_CREDIT;
     if (!chunk_bytes) return SIRA_LINK_OK;
     if (writer->hold_count + planned >= writer->link.shape.holds) return SIRA_LINK_NO_HOLD;
     if (at->held_bytes && chunk_bytes > at->held_bytes_max - (at->held_bytes < at->held_bytes_max ? at->held_bytes
@@ -245,6 +251,7 @@ enum sira_link_status sira_link_post(struct sira_link_writer *writer, const stru
 
     cell->counts.posted = after;
     cell->outstanding++;
+    if (hold != SIRA_LINK_NONE) cell->outstanding_bytes += post->bytes;
     writer->slots[slot] = (struct sira_writer_slot){.number = number, .cell = post->cell, .hold = hold};
     *ticket = (struct sira_link_ticket){.number = number, .slot = slot};
     return SIRA_LINK_OK;

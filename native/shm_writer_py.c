@@ -84,10 +84,10 @@ static PyObject *writer_open_cell(PyObject *object, PyObject *args)
 {
     ShmWriter *self = (ShmWriter *)object;
     unsigned int cell, window;
-    unsigned long long held_bytes_max;
-    if (!PyArg_ParseTuple(args, "IIK:open_cell", &cell, &window, &held_bytes_max)) return NULL;
+    unsigned long long held_bytes_max, window_bytes = UINT64_MAX;
+    if (!PyArg_ParseTuple(args, "IIK|K:open_cell", &cell, &window, &held_bytes_max, &window_bytes)) return NULL;
     if (cell >= self->memory->link.shape.cells) return PyErr_Format(PyExc_IndexError, "cell %u", cell);
-    if (!self->writer.corrupt) sira_link_writer_cell(&self->writer, cell, window, held_bytes_max);
+    if (!self->writer.corrupt) sira_link_writer_cell(&self->writer, cell, window, window_bytes, held_bytes_max);
     Py_RETURN_NONE;
 }
 
@@ -279,7 +279,7 @@ static PyObject *writer_sleep(PyObject *object, PyObject *args)
 }
 
 static PyMethodDef writer_methods[] = {
-    {"open_cell", writer_open_cell, METH_VARARGS, "open_cell(cell, window, held_bytes_max): limits of a subscription."},
+    {"open_cell", writer_open_cell, METH_VARARGS, "open_cell(cell, window, held_bytes_max, window_bytes=no limit): limits of a subscription."},
     {"room", writer_room, METH_VARARGS, "room(cell, priority, chunk_bytes, planned=0) -> 0, or -status."},
     {"post", (PyCFunction)(void (*)(void))writer_post, METH_FASTCALL,
      "post(post, cell, supersedes=0, flags=the post's) -> ticket, or -status: nothing was posted."},

@@ -106,6 +106,11 @@ class Arenas:
         self._is_on = False
 
     @property
+    def bytes_max(self) -> int:
+        """Most bytes of all segments together."""
+        return self._bytes_max
+
+    @property
     def segment_bytes(self) -> int:
         """Bytes of all segments."""
         with self._lock:

@@ -19,6 +19,7 @@ from typing import Any
 
 from sira import _native
 from sira.client.deadline import Deadline
+from sira.client.local.arenas import Arenas
 from sira.client.local.bells import Bells
 from sira.client.local.links import LinkWay
 from sira.v1 import bus_pb2, socket_pb2
@@ -37,6 +38,7 @@ _OVER_S = 5.0
 _OVER_S_MAX = 60.0
 # The same of a link whose node has gone: both ends go on by themselves, until a node is there.
 _LOST_S = 60.0
+_NO_LIMIT = (1 << 64) - 1
 _PEER_LOST = 4  # reasons as `ShmLink.counts` orders them
 
 
@@ -59,10 +61,14 @@ class Direct:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, outbox: _native.Outbox, inbox: _native.Inbox
+        self,
+        loop: asyncio.AbstractEventLoop,
+        outbox: _native.Outbox,
+        inbox: _native.Inbox,
+        arenas: Arenas,
     ) -> None:
         """Prepare; nothing goes past a node before `begin`."""
-        self._loop, self._outbox, self._inbox = loop, outbox, inbox
+        self._loop, self._outbox, self._inbox, self._arenas = loop, outbox, inbox, arenas
         self._way: LinkWay | None = None
         self._ends: dict[int, _End] = {}  # by token
         self.lines: dict[str, deque[asyncio.Future[None]]] = {}  # who waits, by topic
@@ -131,13 +137,16 @@ class Direct:
             _log.debug("ask %d goes by the node: %s", route.ask, route.refused)
             outbox.refuse(route.ask, page, route.word, route.value, route.again_ms)
         else:
+            # What the node does with its own limit: our arenas may be smaller.
+            held_bytes_max = self._arenas.bytes_max // (len(route.targets) + 1)
             targets = [
                 (
                     way.writers.get(each.link),
                     each.cell,
                     each.window,
-                    each.held_bytes_max,
+                    min(each.held_bytes_max, held_bytes_max),
                     each.waits,
+                    each.window_bytes or _NO_LIMIT,
                 )
                 for each in route.targets
             ]

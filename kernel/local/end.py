@@ -229,13 +229,16 @@ class End:
             segments=segments,
             matched=len(grant.cells),
         )
+        # Of what it lends, each that reads may keep a share, and one is left to write into.
+        held_bytes_max = self._lending.bytes_max // (len(grant.cells) + 1)
         for link, cell in grant.cells:
             subscription = cell.subscription
             route.targets.add(
                 link=link.number,
                 cell=cell.number,
                 window=min(subscription.window_messages, SLOTS),
-                held_bytes_max=subscription.window_bytes,
+                window_bytes=subscription.window_bytes,
+                held_bytes_max=held_bytes_max,
                 waits=subscription.overflow == bus_pb2.OVERFLOW_BLOCK,
             )
         hearing = {cell.subscription.stream: link.reader.channel for link, cell in grant.cells}

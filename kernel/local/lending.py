@@ -62,6 +62,11 @@ class Lending:
         self._bell = -1
         self._over = False
 
+    @property
+    def bytes_max(self) -> int:
+        """What it may lend at most."""
+        return self._lent.limits.bytes_max
+
     def bring(self, *, own: int, bytes_: int, audience: str, fd: int | None) -> None:
         """Take a segment, and its descriptor over; None: this process could open no more files.
 

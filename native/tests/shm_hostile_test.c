@@ -216,7 +216,7 @@ static uint32_t a_hostile_reader_gets_a_status_and_no_chunk_is_lost(void)
         memset(given, 0, sizeof given);
         fresh_link();
         CHECK_EQUAL(sira_link_writer_open(&writer, &link_of, release), SIRA_LINK_OK);
-        for (uint32_t c = 0; c < SHAPE.cells; c++) sira_link_writer_cell(&writer, c, 30, 200);
+        for (uint32_t c = 0; c < SHAPE.cells; c++) sira_link_writer_cell(&writer, c, 30, UINT64_MAX, 200);
         bool lives = true;
         for (int i = 0; i < STEPS && lives; i++) {
             take_slots();
@@ -242,7 +242,7 @@ static void the_same_holds_while_words_change_between_two_looks(uint64_t seed)
         fresh_link();
         CHECK_EQUAL(sira_link_writer_open(&writer, &link_of, release), SIRA_LINK_OK);
         CHECK_EQUAL(sira_link_reader_open(&reader, &link_of), SIRA_LINK_OK);
-        for (uint32_t c = 0; c < SHAPE.cells; c++) sira_link_writer_cell(&writer, c, 30, 200);
+        for (uint32_t c = 0; c < SHAPE.cells; c++) sira_link_writer_cell(&writer, c, 30, UINT64_MAX, 200);
         spoiling = true;
         pthread_t thread;
         CHECK(pthread_create(&thread, NULL, spoil_beside, &seed) == 0);

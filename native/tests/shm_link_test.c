@@ -25,7 +25,7 @@ static void begin(uint32_t slots, uint32_t holds, uint32_t cells)
     CHECK_EQUAL(sira_link_open(memory, bytes, &shape, 5, &link_of), SIRA_LINK_OK);
     CHECK_EQUAL(sira_link_writer_open(&writer, &link_of, release), SIRA_LINK_OK);
     CHECK_EQUAL(sira_link_reader_open(&reader, &link_of), SIRA_LINK_OK);
-    for (uint32_t c = 0; c < cells; c++) sira_link_writer_cell(&writer, c, 1000, 1 << 20);
+    for (uint32_t c = 0; c < cells; c++) sira_link_writer_cell(&writer, c, 1000, UINT64_MAX, 1 << 20);
 }
 
 static void end(void)
@@ -154,7 +154,7 @@ static void one_slot_in_eight_is_left_to_priority(void)
 static void a_window_holds_its_own_subscription_only(void)
 {
     begin(16, 4, 2);
-    sira_link_writer_cell(&writer, 0, 2, 1 << 20);
+    sira_link_writer_cell(&writer, 0, 2, UINT64_MAX, 1 << 20);
     CHECK_EQUAL(post_to(0, 0, 1, NULL), SIRA_LINK_OK);
     CHECK_EQUAL(post_to(0, 0, 2, NULL), SIRA_LINK_OK);
     CHECK_EQUAL(post_to(0, 7, 3, NULL), SIRA_LINK_NO_CREDIT);
@@ -167,7 +167,7 @@ static void a_window_holds_its_own_subscription_only(void)
 static void chunks_come_back_when_their_views_are_gone(void)
 {
     begin(16, 2, 2);
-    sira_link_writer_cell(&writer, 0, 100, 1000);
+    sira_link_writer_cell(&writer, 0, 100, UINT64_MAX, 1000);
     CHECK_EQUAL(post_chunk(0, 1, 600), SIRA_LINK_OK);
     CHECK_EQUAL(post_chunk(0, 2, 600), SIRA_LINK_HELD_BYTES);
     CHECK_EQUAL(post_chunk(1, 2, 600), SIRA_LINK_OK); /* the other subscription holds nothing */
@@ -183,6 +183,32 @@ static void chunks_come_back_when_their_views_are_gone(void)
     CHECK_EQUAL(released[1], 1);
     end(); /* the reader is gone: all comes back */
     CHECK(released[1] == 1 && released[2] == 1 && released[3] == 1);
+}
+
+static void bytes_that_are_untaken_are_one_limit_and_bytes_that_are_viewed_another(void)
+{
+    begin(16, 8, 1);
+    sira_link_writer_cell(&writer, 0, 100, 1000, 3000);
+    CHECK_EQUAL(post_chunk(0, 1, 600), SIRA_LINK_OK);
+    CHECK_EQUAL(post_chunk(0, 2, 600), SIRA_LINK_OK); /* below the window before it, as in the node */
+    CHECK_EQUAL(post_chunk(0, 3, 600), SIRA_LINK_NO_CREDIT);
+    CHECK_EQUAL(post_to(0, 0, 3, NULL), SIRA_LINK_NO_CREDIT);
+    struct sira_taken taken[4];
+    CHECK_EQUAL(sira_link_look(&reader, false), SIRA_LINK_OK);
+    for (int i = 0; i < 2; i++) CHECK_EQUAL(sira_link_take(&reader, 0, 0, &taken[i]), SIRA_LINK_OK);
+    CHECK_EQUAL(post_chunk(0, 3, 600), SIRA_LINK_OK); /* both are viewed: they are taken all the same */
+    CHECK_EQUAL(post_chunk(0, 4, 1500), SIRA_LINK_HELD_BYTES);
+    struct sira_link_ticket ticket;
+    CHECK_EQUAL(post_to(0, 0, 4, &ticket), SIRA_LINK_OK);
+    CHECK_EQUAL(post_chunk(0, 5, 600), SIRA_LINK_OK);
+    CHECK_EQUAL(post_to(0, 0, 6, NULL), SIRA_LINK_NO_CREDIT);
+    CHECK_EQUAL(sira_link_withdraw_all(&writer, 0, SIRA_LINK_REVOKED), 3);
+    CHECK_EQUAL(writer.cells[0].outstanding_bytes, 0);
+    CHECK_EQUAL(writer.cells[0].held_bytes, 1200);
+    for (int i = 0; i < 2; i++) sira_link_give_hold(&link_of, taken[i].hold);
+    CHECK_EQUAL(sira_link_collect(&writer, false), SIRA_LINK_OK);
+    CHECK(writer.cells[0].outstanding_bytes == 0 && writer.cells[0].held_bytes == 0);
+    end();
 }
 
 static void what_is_withdrawn_is_never_taken_and_is_counted_by_reason(void)
@@ -274,7 +300,7 @@ static void what_is_passed_over_comes_back_untaken(void)
 static void latest_keeps_one_and_counts_the_rest(void)
 {
     begin(2, 1, 1);
-    sira_link_writer_cell(&writer, 0, 1, 0);
+    sira_link_writer_cell(&writer, 0, 1, UINT64_MAX, 0);
     struct sira_link_ticket newest = {0};
     for (uint64_t id = 1; id <= 100; id++) {
         const struct sira_post post = {.inline_bytes = sizeof id, .inline_data = (const uint8_t *)&id};
@@ -426,6 +452,7 @@ int main(void)
     one_slot_in_eight_is_left_to_priority();
     a_window_holds_its_own_subscription_only();
     chunks_come_back_when_their_views_are_gone();
+    bytes_that_are_untaken_are_one_limit_and_bytes_that_are_viewed_another();
     what_is_withdrawn_is_never_taken_and_is_counted_by_reason();
     a_late_message_is_passed_over_and_counted();
     one_message_is_taken_of_one_priority_and_no_later_one_in_its_place();

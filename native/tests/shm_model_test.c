@@ -18,7 +18,7 @@ static struct sira_link_writer *open_writer(uint32_t window)
     free(writer.cells);
     const struct sira_link link = model_link();
     CHECK_EQUAL(sira_link_writer_open(&writer, &link, release), SIRA_LINK_OK);
-    sira_link_writer_cell(&writer, 0, window, 1000);
+    sira_link_writer_cell(&writer, 0, window, UINT64_MAX, 1000);
     return &writer;
 }
 

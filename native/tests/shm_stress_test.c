@@ -113,7 +113,7 @@ static void be_writer(void)
     struct sira_spin spin;
     sira_spin_init(&spin, next_random() % 2 ? 0 : 20000);
     CHECK_EQUAL(sira_link_writer_open(&writer, &link_of, release), SIRA_LINK_OK);
-    sira_link_writer_cell(&writer, 0, 100, 1 << 20);
+    sira_link_writer_cell(&writer, 0, 100, UINT64_MAX, 1 << 20);
     post_some(&writer, &spin);
     if (__atomic_load_n(&stage->reader_is_dead, __ATOMIC_ACQUIRE)) {
         CHECK_EQUAL(sira_link_collect(&writer, true), SIRA_LINK_OK);

@@ -450,12 +450,16 @@ class Outbox:
         page: ShmPage,
         word: int,
         value: int,
-        targets: list[tuple[ShmWriter, int, int, int] | tuple[ShmWriter, int, int, int, bool]],
+        targets: list[
+            tuple[ShmWriter, int, int, int]
+            | tuple[ShmWriter, int, int, int, bool]
+            | tuple[ShmWriter, int, int, int, bool, int]
+        ],
         segments: list[int],
         matched: int,
     ) -> bool:
-        """Take a grant; targets are (writer, cell, window, held_bytes_max, waits=True), their cells
-        are opened. Who has no room at one that `waits` may wait for it, else goes by the node.
+        """Take a grant; targets are (writer, cell, window, held_bytes_max, waits=True,
+        window_bytes=no limit), their cells are opened. Who has no room at one that `waits` may wait for it, else goes by the node.
 
         False: it is void (a message went by the node since, the word has moved, or nothing was
         asked), and the caller is to give it back. PROTOCOL_ERROR: word or cell is out of range.
@@ -1028,7 +1032,9 @@ class ShmWriter:
     def __new__(cls, link: ShmLink, peer_bell: int, bell: int, /) -> ShmWriter: ...
     bell: Final[int]  # rung by the reader; borrowed
     waiting: Final[int]  # threads that sleep there
-    def open_cell(self, cell: int, window: int, held_bytes_max: int, /) -> None: ...
+    def open_cell(
+        self, cell: int, window: int, held_bytes_max: int, window_bytes: int = ..., /
+    ) -> None: ...
     def room(self, cell: int, priority: int, chunk_bytes: int, planned: int = 0, /) -> int: ...
     # `supersedes`: a ticket to withdraw as SUPERSEDED once the new one is there
     def post(

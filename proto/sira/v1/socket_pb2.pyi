@@ -97,18 +97,20 @@ class SocketPage(_message.Message):
     def __init__(self, words: _Optional[int] = ...) -> None: ...
 
 class SocketCell(_message.Message):
-    __slots__ = ("link", "cell", "window", "held_bytes_max", "waits")
+    __slots__ = ("link", "cell", "window", "held_bytes_max", "waits", "window_bytes")
     LINK_FIELD_NUMBER: _ClassVar[int]
     CELL_FIELD_NUMBER: _ClassVar[int]
     WINDOW_FIELD_NUMBER: _ClassVar[int]
     HELD_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     WAITS_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_BYTES_FIELD_NUMBER: _ClassVar[int]
     link: int
     cell: int
     window: int
     held_bytes_max: int
     waits: bool
-    def __init__(self, link: _Optional[int] = ..., cell: _Optional[int] = ..., window: _Optional[int] = ..., held_bytes_max: _Optional[int] = ..., waits: _Optional[bool] = ...) -> None: ...
+    window_bytes: int
+    def __init__(self, link: _Optional[int] = ..., cell: _Optional[int] = ..., window: _Optional[int] = ..., held_bytes_max: _Optional[int] = ..., waits: _Optional[bool] = ..., window_bytes: _Optional[int] = ...) -> None: ...
 
 class SocketRoute(_message.Message):
     __slots__ = ("ask", "word", "value", "targets", "segments", "matched", "refused", "again_ms")

@@ -253,6 +253,36 @@ def test_large_bodies_pass_the_node_by_where_they_lie(node: sira.testing.Node) -
     run(work)
 
 
+def test_views_that_are_kept_do_not_send_large_bodies_by_the_node(
+    node: sira.testing.Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sira.client.local.direct.ROOM_S", 60.0)  # also where the machine stops
+    size = 4 << 20
+
+    async def work() -> None:
+        async with (
+            sira.connect(node.socket_url) as bus,
+            sira.connect(node.socket_url) as other,
+            other.subscribe("direct.kept", window_bytes=size) as messages,
+        ):
+            body, outbox, kept = {"x": np.ones(size, np.uint8)}, bus.connection.outgoing.outbox, []
+            for _ in range(10):  # so much memory is there, and known to the node, from now on
+                await bus.publish("direct.kept", body)
+                kept.append((await messages.next())["x"])
+            kept.clear()
+            while outbox.route_state("direct.kept") != "live" or outbox.posted == 0:
+                await bus.publish("direct.kept", body)
+                await messages.next()
+            granted, posted = outbox.routes_granted, outbox.posted
+            for _ in range(8):
+                await bus.publish("direct.kept", body)
+                kept.append((await messages.next())["x"])
+            assert (outbox.routes_granted, outbox.posted) == (granted, posted + 8)
+            assert sum(len(each) for each in kept) == 8 * size
+
+    run(work)
+
+
 # ---- requests ------------------------------------------------------------------------------------
 
 

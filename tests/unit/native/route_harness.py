@@ -93,6 +93,7 @@ class Routed:
         *targets: tuple[Link, int],
         window: int = 100,
         held_bytes_max: int = 1 << 30,
+        window_bytes: int = 1 << 30,
         matched: int = 1,
         word: int = WORD,
     ) -> bool:
@@ -105,7 +106,10 @@ class Routed:
             self.page.shown,
             word,
             self.page.shown.word(word),
-            [(link.writer, cell, window, held_bytes_max) for link, cell in targets],
+            [
+                (link.writer, cell, window, held_bytes_max, True, window_bytes)
+                for link, cell in targets
+            ],
             segments,
             matched,
         )

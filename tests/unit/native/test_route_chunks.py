@@ -149,6 +149,20 @@ def test_nothing_is_placed_where_there_is_no_room() -> None:
     assert len(routed.lending.asked) == asked
 
 
+def test_what_is_taken_and_viewed_is_not_in_the_window() -> None:
+    routed = Routed()
+    known(routed)
+    link, cell = routed.live(window_bytes=9_000)
+    body = {"x": ramp(5000)}
+    assert routed.outbox.direct(TOPIC, body) is not None
+    assert routed.outbox.direct(TOPIC, body) is not None  # less than the window is before it
+    assert routed.outbox.direct(TOPIC, body) is None
+    viewed = link.take(cell)
+    assert routed.outbox.direct(TOPIC, body) is not None
+    assert viewed is not None
+    assert routed.outbox.direct(TOPIC, body) is None
+
+
 def test_what_a_placer_does_meanwhile_is_looked_at_again() -> None:
     routed = Routed()
     known(routed)
