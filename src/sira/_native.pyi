@@ -459,7 +459,8 @@ class Outbox:
         matched: int,
     ) -> bool:
         """Take a grant; targets are (writer, cell, window, held_bytes_max, waits=True,
-        window_bytes=no limit), their cells are opened. Who has no room at one that `waits` may wait for it, else goes by the node.
+        window_bytes=no limit), their cells are opened. Who has no room at one that `waits` may
+        wait for it, else goes by the node.
 
         False: it is void (a message went by the node since, the word has moved, or nothing was
         asked), and the caller is to give it back. PROTOCOL_ERROR: word or cell is out of range.
