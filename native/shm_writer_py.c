@@ -299,6 +299,7 @@ static PyMethodDef writer_methods[] = {
 
 static PyMemberDef writer_members[] = {
     {"bell", T_INT, offsetof(ShmWriter, bell), READONLY, "Descriptor that the reader rings; borrowed."},
+    {"holds", T_UINT, offsetof(ShmWriter, writer.hold_count), READONLY, "Chunks that are out, and not collected."},
     {"waiting", T_UINT, offsetof(ShmWriter, waiting), READONLY, "Threads that sleep there."},
     {NULL, 0, 0, 0, NULL},
 };

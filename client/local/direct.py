@@ -22,6 +22,7 @@ from sira.client.deadline import Deadline
 from sira.client.local.arenas import Arenas
 from sira.client.local.bells import Bells
 from sira.client.local.links import LinkWay
+from sira.kernel.errors import LinkCorrupt
 from sira.v1 import bus_pb2, socket_pb2
 
 _log = logging.getLogger("sira.client")
@@ -287,7 +288,8 @@ class Direct:
     def writer_over(self, number: int, writer: _native.ShmWriter) -> None:
         """Take note that nobody reads there any more (`LinkOwner`)."""
         del number
-        writer.collect(True)
+        with contextlib.suppress(LinkCorrupt):  # words of a reader that is gone
+            writer.collect(True)
         writer.withdraw_all(_PEER_LOST)
         writer.end()
 
@@ -319,10 +321,9 @@ class Direct:
         if way is not None:
             self._tell_asks()
             broken = self._outbox.broken_links()
+            broken += [each for each in way.writers.values() if not _collected(each)]
             if broken:
                 way.give_up([n for n, writer in way.writers.items() if writer in broken])
-            for writer in way.writers.values():
-                writer.collect()  # what readers look at no more is memory of ours again
         now_s = self._loop.time()
         for end in list(self._ends.values()):
             if now_s >= end.until_s or (now_s >= end.over_at_s and not end.reader.depth):
@@ -335,6 +336,19 @@ class Direct:
 
 def _nothing() -> None:
     """Hand nothing out."""
+
+
+def _collected(writer: _native.ShmWriter) -> bool:
+    """Take back what the reader looks at no more; False: what it says of it cannot be.
+
+    Where nothing is out there is nothing to take back but room, which whoever posts next looks for.
+    """
+    try:
+        if writer.holds:
+            writer.collect()
+    except LinkCorrupt:
+        return False
+    return True
 
 
 def _go_on(turn: asyncio.Future[None]) -> None:

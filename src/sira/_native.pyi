@@ -1032,6 +1032,7 @@ class ShmWriter:
 
     def __new__(cls, link: ShmLink, peer_bell: int, bell: int, /) -> ShmWriter: ...
     bell: Final[int]  # rung by the reader; borrowed
+    holds: int  # chunks that are out, and not collected; read only
     waiting: Final[int]  # threads that sleep there
     def open_cell(
         self, cell: int, window: int, held_bytes_max: int, window_bytes: int = ..., /
