@@ -12,7 +12,7 @@ from sira.client.replies import PendingThread
 from sira.kernel.errors import Timeout
 
 if TYPE_CHECKING:
-    from sira.client.requests import Requests
+    from sira.client.requests_here import RequestsHere
 
 
 class Asked:
@@ -20,7 +20,7 @@ class Asked:
 
     def __init__(
         self,
-        requests: Requests,
+        requests: RequestsHere,
         pending: PendingThread,
         message_id: bytes,
         *,
@@ -55,11 +55,11 @@ class Asked:
         left_s = max(0.0, until_s - time.monotonic())
         if self._turn.acquire(timeout=-1 if left_s == math.inf else left_s):
             try:
-                found = self._requests.wait_here(self._pending, self._id, until_s)
+                found = self._requests.wait(self._pending, self._id, until_s)
             finally:
                 self._turn.release()
             if found is not None:
                 return found
         if time.monotonic() >= self._until_s:
-            raise self._requests.late_here(self._pending, self._id, self._timeout_s)
+            raise self._requests.late(self._pending, self._id, self._timeout_s)
         raise Timeout(f"no reply in {timeout_s:g} s")

@@ -24,9 +24,9 @@ from sira.client.envelope import Envelope, envelope
 from sira.client.leases import Leases
 from sira.client.local.transport import SocketTransport
 from sira.client.message import Body, Message
-from sira.client.publishing import REQUEST_S, Publishing
+from sira.client.publishing import Publishing
 from sira.client.reply_stream import ReplyStream
-from sira.client.requests import Requests
+from sira.client.requests import REQUEST_S, Requests
 from sira.client.retry import Retry
 from sira.client.security import Security, Settled, with_token
 from sira.client.subscription import Subscription

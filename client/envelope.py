@@ -9,6 +9,8 @@ from sira.kernel.errors import BadRequest
 from sira.v1 import bus_pb2
 
 _WAIT_MS_MAX = (1 << 32) - 1
+WAIT_PART = 0.9
+"""Of a caller's time, what the node may wait for room: its own answer is to be heard in time."""
 _GRADES = {
     "accepted": bus_pb2.GRADE_ACCEPTED,
     "disk": bus_pb2.GRADE_DISK,

@@ -15,7 +15,8 @@ from typing import Any, TypedDict
 from sira import _native
 from sira.kernel.errors import Unreachable
 
-_TRACING = "opentelemetry.trace"
+TRACING = "opentelemetry.trace"
+"""While it is loaded, what is sent may have a traceparent that no message has brought."""
 
 handling: ContextVar[_native.Message | None] = ContextVar("sira_handling", default=None)
 
@@ -33,7 +34,7 @@ def lineage(cause: _native.Message | None = None) -> Lineage:
     """Return what to write into the next message; empty outside handlers and traces."""
     if cause is None:  # not `or`: a message without tensors is empty, and so false
         cause = handling.get()
-    traceparent = _span_traceparent() if is_traced() else ""
+    traceparent = _span_traceparent() if TRACING in sys.modules else ""
     if cause is None:
         return {"traceparent": traceparent} if traceparent else {}
     found: Lineage = {
@@ -47,18 +48,13 @@ def lineage(cause: _native.Message | None = None) -> Lineage:
     return found
 
 
-def is_traced() -> bool:
-    """Whether what is sent now may have a traceparent that no message has brought."""
-    return _TRACING in sys.modules
-
-
 def is_first() -> bool:
     """Whether `lineage` has nothing to say of what is sent now."""
-    return handling.get() is None and _TRACING not in sys.modules
+    return handling.get() is None and TRACING not in sys.modules
 
 
 def _span_traceparent() -> str:
-    trace: Any = sys.modules[_TRACING]
+    trace: Any = sys.modules[TRACING]
     span = trace.get_current_span().get_span_context()
     if not span.is_valid:
         return ""

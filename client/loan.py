@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,13 +41,6 @@ class Slot(NamedTuple):
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     offset_bytes: int
-
-
-class Here(NamedTuple):
-    """What sends a loan past the node in the calling thread; None: that cannot be now."""
-
-    publish: Callable[[Body, _native.ShmChunk], _native.Receipt | None]
-    ask: Callable[[Body, _native.ShmChunk], Asked | None]
 
 
 class Layout(NamedTuple):
@@ -103,114 +96,67 @@ def _parsed(name: str, text: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
     return dtype, shape
 
 
-class Loan(Mapping[str, NDArray[Any]]):
-    """Arrays to write into, by name. What they hold at first is undefined.
+class Wanted:
+    """What a loan is to be: where it goes, its arrays, and what else it says."""
 
-    They are sent at the end of the `async with`, and are read-only from then on: others read the
-    same memory. An exception inside sends nothing.
-
-    Attributes:
-        receipt: of what was published; None: not yet, or it was a request.
-    """
+    __slots__ = ("fields", "is_request", "layout", "timeout_s", "topic")
 
     def __init__(
         self,
-        wanted: Layout,
-        *,
-        place: Callable[[int], Memory],
-        publish: Callable[[Body, Memory], Awaitable[_native.Receipt]],
-        ask: Callable[[Body, Memory], Awaitable[Message]] | None,
-        here: Here,
+        topic: str,
+        tensors: Mapping[str, str],
+        fields: dict[str, Any],
+        timeout_s: float | None,
+        is_request: bool,
     ) -> None:
-        """Prepare; see `Bus.loan`.
+        """Check it.
 
         Args:
-            place: gives memory to write into; None: there is none that is shared.
-            publish, ask: sends the arrays; with `ask` they are a request.
-            here: the same for other threads than the loop's.
-        """
-        self.receipt: _native.Receipt | None = None
-        self._wanted = wanted
-        self._place, self._publish, self._ask, self._here = place, publish, ask, here
-        self._arrays: dict[str, NDArray[Any]] = {}
-        self.asked: Asked | None = None  # sent as a request by `send_here`
-        self._reply: asyncio.Future[Message] | None = None
-        self._memory: Memory = None
-
-    async def __aenter__(self) -> Self:
-        """Take memory for the arrays."""
-        size_bytes = self._wanted.size_bytes
-        self._memory = self._place(size_bytes) if size_bytes else None
-        memory = self._memory
-        self._lay(np.empty(max(1, size_bytes), np.uint8) if memory is None else memory)
-        return self
-
-    def _lay(self, memory: Any) -> None:
-        for name, slot in self._wanted.slots.items():
-            self._arrays[name] = np.ndarray(
-                slot.shape, slot.dtype, buffer=memory, offset=slot.offset_bytes
-            )
-
-    def _sealed(self) -> Body:
-        for array in self._arrays.values():
-            array.flags.writeable = False
-        return dict(self._arrays)
-
-    def take_here(self) -> bool:
-        """Take memory in a thread that is not the loop's; False: it is for the loop to do."""
-        size_bytes = self._wanted.size_bytes
-        self._memory = self._place(size_bytes) if size_bytes else None
-        if self._memory is None:
-            return False
-        self._lay(self._memory)
-        return True
-
-    def send_here(self) -> bool:
-        """Send what was written past the node, in this thread; False: it is for the loop to do."""
-        memory = self._memory
-        if memory is None:
-            return False
-        body = self._sealed()
-        if self._ask is None:
-            self.receipt = self._here.publish(body, memory)
-        else:
-            self.asked = self._here.ask(body, memory)
-        if self.receipt is None and self.asked is None:
-            return False
-        self._memory = None
-        return True
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_error: object) -> None:
-        """Send what was written; after an exception nothing. Raises as `publish`."""
-        memory, self._memory = self._memory, None
-        if kind is not None:
-            self._arrays.clear()
-            return
-        body = self._sealed()
-        if self._ask is None:
-            self.receipt = await self._publish(body, memory)
-            return
-        self._reply = asyncio.ensure_future(self._ask(body, memory))
-        self._reply.add_done_callback(_seen)
-        await asyncio.sleep(0)  # on its way before anything else is said
-
-    async def reply(self, *, timeout_s: float | None = None) -> Message:
-        """Return the answer to a loan that was a request.
-
-        Args:
-            timeout_s: how long to wait here, in s; None: as long as the request may take.
+            fields: as `envelope` gives them.
+            timeout_s: as the caller said.
         Raises:
-            BadRequest: it is none, or was not sent. Timeout: none came. SiraError: as `request`.
+            BadTopic, BadRequest: no such topic, dtype or shape, or a setting that does not fit.
         """
-        if self._reply is None:
-            raise BadRequest(
-                "there is no reply to wait for",
-                help="bus.loan(..., request=True), and ask after the end of its `with`",
-            )
-        done, _ = await asyncio.wait([self._reply], timeout=timeout_s)
-        if not done:
-            raise Timeout(f"no reply in {timeout_s:g} s")
-        return self._reply.result()
+        _native.check_topic(topic)
+        if is_request and ("grade" in fields or "ttl_ns" in fields):
+            raise BadRequest("a request has no grade and no ttl_s: it expires with its timeout_s")
+        self.topic, self.layout = topic, _layout(tuple(tensors.items()))
+        self.fields, self.timeout_s, self.is_request = fields, timeout_s, is_request
+
+
+class Way(Protocol):
+    """How memory for loans is had, and how they are sent."""
+
+    def check(self) -> None:
+        """Refuse what has ended. Raises Unreachable."""
+
+    def place(self, topic: str, size_bytes: int) -> Memory:
+        """Give memory to write into; None: there is none that is shared. In any thread."""
+
+    async def publish(self, wanted: Wanted, body: Body, memory: Memory) -> _native.Receipt:
+        """Publish the arrays."""
+
+    async def ask(self, wanted: Wanted, body: Body, memory: Memory) -> Message:
+        """Send them as a request, and return the answer."""
+
+    def post(
+        self, wanted: Wanted, body: Body, memory: _native.ShmChunk
+    ) -> asyncio.Future[Message] | None:
+        """Ask past the node, on the loop and at once; None: that cannot be now."""
+
+    def publish_here(
+        self, wanted: Wanted, body: Body, memory: _native.ShmChunk
+    ) -> _native.Receipt | None:
+        """Publish past the node, in the calling thread; None: that cannot be now."""
+
+    def ask_here(self, wanted: Wanted, body: Body, memory: _native.ShmChunk) -> Asked | None:
+        """Ask past the node, in the calling thread; None: that cannot be now."""
+
+
+class _Arrays(Mapping[str, NDArray[Any]]):
+    """Arrays by name, in one piece of memory."""
+
+    _arrays: dict[str, NDArray[Any]]
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """Return an array. KeyError: there is none of that name."""
@@ -225,45 +171,150 @@ class Loan(Mapping[str, NDArray[Any]]):
         return len(self._arrays)
 
 
-class SyncLoan(Mapping[str, NDArray[Any]]):
-    """As `Loan`, without `await`."""
+def _laid(slots: dict[str, Slot], memory: Any) -> dict[str, NDArray[Any]]:
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, (dtype, shape, offset_bytes) in slots.items():
+        arrays[name] = np.ndarray(shape, dtype, memory, offset_bytes)
+    return arrays
 
-    def __init__(self, runner: Runner, loan: Loan) -> None:
-        self._runner, self._loan = runner, loan
+
+class Loan(_Arrays):
+    """Arrays to write into, by name. What they hold at first is undefined.
+
+    They are sent at the end of the `async with`, and are read-only from then on: others read the
+    same memory. An exception inside sends nothing.
+
+    Attributes:
+        receipt: of what was published; None: not yet, or it was a request.
+    """
+
+    def __init__(self, way: Way, wanted: Wanted) -> None:
+        """Prepare; see `Bus.loan`."""
+        self.receipt: _native.Receipt | None = None
+        self._way, self._wanted = way, wanted
+        self._arrays = {}
+        self._reply: asyncio.Future[Message] | None = None
+        self._memory: Memory = None
+
+    async def __aenter__(self) -> Self:
+        """Take memory for the arrays."""
+        topic, wanted = self._wanted.topic, self._wanted.layout
+        size_bytes = wanted.size_bytes
+        self._memory = memory = self._way.place(topic, size_bytes) if size_bytes else None
+        self._arrays = _laid(
+            wanted.slots, np.empty(max(1, size_bytes), np.uint8) if memory is None else memory
+        )
+        return self
+
+    def take_over(self, arrays: dict[str, NDArray[Any]], memory: Memory) -> Self:
+        """Have what was written in another thread."""
+        self._arrays, self._memory = arrays, memory
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        """Send what was written; after an exception nothing. Raises as `publish`."""
+        memory, self._memory = self._memory, None
+        if kind is not None:
+            self._arrays.clear()
+            return
+        for array in self._arrays.values():
+            array.flags.writeable = False
+        body = dict(self._arrays)
+        if not self._wanted.is_request:
+            self.receipt = await self._way.publish(self._wanted, body, memory)
+            return
+        if memory is not None:
+            self._reply = self._way.post(self._wanted, body, memory)
+        if self._reply is None:
+            self._reply = asyncio.ensure_future(self._way.ask(self._wanted, body, memory))
+            await asyncio.sleep(0)  # on its way before anything else is said
+        self._reply.add_done_callback(_seen)
+
+    async def reply(self, *, timeout_s: float | None = None) -> Message:
+        """Return the answer to a loan that was a request.
+
+        Args:
+            timeout_s: how long to wait here, in s; None: as long as the request may take.
+        Raises:
+            BadRequest: it is none, or was not sent. Timeout: none came. SiraError: as `request`.
+        """
+        if self._reply is None:
+            raise _no_reply()
+        if timeout_s is None:
+            return await asyncio.shield(self._reply)
+        done, _ = await asyncio.wait([self._reply], timeout=timeout_s)
+        if not done:
+            raise Timeout(f"no reply in {timeout_s:g} s")
+        return self._reply.result()
+
+
+class SyncLoan(_Arrays):
+    """As `Loan`, without `await`.
+
+    Where there is memory and the message can go past the node all is done in the calling thread;
+    else by a `Loan`, on the background loop.
+
+    Attributes:
+        receipt: of what was published; None: not yet, or it was a request.
+    """
+
+    __slots__ = ("_arrays", "_asked", "_loan", "_memory", "_runner", "_wanted", "_way", "receipt")
+
+    def __init__(self, runner: Runner, way: Way, wanted: Wanted) -> None:
+        self.receipt: _native.Receipt | None = None
+        self._runner, self._way, self._wanted = runner, way, wanted
+        self._arrays = {}
+        self._memory: Memory = None
+        self._asked: Asked | None = None
+        self._loan: Loan | None = None
 
     def __enter__(self) -> Self:
         """Take memory for the arrays."""
-        if not self._loan.take_here():
+        topic, wanted = self._wanted.topic, self._wanted.layout
+        if wanted.size_bytes:
+            self._memory = self._way.place(topic, wanted.size_bytes)
+        if self._memory is None:
+            self._way.check()
+            self._loan = Loan(self._way, self._wanted)
             self._runner.run(self._loan.__aenter__())
+            self._arrays = self._loan._arrays
+        else:
+            self._arrays = _laid(wanted.slots, self._memory)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         """Send what was written; see `Loan`."""
-        if kind is not None or not self._loan.send_here():
-            self._runner.run(self._loan.__aexit__(kind, *error))
-
-    @property
-    def receipt(self) -> _native.Receipt | None:
-        """Of what was published."""
-        return self._loan.receipt
+        memory, self._memory = self._memory, None
+        if kind is None and memory is not None:
+            for array in self._arrays.values():
+                array.flags.writeable = False
+            if self._wanted.is_request:
+                self._asked = self._way.ask_here(self._wanted, self._arrays, memory)
+                if self._asked is not None:
+                    return
+            else:
+                self.receipt = self._way.publish_here(self._wanted, self._arrays, memory)
+                if self.receipt is not None:
+                    return
+        if self._loan is None:
+            self._loan = Loan(self._way, self._wanted).take_over(self._arrays, memory)
+        self._runner.run(self._loan.__aexit__(kind, *error))
+        self.receipt = self._loan.receipt
 
     def reply(self, *, timeout_s: float | None = None) -> Any:
         """Return the answer; see `Loan.reply`."""
-        if self._loan.asked is not None:
-            return self._loan.asked.reply(timeout_s=timeout_s)
+        if self._asked is not None:
+            return self._asked.reply(timeout_s=timeout_s)
+        if self._loan is None:
+            raise _no_reply()
         return self._runner.run(self._loan.reply(timeout_s=timeout_s))
 
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        """Return an array. KeyError: there is none of that name."""
-        return self._loan[name]
 
-    def __iter__(self) -> Iterator[str]:
-        """Return the names."""
-        return iter(self._loan)
-
-    def __len__(self) -> int:
-        """Return how many arrays there are."""
-        return len(self._loan)
+def _no_reply() -> BadRequest:
+    return BadRequest(
+        "there is no reply to wait for",
+        help="bus.loan(..., request=True), and ask after the end of its `with`",
+    )
 
 
 def _seen(done: asyncio.Future[Message]) -> None:

@@ -7,35 +7,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import Any, Unpack
 
 from sira import _native
-from sira.client.asked import Asked
 from sira.client.deadline import Deadline
-from sira.client.envelope import Envelope, envelope
+from sira.client.envelope import WAIT_PART, Envelope, envelope
 from sira.client.finding import Finding
 from sira.client.lineage import id_text, lineage
-from sira.client.loan import Here, Loan, layout
-from sira.client.local.direct import ROOM_S
-from sira.client.message import Body, Message
+from sira.client.loan import Loan, Wanted
+from sira.client.loan_way import LoanWay
+from sira.client.message import Body
 from sira.client.outgoing import NEXT_TURN
 from sira.client.publisher import Batch, Publisher
 from sira.client.requests import Requests
 from sira.client.retry import Retry
 from sira.kernel.errors import (
-    BadRequest,
     NodeDraining,
     QuotaExceeded,
     RateLimited,
     SiraError,
 )
 
-REQUEST_S = 10.0
 # The node answers QUEUE_FULL by itself; we wait a little longer than it does, so that this is what
 # the caller hears.
 _NODE_LEAD_S = 2.0
-_WAIT_PART = 0.9
 
 
 def _id(each: bytes | _native.Receipt) -> str:
@@ -47,6 +42,7 @@ class Publishing(Finding):
 
     _retry: Retry
     _requests: Requests | None
+    _loans: LoanWay | None = None
 
     async def publish(
         self,
@@ -90,7 +86,7 @@ class Publishing(Finding):
             dedupe_key=dedupe_key,
             key=key,
             priority=priority,
-            wait_s=None if timeout_s is None else timeout_s * _WAIT_PART,
+            wait_s=None if timeout_s is None else timeout_s * WAIT_PART,
             ttl_s=ttl_s,
             headers=headers,
             further=further,
@@ -161,56 +157,24 @@ class Publishing(Finding):
         Raises:
             BadTopic, BadRequest: no such topic, dtype or shape, or a setting that does not fit.
         """
-        connection = self.connection
-        _native.check_topic(topic)
+        way = self._lending()
         fields = envelope(
             grade=grade,
             key=key,
             priority=priority,
-            wait_s=None if timeout_s is None or request else timeout_s * _WAIT_PART,
+            wait_s=None if timeout_s is None or request else timeout_s * WAIT_PART,
             ttl_s=ttl_s,
             headers=headers,
             further=further,
         )
-        if request and (grade is not None or ttl_s is not None):
-            raise BadRequest("a request has no grade and no ttl_s: it expires with its timeout_s")
+        return Loan(way, Wanted(topic, tensors, fields, timeout_s, request))
 
-        async def publish(body: Body, memory: _native.ShmChunk | None) -> _native.Receipt:
-            deadline = Deadline(self._publish_s(timeout_s), connection.loop)
-            return await self._publish(topic, body, fields, deadline, memory)
-
-        async def ask(body: Body, memory: _native.ShmChunk | None) -> Message:
-            assert self._requests is not None, "connected"
-            asked_s = REQUEST_S if timeout_s is None else timeout_s
-            deadline = Deadline(asked_s, connection.loop)
-            return await self._requests.request(
-                topic, body, deadline=deadline, idempotent=False, fields=fields, loan=memory
-            )
-
-        def publish_here(body: Body, memory: _native.ShmChunk) -> _native.Receipt | None:
-            outbox = connection.outgoing.outbox
-            if not outbox.links:
-                return None
-            said = {**fields, **lineage()}
-            options = _native.Options(**said) if said else None
-            wait_s = ROOM_S if timeout_s is None else timeout_s
-            return outbox.direct(topic, body, options, memory, wait_s)
-
-        def ask_here(body: Body, memory: _native.ShmChunk) -> Asked | None:
-            if not connection.outgoing.outbox.links or self._requests is None:
-                return None
-            asked_s = REQUEST_S if timeout_s is None else timeout_s
-            return self._requests.post_here(
-                topic, body, timeout_s=asked_s, fields=fields, loan=memory
-            )
-
-        return Loan(
-            layout(tensors),
-            place=partial(connection.lender.place, topic),
-            publish=publish,
-            ask=ask if request else None,
-            here=Here(publish_here, ask_here),
-        )
+    def _lending(self) -> LoanWay:
+        """Return how loans are sent. Raises Unreachable: not connected."""
+        connection = self.connection
+        if self._loans is None:
+            self._loans = LoanWay(self, connection)
+        return self._loans
 
     def _publish_s(self, timeout_s: float | None) -> float:
         return self.connection.publish_block_s + _NODE_LEAD_S if timeout_s is None else timeout_s
@@ -247,7 +211,7 @@ class Publishing(Finding):
             grade=grade,
             key=key,
             priority=priority,
-            wait_s=None if timeout_s is None else timeout_s * _WAIT_PART,
+            wait_s=None if timeout_s is None else timeout_s * WAIT_PART,
             ttl_s=ttl_s,
             headers=headers,
             further=further,

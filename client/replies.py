@@ -13,9 +13,11 @@ from sira.client.connection import Connection
 from sira.client.incoming import CREDIT_BYTES
 from sira.client.local.bells import Waiter
 from sira.client.outgoing import Outcome, as_error
+from sira.kernel import lanes
 from sira.kernel.errors import NoMatch, OutcomeUnknown, SiraError, decode
 from sira.v1 import bus_pb2
 
+DIRECT_LANE = lanes.NAMES[lanes.SHM]  # `Message.context` of a reply to what went past the node
 # Replies are handed out as they come: the window never fills unless this process stands still.
 _WINDOW_MESSAGES = 4096
 
@@ -143,6 +145,12 @@ class ReplyBox(_native.Mailbox):
             wake=hand_out,
             on_credit=connection.incoming.credit_due,
         )
+
+    @property
+    def takes(self) -> bool:
+        """Whether replies come. One that is to be opened again takes those past the node."""
+        live = self.live
+        return live is not None and (live.done() or not self._connection.is_up)
 
     @property
     def mailbox(self) -> _native.Mailbox:

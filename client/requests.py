@@ -7,24 +7,20 @@ connection come through one subscription and are matched by `stream_id`, the id 
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
-import time
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 from sira import _native
 from sira._native import new_id
-from sira.client.answers import FINAL, Answers
-from sira.client.asked import Asked
+from sira.client.answers import Answers
 from sira.client.connection import Connection
 from sira.client.deadline import Deadline
-from sira.client.lineage import id_text, is_first, lineage
-from sira.client.local.bells import Bells, Waiter, keep, waiter_here
-from sira.client.message import Message, SyncMessage
-from sira.client.replies import Pending, PendingThread, ReplyBox
+from sira.client.lineage import id_text, lineage
+from sira.client.message import Message
+from sira.client.replies import DIRECT_LANE, Pending, PendingThread, ReplyBox
 from sira.client.reply_stream import ReplyStream, request_options
-from sira.kernel import lanes
+from sira.client.requests_here import RequestsHere
 from sira.kernel.errors import (
     NodeDraining,
     OutcomeUnknown,
@@ -35,7 +31,8 @@ from sira.kernel.errors import (
     Unreachable,
 )
 
-DIRECT_LANE = lanes.NAMES[lanes.SHM]  # `Message.context` of a reply to what went past the node
+REQUEST_S = 10.0
+"""How long a request takes at most, where its caller says nothing."""
 
 
 class Requests:
@@ -55,6 +52,7 @@ class Requests:
         self._replies = ReplyBox(
             connection, message_type, hand_out=self._hand_out, opened_again=self._opened_again
         )
+        self.here = RequestsHere(connection, self._replies, self._give)
         connection.incoming.after_frame = self._hand_out
         connection.direct.hand_out = self._hand_out
         connection.on_lost.append(self._lost)
@@ -229,11 +227,39 @@ class Requests:
         reply.context = lane
         return reply  # or its synchronous twin, as configure() was told
 
-    @property
-    def _takes_replies(self) -> bool:
-        """Whether replies come. A box that is to be opened again takes those past the node."""
-        live = self._replies.live
-        return live is not None and (live.done() or not self._connection.is_up)
+    def post_on_loop(
+        self,
+        topic: str,
+        body: _native.Body,
+        *,
+        deadline: Deadline,
+        fields: dict[str, Any],
+        loan: _native.ShmChunk | None,
+    ) -> asyncio.Future[Message] | None:
+        """Ask past the node, at once; what is returned is the reply. None: for `request` to do."""
+        connection, message_id = self._connection, new_id()
+        if not connection.outgoing.outbox.links or connection.direct.waits(topic):
+            return None
+        pending = Pending(connection.loop, False, topic)
+        if not self._post(topic, body, message_id, deadline, pending, fields, loan):
+            return None
+        future = pending.future
+        assert future is not None, "it was made just now"
+        timer: asyncio.TimerHandle | None = None
+        if deadline.timeout_s is not None:
+            timer = connection.loop.call_at(
+                deadline.at_s, self._expire, pending, deadline, topic, message_id
+            )
+
+        def over(done: asyncio.Future[Message]) -> None:
+            self._pending.pop(message_id, None)
+            if timer is not None:
+                timer.cancel()
+            if not done.cancelled() and done.exception() is None:
+                done.result().context = DIRECT_LANE
+
+        future.add_done_callback(over)
+        return future
 
     def _post(
         self,
@@ -246,7 +272,7 @@ class Requests:
         loan: _native.ShmChunk | None,
     ) -> bool:
         """Ask past the node, if that can be done now."""
-        if not self._takes_replies:
+        if not self._replies.takes:
             return False
         direct, reply_to = self._connection.direct, self._replies.topic
         options = request_options(message_id, reply_to, deadline, lineage(), fields)
@@ -258,177 +284,6 @@ class Requests:
         if direct.bells is not None:
             direct.bells.needed()
         return True
-
-    def ask_here(
-        self,
-        topic: str,
-        body: _native.Body,
-        *,
-        timeout_s: float | None,
-        until_s: float,
-        idempotent: bool,
-        fields: dict[str, Any],
-    ) -> SyncMessage | None:
-        """Ask past the node, and wait for the reply in this thread; None: ask by the loop.
-
-        Args:
-            until_s: of `time.monotonic`, when `timeout_s` is over.
-        Raises: as `request`, but for what is harmless to ask again: that is for the loop.
-        """
-        bells = self._connection.direct.bells
-        if bells is None or not self._takes_replies:
-            return None
-        message_id, pending = new_id(), None
-        if not fields and is_first() and (timeout_s is None or timeout_s > 0):
-            pending = PendingThread(bells.native, topic, idempotent, timeout_s is not None)
-            found = bells.native.ask(
-                self._connection.outgoing.outbox,
-                topic,
-                body,
-                message_id,
-                self._replies,
-                self._replies.topic,
-                timeout_s,
-                pending,
-            )
-            if isinstance(found, _native.Message):
-                found.context = DIRECT_LANE
-                return cast(SyncMessage, found)
-            if found is None:
-                pending = None
-            else:
-                for each in found:
-                    self._give(each)
-        waiter = waiter_here()
-        if pending is None:
-            pending = self._post_here(
-                message_id, waiter, topic, body, timeout_s, idempotent, fields
-            )
-        if pending is None:
-            keep(waiter)
-            return None
-        pending.waiter = waiter
-        try:
-            reply = self._wait_here(bells, pending, message_id, waiter, until_s)
-        except Unreachable:
-            if idempotent:
-                return None
-            raise
-        finally:
-            del self._pending[message_id]  # first: the loop has nothing to watch for because of it
-            bells.leave(waiter)
-            keep(waiter)
-        if reply is None:
-            raise self.late_here(pending, message_id, timeout_s)
-        return reply
-
-    def post_here(
-        self,
-        topic: str,
-        body: _native.Body,
-        *,
-        timeout_s: float | None,
-        fields: dict[str, Any],
-        loan: _native.ShmChunk | None,
-    ) -> Asked | None:
-        """Ask past the node, in this thread; the reply is waited for later. None: by the loop."""
-        until_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
-        message_id = new_id()
-        pending = self._post_here(message_id, None, topic, body, timeout_s, False, fields, loan)
-        if pending is None:
-            return None
-        return Asked(self, pending, message_id, timeout_s=timeout_s, until_s=until_s)
-
-    def _post_here(
-        self,
-        message_id: bytes,
-        waiter: Waiter | None,
-        topic: str,
-        body: _native.Body,
-        timeout_s: float | None,
-        idempotent: bool,
-        fields: dict[str, Any],
-        loan: _native.ShmChunk | None = None,
-    ) -> PendingThread | None:
-        """Post a request; it is among those that wait then. None: it did not go past the node."""
-        connection, box = self._connection, self._replies
-        outbox, left_s = connection.outgoing.outbox, math.inf if timeout_s is None else timeout_s
-        if connection.direct.bells is None or not self._takes_replies or not left_s > 0:
-            return None
-        pending = PendingThread(waiter, topic, idempotent, timeout_s is not None)
-        self._pending[message_id] = pending
-        posted, origin = False, lineage()
-        try:
-            if fields or origin:
-                deadline = Deadline(timeout_s, connection.loop)
-                options = request_options(message_id, box.topic, deadline, origin, fields)
-                posted = outbox.direct(topic, body, options, loan, left_s) is not None
-            else:
-                posted = outbox.ask(topic, body, message_id, box.topic, timeout_s, loan)
-        finally:
-            if not posted:
-                del self._pending[message_id]
-        return pending if posted else None
-
-    def wait_here(
-        self, pending: PendingThread, message_id: bytes, until_s: float
-    ) -> SyncMessage | None:
-        """Wait in this thread for the reply to what `post_here` posted.
-
-        Returns: None: it did not come until then.
-        Raises:
-            SiraError: as `request`.
-        """
-        bells, waiter = self._connection.direct.bells, waiter_here()
-        assert bells is not None, "it was posted past the node"
-        pending.waiter = waiter
-        try:
-            return self._wait_here(bells, pending, message_id, waiter, until_s)
-        finally:
-            pending.waiter = None
-            if pending.answer is not None or pending.error is not None:
-                self.forget(message_id)
-            bells.leave(waiter)
-            keep(waiter)
-
-    def _wait_here(
-        self,
-        bells: Bells,
-        pending: PendingThread,
-        message_id: bytes,
-        waiter: Waiter,
-        until_s: float,
-    ) -> SyncMessage | None:
-        box = self._replies
-        while True:
-            waiter.woken = False
-            if pending.answer is not None:
-                reply: SyncMessage = pending.answer
-                reply.context = DIRECT_LANE
-                return reply
-            if pending.error is not None:
-                raise pending.error
-            left_s = until_s - time.monotonic()
-            if left_s <= 0:
-                return None
-            message = bells.take(waiter, box, left_s)
-            if message is not None:
-                if message.stream_id_bytes == message_id and message.reply_kind == FINAL:
-                    message.context = DIRECT_LANE
-                    pending.answer = message
-                    return cast(SyncMessage, message)  # `message_type` said so
-                self._give(message)
-
-    def late_here(
-        self, pending: PendingThread, message_id: bytes, timeout_s: float | None
-    ) -> SiraError:
-        """Return what a request raises whose time is over."""
-        late = Deadline(timeout_s, self._connection.loop)
-        return self._connection.late(late, f"request to {pending.topic}", id=id_text(message_id))
-
-    def forget(self, message_id: bytes) -> None:
-        """Hand no reply to that request out any more. From any thread."""
-        self._pending.pop(message_id, None)
 
     def _expire(self, pending: Pending, deadline: Deadline, topic: str, key: bytes) -> None:
         pending.fail(self._connection.late(deadline, f"request to {topic}", id=id_text(key)))

@@ -15,15 +15,15 @@ from typing import Self, Unpack, cast
 from sira import _native
 from sira.client import bus as async_bus
 from sira.client.bus import Bus
-from sira.client.envelope import Envelope, envelope
+from sira.client.envelope import WAIT_PART, Envelope, envelope
 from sira.client.info import Explanation, Ledger
 from sira.client.lineage import lineage
-from sira.client.loan import SyncLoan
+from sira.client.loan import SyncLoan, Wanted
 from sira.client.local.direct import ROOM_S
 from sira.client.looking import CALL_S
 from sira.client.message import Body, SyncMessage
-from sira.client.publishing import REQUEST_S
 from sira.client.reply_stream import ReplyStream
+from sira.client.requests import REQUEST_S
 from sira.client.retry import Retry
 from sira.client.runner import Runner, runner
 from sira.client.security import Security, with_token
@@ -239,19 +239,28 @@ class SyncBus(SyncFinding):
         **further: Unpack[Envelope],
     ) -> SyncLoan:
         """Return a message to be written in place; see `Bus.loan`."""
-        loan = self._bus.loan(
-            topic,
-            tensors,
-            request=request,
-            grade=grade,
-            key=key,
-            priority=priority,
-            timeout_s=timeout_s,
-            ttl_s=ttl_s,
-            headers=headers,
-            **further,
-        )
-        return SyncLoan(self._runner, loan)
+        way = self._bus._loans or self._bus._lending()
+        fields = {}
+        wait_s = None if timeout_s is None or request else timeout_s * WAIT_PART
+        if (
+            wait_s
+            or grade is not None
+            or key
+            or priority
+            or ttl_s is not None
+            or headers
+            or further
+        ):
+            fields = envelope(
+                grade=grade,
+                key=key,
+                priority=priority,
+                wait_s=wait_s,
+                ttl_s=ttl_s,
+                headers=headers,
+                further=further,
+            )
+        return SyncLoan(self._runner, way, Wanted(topic, tensors, fields, timeout_s, request))
 
     def subscribe(
         self,
@@ -304,7 +313,7 @@ class SyncBus(SyncFinding):
         connection = self._bus.connection
         if connection.outgoing.outbox.links and self._bus._requests is not None:
             until_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
-            found = self._bus._requests.ask_here(
+            found = self._bus._requests.here.ask(
                 topic,
                 body,
                 timeout_s=timeout_s,

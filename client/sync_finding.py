@@ -140,7 +140,7 @@ class SyncFinding(Later):
         calls.begin(target)
         try:
             until_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
-            reply = requests.ask_here(
+            reply = requests.here.ask(
                 target.match.topic,
                 body,
                 timeout_s=timeout_s,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from sira.client.answers import Answers
 from sira.client.connection import Connection
-from sira.client.local.bells import Waiter, keep, waiter_here
+from sira.client.local.bells import Bells, Waiter, keep, waiter_here
 from sira.client.message import SyncMessage
 from sira.client.runner import Runner
 from sira.client.subscription import Subscription
@@ -110,18 +110,18 @@ class SyncSubscription:
         """Return the next message; None when closed."""
         message = self._inner.pop()
         if message is None:
-            message = self._wait(timeout_s)
-        assert message is None or isinstance(message, SyncMessage)  # configure() said so
-        return message
+            until_s = None if timeout_s is None else time.monotonic() + timeout_s
+            bells = self._direct.bells
+            if bells is not None and self._opened:
+                wait_s = -1.0 if timeout_s is None else max(0.0, timeout_s)
+                message = bells.native.next(self._inner, wait_s)
+            if message is None:
+                message = self._wait(timeout_s, until_s)
+        return cast(SyncMessage | None, message)  # configure() said so
 
-    def _wait(self, timeout_s: float | None) -> Any:
+    def _wait(self, timeout_s: float | None, until_s: float | None) -> Any:
         self.open()
-        until_s = None if timeout_s is None else time.monotonic() + timeout_s
-        bells = self._direct.bells
-        if bells is not None:
-            message = bells.native.next(self._inner, -1.0 if timeout_s is None else timeout_s)
-            if message is not None:
-                return message
+        bells: Bells | None = None
         waiter, inner = waiter_here(), self._inner
         inner.waiting.append(waiter)
         try:

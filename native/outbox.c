@@ -459,7 +459,7 @@ static PyMethodDef outbox_methods[] = {
     {"direct", (PyCFunction)(void (*)(void))outbox_direct, METH_FASTCALL | METH_KEYWORDS,
      "direct(topic, body, options=None, loan=None, wait_s=0) -> Receipt | None"},
     {"ask", (PyCFunction)(void (*)(void))outbox_ask, METH_FASTCALL, "ask(topic, body, id, reply_to, timeout_s, loan=None) -> bool"},
-    {"answer", (PyCFunction)(void (*)(void))outbox_answer, METH_FASTCALL, "answer(message, body) -> bool"},
+    {"answer", (PyCFunction)(void (*)(void))outbox_answer, METH_FASTCALL, "answer(message, body, wait_s=0.02) -> bool"},
     {"blocked", (PyCFunction)outbox_blocked, METH_O, "blocked(topic) -> ShmWriter | None"},
     {"sleeps", (PyCFunction)outbox_sleeps, METH_O, "sleeps(topic) -> ShmWriter | None: whose bell rings when it has room."},
     {"asking", (PyCFunction)outbox_asking, METH_O, "asking(topic) -> bool"},

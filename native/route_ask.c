@@ -64,13 +64,15 @@ PyObject *outbox_ask(Outbox *self, PyObject *const *args, Py_ssize_t count)
     return posted < 0 ? NULL : PyBool_FromLong(posted);
 }
 
-/* answer(message, body) -> bool */
+/* answer(message, body, wait_s=0.02) -> bool */
 PyObject *outbox_answer(Outbox *self, PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 2 || !PyObject_TypeCheck(args[0], &sira_message_type)) {
-        PyErr_SetString(PyExc_TypeError, "answer(message, body)");
+    if ((count != 2 && count != 3) || !PyObject_TypeCheck(args[0], &sira_message_type)) {
+        PyErr_SetString(PyExc_TypeError, "answer(message, body, wait_s=0.02)");
         return NULL;
     }
+    const int64_t wait_ns = count == 3 ? outbox_wait_ns(args[2]) : ROUTE_ROOM_NS;
+    if (wait_ns < 0) return NULL;
     const struct message *message = (const struct message *)args[0];
     if (!self->routes.live.count || !message->reply_to.len || !message->id || message->is_traced) Py_RETURN_FALSE;
     PyObject *topic = PyUnicode_DecodeUTF8((const char *)message->reply_to.data, (Py_ssize_t)message->reply_to.len, NULL);
@@ -86,7 +88,7 @@ PyObject *outbox_answer(Outbox *self, PyObject *const *args, Py_ssize_t count)
         at = pb_put_bytes(at, F_STREAM_ID, message->id, SIRA_ID_BYTES);
         at = pb_put_uint(at, F_STREAM_END, 1);
         at = pb_put_uint(at, F_REPLY_KIND, REPLY_FINAL);
-        posted = post(self, topic, args[1], &options, fields, at, NULL, ROUTE_ROOM_NS);
+        posted = post(self, topic, args[1], &options, fields, at, NULL, wait_ns);
     }
     Py_DECREF(topic);
     return posted < 0 ? NULL : PyBool_FromLong(posted);

@@ -45,13 +45,31 @@ static int bells_clear(PyObject *object)
     return 0; /* `members` refer to nothing that could refer back */
 }
 
+void sira_bells_shut(ShmBells *self)
+{
+    int *const fds[] = {&self->threads, &self->kick, &self->bells};
+    for (size_t i = 0; i < sizeof fds / sizeof *fds; i++) {
+        if (*fds[i] >= 0) close(*fds[i]);
+        *fds[i] = -1;
+    }
+}
+
+/* close(): nobody waits here any more; who leads still may, until it leaves */
+static PyObject *bells_close(PyObject *object, PyObject *Py_UNUSED(args))
+{
+    ShmBells *self = (ShmBells *)object;
+    self->is_closed = true;
+    if (self->is_led) (void)sira_bell_ring(self->kick);
+    else sira_bells_shut(self);
+    bells_clear(object);
+    Py_RETURN_NONE;
+}
+
 static void bells_dealloc(PyObject *object)
 {
     ShmBells *self = (ShmBells *)object;
     PyObject_GC_UnTrack(object);
-    if (self->threads >= 0) close(self->threads);
-    if (self->kick >= 0) close(self->kick);
-    if (self->bells >= 0) close(self->bells);
+    sira_bells_shut(self);
     Py_XDECREF(self->members);
     Py_XDECREF(self->waiting);
     Py_XDECREF(self->left);
@@ -367,6 +385,8 @@ static PyMethodDef bells_methods[] = {
     {"take", (PyCFunction)(void (*)(void))bells_take, METH_FASTCALL,
      "take(mailbox, timeout_s) -> the Message that came there, or a list: tokens of links that are broken. As wait, and "
      "all that rang is given to its mailboxes."},
+    {"close", bells_close, METH_NOARGS,
+     "close(): give the descriptors back; where a thread leads it looks again, and they go when it leaves."},
     {"lead", sira_bells_lead, METH_NOARGS, "lead() -> bool: take what rings for all from now on. False: somebody does."},
     {"leave", sira_bells_leave, METH_NOARGS, "leave(): somebody else may lead."},
     {"wake", sira_bells_wake, METH_NOARGS, "wake(): kick(), where another thread leads."},
@@ -377,13 +397,15 @@ static PyMethodDef bells_methods[] = {
      "ask(outbox, topic, body, id, mailbox, reply_to, timeout_s, pending) -> Message | list | None: the same around a "
      "request that is posted past the node and is in `waiting` until its reply is here. A list: it is asked, the rest is the "
      "caller's, as are these replies to others. None: it is not."},
+    {"reply", (PyCFunction)(void (*)(void))sira_bells_reply, METH_FASTCALL,
+     "reply(id, mailbox, timeout_s, pending) -> Message | list | None: as ask(), of what was posted and is in `waiting` already, "
+     "unless `pending.answer` or `pending.error` is there. None: by the long way."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyMemberDef bells_members[] = {
     {"is_led", T_BOOL, offsetof(ShmBells, is_led), READONLY, "a thread takes what rings for all"},
     {"is_watched", T_BOOL, offsetof(ShmBells, is_watched), 0, "the loop listens, and is to be told what rang last"},
-    {"is_closed", T_BOOL, offsetof(ShmBells, is_closed), 0, "nobody waits here any more"},
     {"turns", T_ULONGLONG, offsetof(ShmBells, turns), READONLY, "how often somebody began to lead"},
     {"waiting", T_OBJECT, offsetof(ShmBells, waiting), 0, "dict of the requests that wait for a reply, or None"},
     {"left", T_OBJECT, offsetof(ShmBells, left), 0, "called at the end of next() and ask() where others wait; or None"},

@@ -33,6 +33,8 @@ typedef struct {
  * none, or an exception. Tokens of broken links go into the list `broken`; NULL: they ring for the next wait. */
 PyObject *sira_bells_take(ShmBells *bells, Mailbox *mailbox, double timeout_s, PyObject *broken);
 
+void sira_bells_shut(ShmBells *bells); /* Requires: nobody leads. Again is nothing */
+
 /* ---- shm_lead_py.c ---- */
 PyObject *sira_bells_lead(PyObject *bells, PyObject *ignored);
 PyObject *sira_bells_wake(PyObject *bells, PyObject *ignored);
@@ -40,5 +42,6 @@ PyObject *sira_bells_leave(PyObject *bells, PyObject *ignored);
 PyObject *sira_bells_follow(PyObject *bells, PyObject *change);
 PyObject *sira_bells_next(PyObject *bells, PyObject *const *args, Py_ssize_t count);
 PyObject *sira_bells_ask(PyObject *bells, PyObject *const *args, Py_ssize_t count);
+PyObject *sira_bells_reply(PyObject *bells, PyObject *const *args, Py_ssize_t count);
 
 #endif

@@ -34,6 +34,7 @@ static bool begins(ShmBells *self)
 static void ends(ShmBells *self)
 {
     self->is_led = false;
+    if (self->is_closed) sira_bells_shut(self);
     if (!is_shared(self) && (!self->waiting || PyDict_GET_SIZE(self->waiting) == 0)) return;
     PyObject *type, *value, *trace; /* owned */
     PyErr_Fetch(&type, &value, &trace);
@@ -58,7 +59,9 @@ PyObject *sira_bells_wake(PyObject *object, PyObject *Py_UNUSED(ignored))
 
 PyObject *sira_bells_leave(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
-    ((ShmBells *)object)->is_led = false;
+    ShmBells *self = (ShmBells *)object;
+    self->is_led = false;
+    if (self->is_closed) sira_bells_shut(self);
     Py_RETURN_NONE;
 }
 
@@ -148,6 +151,47 @@ PyObject *sira_bells_ask(PyObject *object, PyObject *const *args, Py_ssize_t cou
     else result = is_answered ? Py_NewRef(reply) : for_others(reply);
     Py_XDECREF(reply);
     Py_XDECREF(posted);
+    Py_DECREF(waiting);
+    return result;
+}
+
+/* Has `pending` nothing yet, of what its threads look at? -1: an exception. */
+static int waits_still(PyObject *pending)
+{
+    static PyObject *names[2]; /* owned, for ever */
+    if (!names[0] && !(names[0] = PyUnicode_InternFromString("answer"))) return -1;
+    if (!names[1] && !(names[1] = PyUnicode_InternFromString("error"))) return -1;
+    for (int i = 0; i < 2; i++) {
+        PyObject *found = PyObject_GetAttr(pending, names[i]); /* owned */
+        if (!found) return -1;
+        const bool is_none = found == Py_None;
+        Py_DECREF(found);
+        if (!is_none) return 0;
+    }
+    return 1;
+}
+
+/* reply(id, mailbox, timeout_s, pending) -> Message | list | None */
+PyObject *sira_bells_reply(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    enum { ID, MAILBOX, TIMEOUT, PENDING, ARGS };
+    ShmBells *self = (ShmBells *)object;
+    if (count != ARGS || !PyBytes_Check(args[ID]) || !PyObject_TypeCheck(args[MAILBOX], &sira_mailbox_type)) {
+        PyErr_SetString(PyExc_TypeError, "reply(id, mailbox, timeout_s, pending)");
+        return NULL;
+    }
+    const double timeout_s = PyFloat_AsDouble(args[TIMEOUT]);
+    if (timeout_s == -1 && PyErr_Occurred()) return NULL;
+    if (!self->waiting || !begins(self)) Py_RETURN_NONE;
+    PyObject *waiting = Py_NewRef(self->waiting); /* owned */
+    PyObject *reply = NULL, *result = NULL;       /* owned */
+    const int waits = waits_still(args[PENDING]);
+    if (waits > 0) reply = sira_bells_take(self, (Mailbox *)args[MAILBOX], timeout_s, NULL);
+    const bool is_answered = reply && answers(reply, args[ID]);
+    if (is_answered) forget(waiting, args[ID]);
+    ends(self);
+    if (!PyErr_Occurred()) result = is_answered ? Py_NewRef(reply) : for_others(reply);
+    Py_XDECREF(reply);
     Py_DECREF(waiting);
     return result;
 }

@@ -206,11 +206,10 @@ class Bells:
             return
         self._unwatch()
         self._bells = None  # a leader holds it until it wakes
-        bells.is_closed = True
+        bells.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        bells.kick()
         for each in list(self._followers):
             each.nudge()
 

@@ -431,7 +431,7 @@ class Outbox:
         loan: ShmChunk | None = None,
         /,
     ) -> bool: ...
-    def answer(self, message: Message, body: Body, /) -> bool: ...
+    def answer(self, message: Message, body: Body, wait_s: float = ..., /) -> bool: ...
     # the end that has no room for the last message that direct() did not take on this topic: wait
     # for it to be taken from, then try again. None: it has, or there is no route any more
     def blocked(self, topic: str, /) -> ShmWriter | None: ...
@@ -1138,7 +1138,7 @@ class ShmBells:
     def wake(self) -> None: ...  # kick(), where another thread leads
     # lead, wait once and leave in one call, for a thread that waits while nobody else does
     is_watched: bool  # by the loop
-    is_closed: bool
+    def close(self) -> None: ...  # the descriptors go when nobody leads any more
     def follow(self, change: int, /) -> None: ...  # so many threads more wait beside who leads
     waiting: dict[bytes, Any] | None  # the requests that wait for a reply
     left: Callable[[], None] | None  # called at the end where others wait
@@ -1157,6 +1157,11 @@ class ShmBells:
         timeout_s: float | None,
         pending: Any,
         /,
+    ) -> Message | list[Message] | None: ...
+    # the same of what was posted, unless `pending.answer` or `pending.error` is not None; None:
+    # that cannot be now
+    def reply(
+        self, id: bytes, mailbox: Mailbox, timeout_s: float, pending: Any, /
     ) -> Message | list[Message] | None: ...
 
 @final

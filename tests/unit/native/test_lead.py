@@ -75,8 +75,10 @@ def test_where_others_are_to_be_thought_of_nobody_waits_here(why: str) -> None:
         assert bells.lead()
     elif why == "over":
         box.over = True
+    elif why == "closed":
+        bells.close()
     else:
-        setattr(bells, f"is_{why}", True)
+        bells.is_watched = True
     turns = bells.turns
     assert bells.next(box, -1.0) is None
     assert (bells.turns, bells.is_led) == (turns + (why == "over"), why == "led")
@@ -172,6 +174,23 @@ def test_a_handler_of_signals_is_called_when_nobody_leads() -> None:
         signal.signal(signal.SIGUSR1, before)
     assert saw
     assert not any(saw)
+
+
+def test_the_descriptors_go_with_the_last_who_leads() -> None:
+    link, box = bound()
+    bells = heard(link)
+    number = bells.fileno()
+    thread = in_thread(lambda: bells.next(box, -1.0))
+    leads(bells)
+    os.fstat(number)
+    bells.close()
+    thread.join(WATCHDOG_S)
+    assert not thread.is_alive()
+    assert bells.fileno() == -1
+    bells.close()
+    bells.kick()
+    bells.wake()
+    assert bells.next(box, -1.0) is None
 
 
 def test_a_child_does_not_wait_at_its_parents_bells() -> None:
@@ -292,3 +311,36 @@ def test_both_ends_are_checked() -> None:
     ):
         with pytest.raises(TypeError):
             call()
+
+
+# ---- reply ---------------------------------------------------------------------------------------
+
+
+class Pending:
+    """What `waiting` holds, as far as it is looked at."""
+
+    answer: object = None
+    error: object = None
+
+
+def test_a_reply_is_waited_for_later_and_not_where_it_is_here_already() -> None:
+    asking, pending = Asking(), Pending()
+    asking.waiting[asking.id] = pending
+    assert asking.bells.reply(asking.id, asking.box, 0.01, pending) == []
+    assert asking.waiting == {asking.id: pending}
+    asking.answer("!", asking.id)
+    found = asking.bells.reply(asking.id, asking.box, WATCHDOG_S, pending)
+    assert isinstance(found, _native.Message)
+    assert (found.text, asking.waiting) == ("!", {})
+    for name in ("answer", "error"):
+        setattr(pending, name, "here")
+        assert asking.bells.reply(asking.id, asking.box, WATCHDOG_S, pending) == []
+        setattr(pending, name, None)
+    assert asking.bells.lead()
+    assert asking.bells.reply(asking.id, asking.box, WATCHDOG_S, pending) is None
+    asking.bells.leave()
+    with pytest.raises(AttributeError):
+        asking.bells.reply(asking.id, asking.box, WATCHDOG_S, object())
+    with pytest.raises(TypeError):
+        asking.bells.reply("x", asking.box, WATCHDOG_S, pending)  # type: ignore[arg-type]
+    assert not asking.bells.is_led
