@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING
 
 from sira import _native
@@ -11,7 +12,6 @@ from sira.client.connection import Connection
 from sira.client.deadline import Deadline
 from sira.client.lineage import lineage
 from sira.client.loan import Memory, Wanted
-from sira.client.local.direct import ROOM_S
 from sira.client.message import Body, Message
 from sira.client.requests import REQUEST_S
 
@@ -66,7 +66,7 @@ class LoanWay:
             return None
         said = {**wanted.fields, **lineage()}
         options = _native.Options(**said) if said else None
-        wait_s = ROOM_S if wanted.timeout_s is None else wanted.timeout_s
+        wait_s = math.inf if wanted.timeout_s is None else wanted.timeout_s
         return self._outbox.direct(wanted.topic, body, options, memory, wait_s)
 
     def ask_here(self, wanted: Wanted, body: Body, memory: _native.ShmChunk) -> Asked | None:

@@ -19,7 +19,6 @@ from sira.client.envelope import WAIT_PART, Envelope, envelope
 from sira.client.info import Explanation, Ledger
 from sira.client.lineage import lineage
 from sira.client.loan import SyncLoan, Wanted
-from sira.client.local.direct import ROOM_S
 from sira.client.looking import CALL_S
 from sira.client.message import Body, SyncMessage
 from sira.client.reply_stream import ReplyStream
@@ -123,7 +122,7 @@ class SyncBus(SyncFinding):
             )
             fields.update(lineage())
             options = _native.Options(**fields) if fields else None
-            wait_s = ROOM_S if timeout_s is None else timeout_s
+            wait_s = math.inf if timeout_s is None else timeout_s
             receipt = outbox.direct(topic, body, options, None, wait_s)
             if receipt is not None:
                 return receipt
@@ -170,7 +169,7 @@ class SyncBus(SyncFinding):
             )
             fields.update(lineage())
             options = _native.Options(**fields) if fields else None
-            wait_s = ROOM_S if timeout_s is None else timeout_s
+            wait_s = math.inf if timeout_s is None else timeout_s
             for body in left:
                 receipt = outbox.direct(topic, body, options, None, wait_s)
                 if receipt is None:

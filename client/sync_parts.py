@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any, Self, cast
 
 from sira import _native
 from sira.client.info import Topic
-from sira.client.local.direct import ROOM_S
 from sira.client.looking import CALL_S
 from sira.client.message import Body, SyncMessage
 from sira.client.publisher import Publisher
@@ -24,7 +24,7 @@ class SyncPublisher:
         self._publisher = publisher
         self._outbox = publisher._outbox
         timeout_s = publisher._timeout_s
-        self._wait_s = ROOM_S if timeout_s is None else timeout_s
+        self._wait_s = math.inf if timeout_s is None else timeout_s
 
     def __enter__(self) -> Self:
         """Open the way at once."""

@@ -446,12 +446,12 @@ enum outbox_direct {
 enum outbox_direct outbox_direct_body(Outbox *self, PyObject *topic, struct sira_body *body,
                                       const struct sira_options *options, PyObject *loan, uint8_t *id,
                                       struct sira_receipt *receipt);
-/* The same, and where there is no room wait for it: as long as a route waits at most (ROUTE_ROOM_NS), and `wait_ns`. Never on
+/* The same, and where there is no room wait for it: as long as a route waits at most (route.h), and `wait_ns`. Never on
  * an event loop's thread. */
 enum outbox_direct outbox_direct_wait(Outbox *self, PyObject *topic, struct sira_body *body,
                                       const struct sira_options *options, PyObject *loan, uint8_t *id,
                                       struct sira_receipt *receipt, int64_t wait_ns);
-int64_t outbox_wait_ns(PyObject *wait_s); /* of seconds, None or NULL (0); -1: an exception */
+int64_t outbox_wait_ns(PyObject *wait_s); /* of seconds, None or NULL (0), infinity; -1: an exception */
 PyObject *outbox_direct(Outbox *self, PyObject *const *args, Py_ssize_t count, PyObject *names);
 /* route_ask.c */
 PyObject *outbox_ask(Outbox *self, PyObject *const *args, Py_ssize_t count);
@@ -459,6 +459,7 @@ PyObject *outbox_answer(Outbox *self, PyObject *const *args, Py_ssize_t count);
 /* route_wait.c */
 PyObject *outbox_blocked(Outbox *self, PyObject *topic);
 PyObject *outbox_sleeps(Outbox *self, PyObject *topic);
+PyObject *outbox_room_s(Outbox *self, PyObject *topic);
 
 /* outbox_batch.c */
 void batches_append(struct batches *list, struct batch *batch);

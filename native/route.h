@@ -3,7 +3,7 @@
  * route_wait.c (waiting for room) and route_ask.c (requests and their answers).
  *
  * The node stays the truth. A route is used only while the word of its topic in the node's generation page stands, and
- * only for a message that each target has room for, now or within ROUTE_ROOM_NS; any other goes by the node, and by that
+ * only for a message that each target has room for, now or in a moment (route_room_ns); any other goes by the node, and by that
  * the route is left. So nothing is ever withdrawn here, and order holds for each way of its own:
  *
  *     IDLE --2nd message by the node within 10 s--> WANTED --the outbox is empty: Item.ask leaves--> ASKED
@@ -26,9 +26,11 @@ enum {
     ROUTE_MESSAGES_MIN = 2,      /* by the node, before a route is asked for: a single one is not worth it */
     ROUTE_POSTED_WORTH = 64,     /* messages after which a route was worth its asking */
 };
-/* So long a publisher waits for room at subscribers that block it. One that takes what comes makes some in less, also on a
- * busy machine; for one that does not, it is waited once in the life of a route. */
-#define ROUTE_ROOM_NS INT64_C(20000000)
+/* So long a publisher waits for room at subscribers that block it, and so much longer for each byte of its message: they
+ * look at one of that size, and at 1 GB/s that is slow. One that takes what comes makes some in less, also on a busy machine; for one that does not, it
+ * is waited once in the life of a route. */
+#define ROUTE_ROOM_NS UINT64_C(20000000)
+#define ROUTE_ROOM_NS_A_BYTE 1
 #define ROUTE_WITHIN_NS UINT64_C(10000000000)   /* ROUTE_MESSAGES_MIN come within this */
 /* Who leaves a route after a few messages asks again later, twice as late each time. */
 #define ROUTE_PAUSE_NS_MIN UINT64_C(5000000)
@@ -96,6 +98,11 @@ void route_leave(Outbox *self, ShmRoute *route);
 /* Wait until the targets that lack room have some, without the GIL. 1: try again; 0: `until_ns` is over, and nobody waits
  * there before something is posted; -1: an exception. Anything may have run. */
 int route_wait(Outbox *self, PyObject *topic, uint64_t until_ns);
+/* How long is waited at most for room for so much. */
+static inline uint64_t route_room_ns(uint64_t bytes)
+{
+    return bytes < UINT64_MAX / 4 ? ROUTE_ROOM_NS + bytes * ROUTE_ROOM_NS_A_BYTE : UINT64_MAX / 2;
+}
 /* Does each target take this now? DIRECT_POSTED: yes. NO_ROOM: route->blocked says who does not. */
 enum outbox_direct route_room(Outbox *self, ShmRoute *route, uint32_t priority, uint64_t chunk_bytes);
 /* Leave it because of this writer, which Python is told of. */

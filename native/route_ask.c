@@ -44,7 +44,7 @@ PyObject *outbox_ask(Outbox *self, PyObject *const *args, Py_ssize_t count)
     struct sira_options options = {.has_id = true};
     const uint8_t *id = (const uint8_t *)PyBytes_AS_STRING(args[2]);
     memcpy(options.id, id, SIRA_ID_BYTES);
-    int64_t wait_ns = ROUTE_ROOM_NS;
+    int64_t wait_ns = INT64_MAX; /* as long as a route waits */
     if (args[4] != Py_None) {
         enum { MS_MAX = UINT32_MAX };
         const double left_s = PyFloat_AsDouble(args[4]);
@@ -64,14 +64,14 @@ PyObject *outbox_ask(Outbox *self, PyObject *const *args, Py_ssize_t count)
     return posted < 0 ? NULL : PyBool_FromLong(posted);
 }
 
-/* answer(message, body, wait_s=0.02) -> bool */
+/* answer(message, body, wait_s=as long as a route waits) -> bool */
 PyObject *outbox_answer(Outbox *self, PyObject *const *args, Py_ssize_t count)
 {
     if ((count != 2 && count != 3) || !PyObject_TypeCheck(args[0], &sira_message_type)) {
-        PyErr_SetString(PyExc_TypeError, "answer(message, body, wait_s=0.02)");
+        PyErr_SetString(PyExc_TypeError, "answer(message, body, wait_s=as long as a route waits)");
         return NULL;
     }
-    const int64_t wait_ns = count == 3 ? outbox_wait_ns(args[2]) : ROUTE_ROOM_NS;
+    const int64_t wait_ns = count == 3 ? outbox_wait_ns(args[2]) : INT64_MAX;
     if (wait_ns < 0) return NULL;
     const struct message *message = (const struct message *)args[0];
     if (!self->routes.live.count || !message->reply_to.len || !message->id || message->is_traced) Py_RETURN_FALSE;

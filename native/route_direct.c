@@ -193,7 +193,8 @@ enum outbox_direct outbox_direct_wait(Outbox *self, PyObject *topic, struct sira
 {
     enum outbox_direct result = outbox_direct_body(self, topic, body, options, loan, id, receipt);
     if (result != DIRECT_NO_ROOM || wait_ns <= 0) return result;
-    const uint64_t until_ns = sira_now_mono_ns() + (uint64_t)(wait_ns < ROUTE_ROOM_NS ? wait_ns : ROUTE_ROOM_NS);
+    const uint64_t most_ns = route_room_ns(body->payload_bytes);
+    const uint64_t until_ns = sira_now_mono_ns() + ((uint64_t)wait_ns < most_ns ? (uint64_t)wait_ns : most_ns);
     while (result == DIRECT_NO_ROOM && !body->chunk) { /* one that was placed while there was room has lost it to another */
         const int waited = route_wait(self, topic, until_ns);
         if (waited < 0) return DIRECT_FAILED;
@@ -207,7 +208,7 @@ int64_t outbox_wait_ns(PyObject *wait_s)
 {
     const double seconds = wait_s && wait_s != Py_None ? PyFloat_AsDouble(wait_s) : 0;
     if (seconds == -1 && PyErr_Occurred()) return -1;
-    return !(seconds > 0) ? 0 : seconds > 1 ? ROUTE_ROOM_NS : (int64_t)(seconds * 1e9);
+    return !(seconds > 0) ? 0 : seconds > 9e9 ? INT64_MAX : (int64_t)(seconds * 1e9);
 }
 
 PyObject *outbox_direct(Outbox *self, PyObject *const *args, Py_ssize_t count, PyObject *names)

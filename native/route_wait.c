@@ -73,3 +73,9 @@ PyObject *outbox_sleeps(Outbox *self, PyObject *topic)
     }
     return Py_NewRef(route ? (PyObject *)route->blocked->writer : Py_None);
 }
+
+PyObject *outbox_room_s(Outbox *self, PyObject *topic)
+{
+    const ShmRoute *route = route_live(self, topic); /* borrowed */
+    return PyFloat_FromDouble((double)route_room_ns(route && route->blocked ? route->blocked_bytes : 0) / 1e9);
+}

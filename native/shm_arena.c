@@ -158,13 +158,21 @@ static void make_way(struct sira_arena *arena, uint64_t bytes)
     }
 }
 
+bool sira_arena_reuse(struct sira_arena *arena, uint64_t bytes, struct sira_shm_chunk *out)
+{
+    assert(bytes > 0);
+    if (bytes >> 39) return false;
+    if (arena->count && take_from(arena, arena->hot, bytes, out)) return true;
+    for (uint32_t i = 0; i < arena->count; i++)
+        if (i != arena->hot && take_from(arena, i, bytes, out)) return true;
+    return false;
+}
+
 int sira_arena_take(struct sira_arena *arena, uint64_t bytes, struct sira_shm_chunk *out)
 {
     assert(bytes > 0);
     if (bytes > arena->bytes_max || bytes >> 39) return E2BIG;
-    if (arena->count && take_from(arena, arena->hot, bytes, out)) return 0;
-    for (uint32_t i = 0; i < arena->count; i++)
-        if (i != arena->hot && take_from(arena, i, bytes, out)) return 0;
+    if (sira_arena_reuse(arena, bytes, out)) return 0;
     make_way(arena, bytes);
     uint32_t made;
     const int error = make_segment(arena, bytes, &made);

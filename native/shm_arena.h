@@ -49,6 +49,8 @@ void sira_arena_close(struct sira_arena *arena);
 /* A chunk of `bytes` > 0, at a multiple of 64, held once. 0; ENOSPC: bytes_max is reached, chunks must come back
  * first; E2BIG: larger than bytes_max; or an errno of making a segment. */
 int sira_arena_take(struct sira_arena *arena, uint64_t bytes, struct sira_shm_chunk *out);
+/* The same of memory that is there already. false: what is free is too small. */
+bool sira_arena_reuse(struct sira_arena *arena, uint64_t bytes, struct sira_shm_chunk *out);
 /* Close segments that held nothing since `idle_ns` before `now_ns`, largest first, until warm_bytes are left. What
  * was found empty for the first time is idle from now on. Returns how many are waiting for their time. */
 uint32_t sira_arena_retire(struct sira_arena *arena, uint64_t now_ns, uint64_t idle_ns);

@@ -65,7 +65,7 @@ static void arena_dealloc(PyObject *object)
     Py_TYPE(object)->tp_free(object);
 }
 
-static PyObject *arena_take(PyObject *object, PyObject *arg)
+static PyObject *take(PyObject *object, PyObject *arg, bool makes)
 {
     const unsigned long long bytes = PyLong_AsUnsignedLongLong(arg);
     if (PyErr_Occurred()) return NULL;
@@ -76,13 +76,28 @@ static PyObject *arena_take(PyObject *object, PyObject *arg)
     if (!chunk) return NULL;
     chunk->fork_depth = sira_fork_depth;
     chunk->chunk.segment = NULL;
-    const int error = sira_arena_take(&((ShmArena *)object)->arena, bytes, &chunk->chunk);
+    struct sira_arena *arena = &((ShmArena *)object)->arena;
+    if (!makes && !sira_arena_reuse(arena, bytes, &chunk->chunk)) {
+        Py_DECREF(chunk);
+        Py_RETURN_NONE;
+    }
+    const int error = makes ? sira_arena_take(arena, bytes, &chunk->chunk) : 0;
     if (error) {
         chunk->chunk.segment = NULL;
         Py_DECREF(chunk);
         return sira_shm_raise("take", error);
     }
     return (PyObject *)chunk;
+}
+
+static PyObject *arena_take(PyObject *object, PyObject *arg)
+{
+    return take(object, arg, true);
+}
+
+static PyObject *arena_reuse(PyObject *object, PyObject *arg)
+{
+    return take(object, arg, false);
 }
 
 static PyObject *arena_warm(PyObject *object, PyObject *arg)
@@ -134,6 +149,7 @@ static PyObject *arena_retired(PyObject *object, PyObject *Py_UNUSED(args))
 
 static PyMethodDef arena_methods[] = {
     {"take", arena_take, METH_O, "take(bytes) -> ShmChunk. QUEUE_FULL: the limit is reached."},
+    {"reuse", arena_reuse, METH_O, "reuse(bytes) -> ShmChunk, or None: it would need another segment."},
     {"warm", arena_warm, METH_O, "warm(bytes): have so many bytes in one piece ready, pages included. Without the GIL."},
     {"segments", arena_segments, METH_NOARGS, "segments() -> [(id, descriptor (borrowed), bytes)]."},
     {"retire", arena_retire, METH_VARARGS,

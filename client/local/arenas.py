@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from sira import _native
@@ -104,6 +104,8 @@ class Arenas:
         self._rests_until_ns = 0  # no segment is made before
         self._gone: list[int] = []
         self._is_on = False
+        # Takes back what has been done with and not looked at yet.
+        self.collect: Callable[[], None] = _nothing
 
     @property
     def bytes_max(self) -> int:
@@ -152,7 +154,10 @@ class Arenas:
             arena.used_ns = now_ns
             made = arena.shm.made_total
             try:
-                chunk = arena.shm.take(size_bytes)
+                chunk = arena.shm.reuse(size_bytes)
+                if chunk is None:  # new memory costs its pages: first what readers are done with
+                    self.collect()
+                    chunk = arena.shm.take(size_bytes)
             except (QueueFull, MessageTooLarge):
                 return None
             if arena.shm.made_total != made:
@@ -293,3 +298,7 @@ class Arenas:
                 if segment in each.known:
                     each.known.discard(segment)
                     self._gone.append(segment)
+
+
+def _nothing() -> None:
+    """Take nothing back: nobody was lent anything past the node."""

@@ -30,7 +30,7 @@ _log = logging.getLogger("sira.client")
 # Who publishes where a route was asked for waits for the answer: it goes by the node after this.
 _ASK_S = 0.05
 # A subscription that takes what comes past the node makes room in less, also on a busy machine
-# (native/route.h, for threads).
+# (native/route.h, for threads); at large messages it looks longer, and is waited for longer.
 ROOM_S = 0.02
 _TEND_S = 1.0
 # A link whose writer has gone is kept as long as something is in it, and so long: the CellOpen of
@@ -70,6 +70,7 @@ class Direct:
     ) -> None:
         """Prepare; nothing goes past a node before `begin`."""
         self._loop, self._outbox, self._inbox, self._arenas = loop, outbox, inbox, arenas
+        arenas.collect = self._collect
         self._way: LinkWay | None = None
         self._ends: dict[int, _End] = {}  # by token
         self.lines: dict[str, deque[asyncio.Future[None]]] = {}  # who waits, by topic
@@ -116,6 +117,7 @@ class Direct:
 
     def end(self) -> None:
         """Give everything back."""
+        self._arenas.collect = _nothing
         self.lost()
         self._outbox.links = False
         if self._timer is not None:
@@ -204,7 +206,8 @@ class Direct:
                 if self._answer is None:
                     self._answer = self._loop.create_future()
                 await asyncio.wait([self._answer], timeout=left_s)
-            until_s = min(self._loop.time() + ROOM_S, deadline.at_s)
+            most_s = max(ROOM_S, self._outbox.room_s(topic))
+            until_s = min(self._loop.time() + most_s, deadline.at_s)
             while (writer := self._outbox.sleeps(topic)) is not None:
                 if self._loop.time() >= until_s:
                     return
@@ -332,6 +335,12 @@ class Direct:
         ends_over = any(end.over_at_s != math.inf for end in self._ends.values())
         if ends_over or (way is not None and way.writers):
             self._tend_later()
+
+    def _collect(self) -> None:
+        """Take back what readers look at no more: it is memory of ours again. In any thread."""
+        way = self._way
+        for writer in () if way is None else list(way.writers.values()):
+            _collected(writer)  # one that lies is given up by `_tend`
 
 
 def _nothing() -> None:

@@ -66,6 +66,23 @@ static void at_its_limit_an_arena_refuses_and_makes_way_by_what_is_empty(void)
     sira_arena_close(&arena);
 }
 
+static void memory_that_is_there_is_used_again_without_making_more(void)
+{
+    struct sira_arena arena;
+    sira_arena_open(&arena, 64 * MIB, 0);
+    struct sira_shm_chunk chunk, other;
+    CHECK(!sira_arena_reuse(&arena, MIB, &chunk));
+    CHECK_EQUAL(arena.made_total, 0);
+    chunk = take(&arena, MIB);
+    CHECK(!sira_arena_reuse(&arena, MIB, &other));
+    CHECK(!sira_arena_reuse(&arena, UINT64_MAX, &other));
+    sira_chunk_give(chunk);
+    CHECK(sira_arena_reuse(&arena, MIB, &other));
+    CHECK_EQUAL(arena.made_total, 1);
+    sira_chunk_give(other);
+    sira_arena_close(&arena);
+}
+
 static void a_chunk_is_free_when_its_last_holder_leaves(void)
 {
     struct sira_arena arena;
@@ -230,6 +247,7 @@ int main(void)
 {
     segments_double_and_what_is_larger_gets_its_own();
     at_its_limit_an_arena_refuses_and_makes_way_by_what_is_empty();
+    memory_that_is_there_is_used_again_without_making_more();
     a_chunk_is_free_when_its_last_holder_leaves();
     idle_segments_go_after_their_time_down_to_the_warm_reserve();
     mixed_sizes_waste_less_than_fifteen_percent();

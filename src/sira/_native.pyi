@@ -411,8 +411,8 @@ class Outbox:
     ) -> Receipt | None:
         """Post one message to all targets of its topic's route, at once. For any thread.
 
-        wait_s: how long it may wait for room at targets that wait, without the GIL; at most 20 ms,
-        and not again before something was posted. Not on an event loop's thread.
+        wait_s: how long it may wait for room at targets that wait, without the GIL; at most 20 ms
+        and 1 ns a byte, and not again before something was posted. Not on an event loop's thread.
 
         None: nobody has it. It goes by the node then (`push`, which leaves the route), or is tried
         again where `blocked` says so. A quiet push, and Sender.send, try it by themselves. A
@@ -437,6 +437,8 @@ class Outbox:
     def blocked(self, topic: str, /) -> ShmWriter | None: ...
     # the same, for an event loop: its `bell` rings when enough was taken. Ask again then
     def sleeps(self, topic: str, /) -> ShmWriter | None: ...
+    # how long to wait for that at most: 20 ms, and 1 ns for each byte that waits
+    def room_s(self, topic: str, /) -> float: ...
     # an answer of the node is expected, or the ask is about to leave: wait for it before sending on
     # this topic, but not for long. A push in the meantime ends it, and voids the grant
     def asking(self, topic: str, /) -> bool: ...
@@ -938,6 +940,7 @@ class ShmArena:
     retired_total: Final[int]
     def take(self, bytes: int, /) -> ShmChunk:
         """QUEUE_FULL: the limit is reached until readers give back; MESSAGE_TOO_LARGE: past it."""
+    def reuse(self, bytes: int, /) -> ShmChunk | None: ...  # None: it would need another segment
     def warm(self, bytes: int, /) -> None:
         """Have `bytes` in one piece ready, pages included: off the hot path, without the GIL."""
     def segments(self) -> list[tuple[int, int, int]]: ...  # (id, borrowed descriptor, bytes)

@@ -270,6 +270,7 @@ def test_views_that_are_kept_do_not_send_large_bodies_by_the_node(
                 await bus.publish("direct.kept", body)
                 kept.append((await messages.next())["x"])
             kept.clear()
+            await until(lambda: not bus.connection.lender.arenas.lent_bytes)
             while outbox.route_state("direct.kept") != "live" or outbox.posted == 0:
                 await bus.publish("direct.kept", body)
                 await messages.next()

@@ -56,6 +56,18 @@ def test_audiences_share_no_segment() -> None:
     assert len({each[0] for each in shown}) == 2
 
 
+def test_before_new_memory_is_made_what_readers_are_done_with_is_taken_back() -> None:
+    arenas, read = begun(), []
+    arenas.collect = read.clear
+    read.append(taken(arenas, "a", MIB))
+    for _ in range(3):
+        read.append(taken(arenas, "a", MIB))
+    assert len(arenas.news().shown) == 1
+    arenas.collect = lambda: None
+    read.append(taken(arenas, "a", MIB))
+    assert len(arenas.news().shown) == 1
+
+
 def test_what_is_larger_than_all_may_be_is_copied() -> None:
     assert begun(MIB).take("a", 2 * MIB, 0) is None
 

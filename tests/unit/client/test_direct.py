@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sira import _native
+from sira.client.local.arenas import Arenas
 from sira.client.local.direct import Direct
 from tests.unit.native.test_shm import Pair
 
@@ -76,7 +77,7 @@ def loop() -> Any:
 
 
 def direct_of(loop: asyncio.AbstractEventLoop, way: Way) -> Direct:
-    direct = Direct(loop, Outbox(), _native)  # type: ignore[arg-type]
+    direct = Direct(loop, Outbox(), _native, Arenas(1 << 20))  # type: ignore[arg-type]
     direct.begin(way)  # type: ignore[arg-type]
     return direct
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import threading
 import time
 
+import numpy as np
+
 from sira import _native
 
 from .route_harness import TOPIC, Link, Routed
 from .test_route_sender import live
+
+MIB = 1 << 20
 
 
 def fill(routed: Routed) -> None:
@@ -81,6 +86,21 @@ def test_who_has_waited_in_vain_waits_no_more_until_something_is_posted() -> Non
     assert routed.outbox.direct(TOPIC, "on") is not None
     fill(routed)
     assert routed.outbox.sleeps(TOPIC) is link.writer
+
+
+def test_a_large_message_is_waited_for_longer() -> None:
+    routed = Routed()
+    routed.lending.arena.take(MIB)  # known to the grant
+    link, cell = routed.live(held_bytes_max=MIB)
+    body = {"x": np.zeros(MIB, np.uint8)}
+    assert routed.outbox.direct(TOPIC, body) is not None
+    assert routed.outbox.room_s(TOPIC) == 0.02
+    assert routed.outbox.direct(TOPIC, body) is None
+    assert routed.outbox.room_s(TOPIC) == 0.02 + MIB / 1e9
+    begun_s = time.monotonic()
+    assert routed.outbox.direct(TOPIC, body, wait_s=math.inf) is None
+    assert time.monotonic() - begun_s >= 0.02 + MIB / 1e9
+    assert link.take(cell) is not None
 
 
 def test_nobody_waits_for_a_subscriber_that_does_not_block() -> None:
