@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 class Asked:
     """The way to one reply. For any thread; who drops it, waits for none."""
 
+    __slots__ = ("_id", "_pending", "_requests", "_timeout_s", "_turn", "_until_s")
+
     def __init__(
         self,
         requests: RequestsHere,
         pending: PendingThread,
         message_id: bytes,
-        *,
         timeout_s: float | None,
         until_s: float,
     ) -> None:
@@ -52,8 +53,7 @@ class Asked:
         until_s = self._until_s
         if timeout_s is not None:
             until_s = min(until_s, time.monotonic() + max(0.0, timeout_s))
-        left_s = max(0.0, until_s - time.monotonic())
-        if self._turn.acquire(timeout=-1 if left_s == math.inf else left_s):
+        if self._turn.acquire(blocking=False) or self._turn.acquire(timeout=_wait_s(until_s)):
             try:
                 found = self._requests.wait(self._pending, self._id, until_s)
             finally:
@@ -63,3 +63,8 @@ class Asked:
         if time.monotonic() >= self._until_s:
             raise self._requests.late(self._pending, self._id, self._timeout_s)
         raise Timeout(f"no reply in {timeout_s:g} s")
+
+
+def _wait_s(until_s: float) -> float:
+    """Return how long a lock may be waited for until then."""
+    return -1 if until_s == math.inf else max(0.0, until_s - time.monotonic())

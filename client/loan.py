@@ -124,6 +124,18 @@ class Wanted:
         self.fields, self.timeout_s, self.is_request = fields, timeout_s, is_request
 
 
+@lru_cache(maxsize=_LAYOUTS_MAX)
+def plain(
+    topic: str, tensors: tuple[tuple[str, str], ...], timeout_s: float | None, is_request: bool
+) -> Wanted:
+    """Return what says nothing more than it has to: the same for the same.
+
+    Raises:
+        BadTopic, BadRequest: as `Wanted`.
+    """
+    return Wanted(topic, dict(tensors), {}, timeout_s, is_request)
+
+
 class Way(Protocol):
     """How memory for loans is had, and how they are sent."""
 

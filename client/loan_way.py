@@ -33,7 +33,7 @@ class LoanWay:
     async def publish(self, wanted: Wanted, body: Body, memory: Memory) -> _native.Receipt:
         """Publish the arrays; raises as `Bus.publish`."""
         deadline = Deadline(self._bus._publish_s(wanted.timeout_s), self._connection.loop)
-        return await self._bus._publish(wanted.topic, body, wanted.fields, deadline, memory)
+        return await self._bus._publish(wanted.topic, body, dict(wanted.fields), deadline, memory)
 
     def post(
         self, wanted: Wanted, body: Body, memory: _native.ShmChunk

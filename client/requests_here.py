@@ -37,7 +37,7 @@ class RequestsHere:
             give: hands a reply to whoever waits for it.
         """
         self._connection, self._replies, self._give = connection, replies, give
-        self._waiting = connection.direct.waiting
+        self._waiting, self._outbox = connection.direct.waiting, connection.outgoing.outbox
 
     def ask(
         self,
@@ -63,7 +63,7 @@ class RequestsHere:
         if not fields and is_first() and (timeout_s is None or timeout_s > 0):
             pending = PendingThread(bells.native, topic, idempotent, timeout_s is not None)
             found = bells.native.ask(
-                self._connection.outgoing.outbox,
+                self._outbox,
                 topic,
                 body,
                 message_id,
@@ -115,9 +115,7 @@ class RequestsHere:
         until_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
         message_id = new_id()
         pending = self._post(message_id, None, topic, body, timeout_s, False, fields, loan)
-        if pending is None:
-            return None
-        return Asked(self, pending, message_id, timeout_s=timeout_s, until_s=until_s)
+        return None if pending is None else Asked(self, pending, message_id, timeout_s, until_s)
 
     def _post(
         self,
@@ -132,8 +130,8 @@ class RequestsHere:
     ) -> PendingThread | None:
         """Post a request; it is among those that wait then. None: it did not go past the node."""
         connection, box = self._connection, self._replies
-        outbox, left_s = connection.outgoing.outbox, math.inf if timeout_s is None else timeout_s
-        if connection.direct.bells is None or not self._replies.takes or not left_s > 0:
+        outbox, is_late = self._outbox, timeout_s is not None and timeout_s <= 0
+        if is_late or connection.direct.bells is None or not box.takes:
             return None
         pending = PendingThread(waiter, topic, idempotent, timeout_s is not None)
         self._waiting[message_id] = pending
@@ -143,7 +141,8 @@ class RequestsHere:
                 origin = lineage()
                 deadline = Deadline(timeout_s, connection.loop)
                 options = request_options(message_id, box.topic, deadline, origin, fields)
-                posted = outbox.direct(topic, body, options, loan, left_s) is not None
+                wait_s = math.inf if timeout_s is None else timeout_s
+                posted = outbox.direct(topic, body, options, loan, wait_s) is not None
             else:
                 posted = outbox.ask(topic, body, message_id, box.topic, timeout_s, loan)
         finally:

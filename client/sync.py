@@ -18,7 +18,7 @@ from sira.client.bus import Bus
 from sira.client.envelope import WAIT_PART, Envelope, envelope
 from sira.client.info import Explanation, Ledger
 from sira.client.lineage import lineage
-from sira.client.loan import SyncLoan, Wanted
+from sira.client.loan import SyncLoan, Wanted, plain
 from sira.client.looking import CALL_S
 from sira.client.message import Body, SyncMessage
 from sira.client.reply_stream import ReplyStream
@@ -239,27 +239,22 @@ class SyncBus(SyncFinding):
     ) -> SyncLoan:
         """Return a message to be written in place; see `Bus.loan`."""
         way = self._bus._loans or self._bus._lending()
-        fields = {}
         wait_s = None if timeout_s is None or request else timeout_s * WAIT_PART
-        if (
-            wait_s
-            or grade is not None
-            or key
-            or priority
-            or ttl_s is not None
-            or headers
-            or further
-        ):
-            fields = envelope(
-                grade=grade,
-                key=key,
-                priority=priority,
-                wait_s=wait_s,
-                ttl_s=ttl_s,
-                headers=headers,
-                further=further,
-            )
-        return SyncLoan(self._runner, way, Wanted(topic, tensors, fields, timeout_s, request))
+        says = grade is not None or key or priority or ttl_s is not None or headers or further
+        if wait_s is None and not says:
+            wanted = plain(topic, tuple(tensors.items()), timeout_s, request)
+            return SyncLoan(self._runner, way, wanted)
+        fields = envelope(
+            grade=grade,
+            key=key,
+            priority=priority,
+            wait_s=wait_s,
+            ttl_s=ttl_s,
+            headers=headers,
+            further=further,
+        )
+        wanted = Wanted(topic, tensors, fields, timeout_s, request)
+        return SyncLoan(self._runner, way, wanted)
 
     def subscribe(
         self,
