@@ -95,6 +95,9 @@ LOCAL_GOALS = (
             limit,
         )
         for what, ours, theirs, limit in (
+            ("a loan past the node", "sira-direct-loan", "bare", 0.9),
+            ("a loan past the node, asyncio,", "sira-direct-loan-asyncio", "bare", 0.9),
+            ("an array past the node, asyncio,", "sira-direct", "bare-copied", 0.9),
             ("a loan", "sira-loan", "bare", 0.9),
             ("a loan", "sira-loan", "iceoryx2", 0.9),
             ("an array", "sira-shm", "sira-socket", 1.5),
@@ -215,7 +218,7 @@ LOCAL_GOALS = (
             _local(theirs, "gb_per_s", size_mib),
             0.9,
         )
-        for size_mib in (1, 16, 64)
+        for size_mib in (1, 16, 64, 256)
         for theirs in ("bare-copied", "bare")
     ),
     *(
@@ -234,11 +237,20 @@ LOCAL_GOALS = (
         )
         for theirs in ("bare", "zmq-ipc", "zenoh", "iceoryx2")
     ),
-    Goal(
-        "shm, a loan of 16 MiB to four, of bare's",
-        _local("sira-loan", "fan_gb_per_s", 16),
-        _local("bare", "fan_gb_per_s", 16),
-        0.9,
+    *(
+        Goal(
+            f"shm, {what} of 16 MiB to four, of {theirs}'s",
+            _local(ours, "fan_gb_per_s", 16),
+            _local(theirs, "fan_gb_per_s", 16),
+            0.9,
+        )
+        for what, ours, theirs in (
+            ("a loan past the node", "sira-direct-loan", "bare"),
+            ("a loan past the node, asyncio,", "sira-direct-loan-asyncio", "bare"),
+            ("an array past the node", "sira-direct-sync", "bare-copied"),
+            ("an array past the node, asyncio,", "sira-direct", "bare-copied"),
+            ("a loan", "sira-loan", "bare"),
+        )
     ),
     *(
         Goal(title, Figure("local1000", "sira-direct", name), None, limit, False)

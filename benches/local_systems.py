@@ -93,6 +93,7 @@ SIRA_LENT = replace(
     SIRA_SYNC,
     name="sira-direct-loan",
     label="sira past the node, a loan, without await",
+    roles={"bulk_source": "loan_source"},
     start=lane_start("shm", copies=0, direct="on"),
 )
 SIRA_LENT_BLOCKING = replace(
@@ -105,6 +106,7 @@ SIRA_LENT_ASYNC = replace(
     TENSORS,
     name="sira-direct-loan-asyncio",
     label="sira past the node, a loan",
+    roles={"bulk_source": "loan_source"},
     start=lane_start("shm", copies=0, direct="on"),
 )
 SIRA_COPIED = replace(
@@ -167,5 +169,7 @@ PAST_NODE = (SIRA_DIRECT, SIRA_DIRECT_SYNC)
 WAITS = (SIRA_BLOCKING, SIRA_SPINNING)
 """Past the node, too; only what waiting changes is measured of them."""
 TOUCHED = (SIRA_LENT, SIRA_LENT_BLOCKING, SIRA_LENT_ASYNC)
+LENT = (SIRA_LENT, SIRA_LENT_ASYNC)
+"""Filled where they are summed, one way; asked they would be answered with an array."""
 LANES = (SIRA_LOAN, SIRA_SHM, SIRA_SYNC, *PAST_NODE, SIRA_COPIED, SIRA_GRPC)
 RIVALS = (BARE, BARE_COPIED, ZMQ_IPC, ZENOH, ICEORYX, FLIGHT)

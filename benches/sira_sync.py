@@ -22,7 +22,7 @@ from benches.exchange import (
     pour_in_place,
 )
 from benches.link import Link
-from benches.sira_tensors import ASKED, BULK, LOOK, TIMEOUT_S, Told, window
+from benches.sira_tensors import ASKED, BULK, LOOK, TIMEOUT_S, Told, spec, window
 
 
 def _look(bus: sira.SyncBus, link: Link, tensor: Any) -> None:
@@ -57,6 +57,21 @@ def bulk_source(link: Link) -> None:
         def send(fill: Fill) -> None:
             fill(tensor)
             told.take(bus.publish(BULK, {"x": tensor}))
+
+        pour_in_place(link, send)
+        told.check()
+        link.rest()
+
+
+def loan_source(link: Link) -> None:
+    """Fill loans; each waits for its receipt, while the one before is being read."""
+    told, wanted = Told(link.params), spec(link.params)
+    with sira.connect_sync(link.params["url"]) as bus:
+
+        def send(fill: Fill) -> None:
+            with bus.loan(BULK, wanted) as out:
+                fill(out["x"])
+            told.take(out.receipt)
 
         pour_in_place(link, send)
         told.check()

@@ -62,7 +62,9 @@ def test_tensors_are_summed_and_receipts_tell_the_lane_that_is_named(system: Sys
     assert figures["rtt_us_p99"] >= figures["rtt_us_p50"] > 0
 
 
-@pytest.mark.parametrize("system", [SIRA_LOAN, BARE, ZMQ_IPC], ids=by_name)
+@pytest.mark.parametrize(
+    "system", [SIRA_LOAN, SIRA_LENT, SIRA_LENT_ASYNC, BARE, ZMQ_IPC], ids=by_name
+)
 def test_each_of_four_receivers_sums_everything(system: System) -> None:
     assert shm.one_way(system, PARAMS, receivers=4)["gb_per_s"] > 0
 
