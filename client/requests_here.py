@@ -62,16 +62,20 @@ class RequestsHere:
         others: list[_native.Message] = []
         if not fields and is_first() and (timeout_s is None or timeout_s > 0):
             pending = PendingThread(bells.native, topic, idempotent, timeout_s is not None)
-            found = bells.native.ask(
-                self._outbox,
-                topic,
-                body,
-                message_id,
-                self._replies,
-                self._replies.topic,
-                timeout_s,
-                pending,
-            )
+            try:
+                found = bells.native.ask(
+                    self._outbox,
+                    topic,
+                    body,
+                    message_id,
+                    self._replies,
+                    self._replies.topic,
+                    timeout_s,
+                    pending,
+                )
+            except BaseException:  # also what a handler of signals raises
+                self.forget(message_id)
+                raise
             if isinstance(found, _native.Message):
                 found.context = DIRECT_LANE
                 return cast(SyncMessage, found)

@@ -8,7 +8,11 @@ void sira_callback(PyObject *callable)
     if (!callable || callable == Py_None) return;
     Py_INCREF(callable); /* it may replace itself */
     PyObject *result = PyObject_CallNoArgs(callable); /* owned */
-    if (!result) PyErr_WriteUnraisable(callable);
+    if (!result && PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
+        PyErr_Clear();
+        PyErr_SetInterrupt(); /* Ctrl-C came while it ran: to be raised where somebody hears of it */
+    }
+    if (!result && PyErr_Occurred()) PyErr_WriteUnraisable(callable);
     Py_XDECREF(result);
     Py_DECREF(callable);
 }

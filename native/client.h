@@ -36,7 +36,7 @@ static inline void sira_copy_bytes(uint8_t *to, const uint8_t *from, size_t len)
 }
 
 /* Call `callable` (borrowed; NULL or None: nothing). What it raises is reported as unraisable: a callback is
- * no part of the operation that set it off. May run anything. */
+ * no part of the operation that set it off. A KeyboardInterrupt is raised again by the main thread. May run anything. */
 void sira_callback(PyObject *callable);
 
 /* ---- Ready (client.c) ---------------------------------------------------------------------------------- */

@@ -21,6 +21,7 @@ typedef struct {
     int threads, kick;    /* epoll of the members and of an eventfd, for who waits here */
     uint64_t next_token;
     unsigned long leader; /* the thread that leads, or led last */
+    uint32_t leads;       /* how often it does: what it called has been interrupted by what waits, too */
     uint64_t turns;       /* how often somebody began to lead */
     uint32_t fork_depth;
     bool is_led;          /* a thread takes what rings for all */

@@ -15,39 +15,49 @@ static bool is_shared(const ShmBells *self)
     return self->is_watched || self->followers || self->is_closed;
 }
 
-static void leads(ShmBells *self)
+/* Lead, unless another thread does. A handler of signals waits on top of what it has interrupted. */
+static bool leads(ShmBells *self)
 {
+    const unsigned long thread = PyThread_get_thread_ident();
+    if (self->is_led && self->leader != thread) return false;
     self->is_led = true;
-    self->leader = PyThread_get_thread_ident();
+    self->leader = thread;
+    self->leads++;
     self->turns++;
+    return true;
+}
+
+static void leaves(ShmBells *self)
+{
+    if (self->leads && --self->leads) return;
+    self->is_led = false;
+    if (self->is_closed) sira_bells_shut(self);
 }
 
 /* Nothing but the calling thread is to be thought of? It leads then. */
 static bool begins(ShmBells *self)
 {
-    if (self->is_led || is_shared(self) || self->fork_depth != sira_fork_depth) return false;
-    leads(self);
-    return true;
+    return !is_shared(self) && self->fork_depth == sira_fork_depth && leads(self);
 }
 
-/* An exception that is set stays set. May run anything. */
+/* May run anything. An exception that is set stays set; else what `left` raises, a handler of signals among it, is. */
 static void ends(ShmBells *self)
 {
-    self->is_led = false;
-    if (self->is_closed) sira_bells_shut(self);
-    if (!is_shared(self) && (!self->waiting || PyDict_GET_SIZE(self->waiting) == 0)) return;
-    PyObject *type, *value, *trace; /* owned */
+    leaves(self);
+    if (!self->left || (!is_shared(self) && (!self->waiting || PyDict_GET_SIZE(self->waiting) == 0))) return;
+    PyObject *left = Py_NewRef(self->left);  /* owned: it may be replaced */
+    PyObject *type, *value, *trace;          /* owned */
     PyErr_Fetch(&type, &value, &trace);
-    sira_callback(self->left);
-    PyErr_Restore(type, value, trace);
+    PyObject *result = PyObject_CallNoArgs(left); /* owned */
+    if (!result && type) PyErr_WriteUnraisable(left);
+    if (type) PyErr_Restore(type, value, trace);
+    Py_XDECREF(result);
+    Py_DECREF(left);
 }
 
 PyObject *sira_bells_lead(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
-    ShmBells *self = (ShmBells *)object;
-    if (self->is_led) Py_RETURN_FALSE;
-    leads(self);
-    Py_RETURN_TRUE;
+    return PyBool_FromLong(leads((ShmBells *)object));
 }
 
 PyObject *sira_bells_wake(PyObject *object, PyObject *Py_UNUSED(ignored))
@@ -59,9 +69,7 @@ PyObject *sira_bells_wake(PyObject *object, PyObject *Py_UNUSED(ignored))
 
 PyObject *sira_bells_leave(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
-    ShmBells *self = (ShmBells *)object;
-    self->is_led = false;
-    if (self->is_closed) sira_bells_shut(self);
+    leaves((ShmBells *)object);
     Py_RETURN_NONE;
 }
 
@@ -93,8 +101,9 @@ PyObject *sira_bells_next(PyObject *object, PyObject *const *args, Py_ssize_t co
         message = sira_bells_take(self, mailbox, timeout_s, NULL);
     }
     ends(self);
-    if (message || PyErr_Occurred()) return message;
-    Py_RETURN_NONE;
+    if (PyErr_Occurred()) Py_CLEAR(message);
+    else if (!message) Py_RETURN_NONE;
+    return message;
 }
 
 static bool answers(PyObject *message, PyObject *id)

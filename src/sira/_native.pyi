@@ -1136,8 +1136,8 @@ class ShmBells:
     # who takes what rings for all: one thread at a time
     is_led: bool  # read only
     turns: int  # read only; how often somebody began to
-    def lead(self) -> bool: ...  # False: somebody does
-    def leave(self) -> None: ...
+    def lead(self) -> bool: ...  # False: another thread does
+    def leave(self) -> None: ...  # once for each lead()
     def wake(self) -> None: ...  # kick(), where another thread leads
     # lead, wait once and leave in one call, for a thread that waits while nobody else does
     is_watched: bool  # by the loop

@@ -35,6 +35,27 @@ def in_thread(work: Callable[[], object]) -> threading.Thread:
     return thread
 
 
+class Led:
+    """Another thread leads, until the end of the block."""
+
+    def __init__(self, bells: _native.ShmBells) -> None:
+        self._bells, self._begun, self._over = bells, threading.Event(), threading.Event()
+
+    def _lead(self) -> None:
+        assert self._bells.lead()
+        self._begun.set()
+        self._over.wait(WATCHDOG_S)
+        self._bells.leave()
+
+    def __enter__(self) -> None:
+        self._thread = in_thread(self._lead)
+        assert self._begun.wait(WATCHDOG_S)
+
+    def __exit__(self, *_error: object) -> None:
+        self._over.set()
+        self._thread.join(WATCHDOG_S)
+
+
 def leads(bells: _native.ShmBells, turns: int = 0) -> None:
     """Wait until a thread leads that has not had its turn yet."""
     until_s = time.monotonic() + WATCHDOG_S
@@ -64,15 +85,13 @@ def test_the_next_message_is_waited_for_by_who_leads_meanwhile() -> None:
     assert found.text == "y"
 
 
-@pytest.mark.parametrize("why", ["watched", "closed", "followed", "led", "over"])
+@pytest.mark.parametrize("why", ["watched", "closed", "followed", "over"])
 def test_where_others_are_to_be_thought_of_nobody_waits_here(why: str) -> None:
     link, box = bound()
     bells = heard(link)
     link.send("x")
     if why == "followed":
         bells.follow(1)
-    elif why == "led":
-        assert bells.lead()
     elif why == "over":
         box.over = True
     elif why == "closed":
@@ -81,10 +100,31 @@ def test_where_others_are_to_be_thought_of_nobody_waits_here(why: str) -> None:
         bells.is_watched = True
     turns = bells.turns
     assert bells.next(box, -1.0) is None
-    assert (bells.turns, bells.is_led) == (turns + (why == "over"), why == "led")
+    assert (bells.turns, bells.is_led) == (turns + (why == "over"), False)
     if why == "followed":
         bells.follow(-1)
         assert bells.next(box, -1.0) is not None
+
+
+def test_one_thread_leads_and_what_interrupts_it_may_wait_on_top_of_it() -> None:
+    link, box = bound()
+    bells = heard(link)
+    link.send("x", "y")
+    with Led(bells):
+        assert not bells.lead()
+        assert bells.next(box, -1.0) is None
+        bells.close()
+        assert bells.fileno() >= 0
+    assert bells.fileno() == -1
+    bells = heard(link)
+    assert bells.lead()
+    assert bells.next(box, -1.0) is not None
+    assert bells.is_led
+    assert bells.lead()
+    bells.leave()
+    assert bells.is_led
+    bells.leave()
+    assert not bells.is_led
 
 
 def test_others_who_wait_are_told_when_it_ends() -> None:
@@ -265,9 +305,8 @@ def test_what_cannot_go_past_the_node_is_not_asked_and_does_not_wait() -> None:
     asking = Asking()
     assert asking.ask(topic="lab.elsewhere") is None
     assert asking.waiting == {}
-    assert asking.bells.lead()
-    assert asking.ask() is None
-    asking.bells.leave()
+    with Led(asking.bells):
+        assert asking.ask() is None
     assert asking.waiting == {}
     with pytest.raises(BadRequest):
         asking.bells.ask(
@@ -336,9 +375,8 @@ def test_a_reply_is_waited_for_later_and_not_where_it_is_here_already() -> None:
         setattr(pending, name, "here")
         assert asking.bells.reply(asking.id, asking.box, WATCHDOG_S, pending) == []
         setattr(pending, name, None)
-    assert asking.bells.lead()
-    assert asking.bells.reply(asking.id, asking.box, WATCHDOG_S, pending) is None
-    asking.bells.leave()
+    with Led(asking.bells):
+        assert asking.bells.reply(asking.id, asking.box, WATCHDOG_S, pending) is None
     with pytest.raises(AttributeError):
         asking.bells.reply(asking.id, asking.box, WATCHDOG_S, object())
     with pytest.raises(TypeError):

@@ -130,6 +130,22 @@ def test_an_exception_in_a_callback_does_not_reach_the_feeder() -> None:
     assert seen == [RuntimeError, RuntimeError]
 
 
+def test_a_ctrl_c_that_came_in_a_callback_is_raised_behind_it() -> None:
+    inbox, box = _native.Inbox(), _native.Mailbox()
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    box.configure(
+        message_type=_native.Message, context=None, credit_every=0, wake=stop, on_credit=None
+    )
+    inbox.attach(SUBSCRIPTION, box)
+    put(inbox, "a")
+    with pytest.raises(KeyboardInterrupt):
+        box.arm()
+    assert box.pop() is not None
+
+
 def test_iteration_gives_what_is_here_without_suspending_then_waits() -> None:
     inbox, box = attached()
     put(inbox, "a", "b")
