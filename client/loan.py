@@ -168,6 +168,8 @@ class Way(Protocol):
 class _Arrays(Mapping[str, NDArray[Any]]):
     """Arrays by name, in one piece of memory."""
 
+    __slots__ = ()
+
     _arrays: dict[str, NDArray[Any]]
 
     def __getitem__(self, name: str) -> NDArray[Any]:
@@ -297,6 +299,9 @@ class SyncLoan(_Arrays):
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         """Send what was written; see `Loan`."""
         memory, self._memory = self._memory, None
+        if kind is not None and self._loan is None:
+            self._arrays.clear()
+            return
         if kind is None and memory is not None:
             for array in self._arrays.values():
                 array.flags.writeable = False

@@ -61,10 +61,12 @@ class Requests:
     def _hand_out(self) -> None:
         """Give the replies that have come to those who wait. In any thread."""
         replies = self._replies
-        while (message := replies.pop()) is not None:
-            self._give(message)
-        if self._connection.direct.bells is not None:
-            replies.arm()  # any mailbox that looks at a link may find replies there
+        try:
+            while (message := replies.pop()) is not None:
+                self._give(message)
+        finally:
+            if self._connection.direct.bells is not None:
+                replies.arm()  # any mailbox that looks at a link may find replies there
 
     def _give(self, message: _native.Message) -> None:
         pending = self._pending.get(message.stream_id_bytes)
@@ -276,9 +278,15 @@ class Requests:
             return False
         direct, reply_to = self._connection.direct, self._replies.topic
         options = request_options(message_id, reply_to, deadline, lineage(), fields)
-        self._pending[message_id] = pending
-        if self._connection.outgoing.outbox.direct(topic, body, options, loan) is None:
-            del self._pending[message_id]
+        posted = False
+        try:
+            self._pending[message_id] = pending
+            outbox = self._connection.outgoing.outbox
+            posted = outbox.direct(topic, body, options, loan) is not None
+        finally:
+            if not posted:
+                self._pending.pop(message_id, None)
+        if not posted:
             return False
         pending.past_node = deadline.timeout_s is not None
         if direct.bells is not None:

@@ -58,11 +58,10 @@ class RequestsHere:
         bells = self._connection.direct.bells
         if bells is None or not self._replies.takes:
             return None
-        message_id, pending = new_id(), None
-        others: list[_native.Message] = []
-        if not fields and is_first() and (timeout_s is None or timeout_s > 0):
-            pending = PendingThread(bells.native, topic, idempotent, timeout_s is not None)
-            try:
+        message_id, pending, waiter = new_id(), None, None
+        try:
+            if not fields and is_first() and (timeout_s is None or timeout_s > 0):
+                pending = PendingThread(bells.native, topic, idempotent, timeout_s is not None)
                 found = bells.native.ask(
                     self._outbox,
                     topic,
@@ -73,35 +72,28 @@ class RequestsHere:
                     timeout_s,
                     pending,
                 )
-            except BaseException:  # also what a handler of signals raises
-                self.forget(message_id)
-                raise
-            if isinstance(found, _native.Message):
-                found.context = DIRECT_LANE
-                return cast(SyncMessage, found)
-            if found is None:
-                pending = None
-            else:
-                others = found
-        waiter = waiter_here()
-        if pending is None:
-            pending = self._post(message_id, waiter, topic, body, timeout_s, idempotent, fields)
-        if pending is None:
-            keep(waiter)
-            return None
-        pending.waiter = waiter
-        try:
-            for each in others:
-                self._give(each)
+                if isinstance(found, _native.Message):
+                    found.context = DIRECT_LANE
+                    return cast(SyncMessage, found)
+                if found is None:
+                    pending = None
+                for each in found or ():
+                    self._give(each)
+            if pending is None:
+                pending = self._post(message_id, topic, body, timeout_s, idempotent, fields)
+            if pending is None:
+                return None
+            pending.waiter = waiter = waiter_here()
             reply = self._wait(bells, pending, message_id, waiter, until_s)
         except Unreachable:
             if idempotent:
                 return None
             raise
         finally:
-            del self._waiting[message_id]  # first: the loop has nothing to watch for because of it
-            bells.leave(waiter)
-            keep(waiter)
+            self.forget(message_id)  # first: the loop has nothing to watch for because of it
+            if waiter is not None:
+                bells.leave(waiter)
+                keep(waiter)
         if reply is None:
             raise self.late(pending, message_id, timeout_s)
         return reply
@@ -118,13 +110,12 @@ class RequestsHere:
         """Ask past the node, in this thread; the reply is waited for later. None: by the loop."""
         until_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
         message_id = new_id()
-        pending = self._post(message_id, None, topic, body, timeout_s, False, fields, loan)
+        pending = self._post(message_id, topic, body, timeout_s, False, fields, loan)
         return None if pending is None else Asked(self, pending, message_id, timeout_s, until_s)
 
     def _post(
         self,
         message_id: bytes,
-        waiter: Waiter | None,
         topic: str,
         body: _native.Body,
         timeout_s: float | None,
@@ -137,10 +128,10 @@ class RequestsHere:
         outbox, is_late = self._outbox, timeout_s is not None and timeout_s <= 0
         if is_late or connection.direct.bells is None or not box.takes:
             return None
-        pending = PendingThread(waiter, topic, idempotent, timeout_s is not None)
-        self._waiting[message_id] = pending
+        pending = PendingThread(None, topic, idempotent, timeout_s is not None)
         posted, is_plain = False, not fields and is_first()
         try:
+            self._waiting[message_id] = pending
             if not is_plain:
                 origin = lineage()
                 deadline = Deadline(timeout_s, connection.loop)
@@ -151,7 +142,7 @@ class RequestsHere:
                 posted = outbox.ask(topic, body, message_id, box.topic, timeout_s, loan)
         finally:
             if not posted:
-                del self._waiting[message_id]
+                self.forget(message_id)
         return pending if posted else None
 
     def wait(self, pending: PendingThread, message_id: bytes, until_s: float) -> SyncMessage | None:
@@ -169,7 +160,6 @@ class RequestsHere:
             found = bells.native.reply(message_id, self._replies, left_s, pending)
             if isinstance(found, _native.Message):
                 found.context = DIRECT_LANE
-                pending.answer = found
                 return cast(SyncMessage, found)
             for each in found or ():
                 self._give(each)

@@ -3,12 +3,16 @@
 
 #include "pb.h"
 
+#include <signal.h>
+
 void sira_callback(PyObject *callable)
 {
     if (!callable || callable == Py_None) return;
     Py_INCREF(callable); /* it may replace itself */
     PyObject *result = PyObject_CallNoArgs(callable); /* owned */
-    if (!result && PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
+    struct sigaction handled;
+    if (!result && PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) && sigaction(SIGINT, NULL, &handled) == 0
+        && handled.sa_handler != SIG_IGN && handled.sa_handler != SIG_DFL) {
         PyErr_Clear();
         PyErr_SetInterrupt(); /* Ctrl-C came while it ran: to be raised where somebody hears of it */
     }

@@ -27,8 +27,8 @@ enum {
     ROUTE_POSTED_WORTH = 64,     /* messages after which a route was worth its asking */
 };
 /* So long a publisher waits for room at subscribers that block it, and so much longer for each byte of its message: they
- * look at one of that size, and at 1 GB/s that is slow. One that takes what comes makes some in less, also on a busy machine; for one that does not, it
- * is waited once in the life of a route. */
+ * look at one of that size, and at 1 GB/s that is slow. One that takes what comes makes some in less, also on a busy
+ * machine; for one that does not, it is waited once in the life of a route. */
 #define ROUTE_ROOM_NS UINT64_C(20000000)
 #define ROUTE_ROOM_NS_A_BYTE 1
 #define ROUTE_WITHIN_NS UINT64_C(10000000000)   /* ROUTE_MESSAGES_MIN come within this */

@@ -33,6 +33,7 @@ static int bells_traverse(PyObject *object, visitproc visit, void *arg)
     const ShmBells *self = (const ShmBells *)object;
     Py_VISIT(self->members);
     Py_VISIT(self->waiting);
+    Py_VISIT(self->followers);
     Py_VISIT(self->left);
     return 0;
 }
@@ -41,6 +42,7 @@ static int bells_clear(PyObject *object)
 {
     ShmBells *self = (ShmBells *)object;
     Py_CLEAR(self->waiting);
+    Py_CLEAR(self->followers);
     Py_CLEAR(self->left);
     return 0; /* `members` refer to nothing that could refer back */
 }
@@ -72,6 +74,7 @@ static void bells_dealloc(PyObject *object)
     sira_bells_shut(self);
     Py_XDECREF(self->members);
     Py_XDECREF(self->waiting);
+    Py_XDECREF(self->followers);
     Py_XDECREF(self->left);
     Py_TYPE(object)->tp_free(object);
 }
@@ -219,6 +222,7 @@ static int round_wait(ShmBells *self, struct round *round, bool is_loop, double 
     const struct sira_sleeper sleeper = {.stirs = any_stirs, .sleeps = all_sleep, .of = awake};
     enum sira_wait woken = SIRA_WAIT_STIRS;
     const int bells = is_loop ? self->bells : self->threads;
+    if (bells < 0) return 0; /* closed: whoever waits looks for itself */
     if (timeout_ns == 0) {
         woken = sira_bells_wait(&self->spin, bells, &sleeper, 0, round->tokens, TOKENS, &round->count);
     } else {
@@ -302,7 +306,7 @@ PyObject *sira_bells_take(ShmBells *self, Mailbox *mailbox, double timeout_s, Py
     PyObject *broken = told ? Py_NewRef(told) : PyList_New(0); /* owned */
     if (!broken) return NULL;
     struct round round;
-    bool failed = round_wait(self, &round, false, timeout_s) < 0;
+    bool failed = round_wait(self, &round, false, mailbox->mask ? 0 : timeout_s) < 0;
     for (uint32_t i = 0; !failed && i < round.count; i++) {
         PyObject *token = PyLong_FromUnsignedLongLong(round.tokens[i]); /* owned */
         PyObject *member = token ? PyDict_GetItemWithError(self->members, token) : NULL; /* borrowed: looking runs nothing */
@@ -390,7 +394,6 @@ static PyMethodDef bells_methods[] = {
     {"lead", sira_bells_lead, METH_NOARGS, "lead() -> bool: take what rings for all from now on. False: another thread does."},
     {"leave", sira_bells_leave, METH_NOARGS, "leave(): once for each lead(); somebody else may then."},
     {"wake", sira_bells_wake, METH_NOARGS, "wake(): kick(), where another thread leads."},
-    {"follow", sira_bells_follow, METH_O, "follow(change): so many threads more, or less, wait beside who leads."},
     {"next", (PyCFunction)(void (*)(void))sira_bells_next, METH_FASTCALL,
      "next(mailbox, timeout_s) -> Message | None: lead, wait once, leave. None: nothing came, or it takes the long way."},
     {"ask", (PyCFunction)(void (*)(void))sira_bells_ask, METH_FASTCALL,
@@ -408,7 +411,8 @@ static PyMemberDef bells_members[] = {
     {"is_watched", T_BOOL, offsetof(ShmBells, is_watched), 0, "the loop listens, and is to be told what rang last"},
     {"turns", T_ULONGLONG, offsetof(ShmBells, turns), READONLY, "how often somebody began to lead"},
     {"waiting", T_OBJECT, offsetof(ShmBells, waiting), 0, "dict of the requests that wait for a reply, or None"},
-    {"left", T_OBJECT, offsetof(ShmBells, left), 0, "called at the end of next() and ask() where others wait; or None"},
+    {"followers", T_OBJECT, offsetof(ShmBells, followers), 0, "dict of who waits beside who leads, or None"},
+    {"left", T_OBJECT, offsetof(ShmBells, left), 0, "called at the end of next(), ask() and reply() where others wait; or None"},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -9,12 +9,13 @@
  * every ring, so neither takes from the other what it sleeps for, and none lies in the other, which would cost the thread a
  * fifth of its wake-up. What one has taken care of rings for nothing at the other, once.
  *
- * The members: A writer or another descriptor is only listened to. A reader that rang, or was looked at, is *awake*: waiting looks at its words. One
- * that slept through a whole wait is *armed*: its writer rings, and waiting need not look at it. */
+ * A writer or another descriptor is only listened to. A reader that rang, or was looked at, is *awake*: waiting looks at its
+ * words. One that slept through a whole wait is *armed*: its writer rings, and waiting need not look at it. */
 typedef struct {
     PyObject_HEAD
     PyObject *members; /* owned: {token: ShmReader, ShmWriter or descriptor} */
     PyObject *waiting; /* owned or NULL: {id: who waits for a reply to it}, of threads and of the loop */
+    PyObject *followers; /* owned or NULL: dict of who waits until it may lead, or what it waits for is here */
     PyObject *left;    /* owned or NULL: called by who led where others are to be thought of */
     struct sira_spin spin;
     int bells;            /* epoll of the members, for an event loop */
@@ -27,7 +28,6 @@ typedef struct {
     bool is_led;          /* a thread takes what rings for all */
     bool is_watched;      /* by the loop */
     bool is_closed;
-    uint32_t followers;   /* threads that wait until they may lead, or what they wait for is here */
 } ShmBells;
 
 /* Wait as `bells.take`; what rang is given to its mailboxes, and the next message of this one is returned. NULL: there is
@@ -40,7 +40,6 @@ void sira_bells_shut(ShmBells *bells); /* Requires: nobody leads. Again is nothi
 PyObject *sira_bells_lead(PyObject *bells, PyObject *ignored);
 PyObject *sira_bells_wake(PyObject *bells, PyObject *ignored);
 PyObject *sira_bells_leave(PyObject *bells, PyObject *ignored);
-PyObject *sira_bells_follow(PyObject *bells, PyObject *change);
 PyObject *sira_bells_next(PyObject *bells, PyObject *const *args, Py_ssize_t count);
 PyObject *sira_bells_ask(PyObject *bells, PyObject *const *args, Py_ssize_t count);
 PyObject *sira_bells_reply(PyObject *bells, PyObject *const *args, Py_ssize_t count);

@@ -12,7 +12,7 @@ enum { REPLY_FINAL = 1 }; /* of sira.v1.ReplyKind */
 
 static bool is_shared(const ShmBells *self)
 {
-    return self->is_watched || self->followers || self->is_closed;
+    return self->is_watched || self->is_closed || (self->followers && PyDict_GET_SIZE(self->followers));
 }
 
 /* Lead, unless another thread does. A handler of signals waits on top of what it has interrupted. */
@@ -27,9 +27,10 @@ static bool leads(ShmBells *self)
     return true;
 }
 
+/* Nothing, where the calling thread does not lead. */
 static void leaves(ShmBells *self)
 {
-    if (self->leads && --self->leads) return;
+    if (!self->is_led || self->leader != PyThread_get_thread_ident() || --self->leads) return;
     self->is_led = false;
     if (self->is_closed) sira_bells_shut(self);
 }
@@ -57,7 +58,10 @@ static void ends(ShmBells *self)
 
 PyObject *sira_bells_lead(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(leads((ShmBells *)object));
+    ShmBells *self = (ShmBells *)object;
+    if (self->fork_depth != sira_fork_depth)
+        return sira_raise("CONNECTION_CLOSED", "these bells belong to the parent process: connect anew after fork()");
+    return PyBool_FromLong(leads(self));
 }
 
 PyObject *sira_bells_wake(PyObject *object, PyObject *Py_UNUSED(ignored))
@@ -70,14 +74,6 @@ PyObject *sira_bells_wake(PyObject *object, PyObject *Py_UNUSED(ignored))
 PyObject *sira_bells_leave(PyObject *object, PyObject *Py_UNUSED(ignored))
 {
     leaves((ShmBells *)object);
-    Py_RETURN_NONE;
-}
-
-PyObject *sira_bells_follow(PyObject *object, PyObject *change)
-{
-    const long more = PyLong_AsLong(change);
-    if (more == -1 && PyErr_Occurred()) return NULL;
-    ((ShmBells *)object)->followers += (uint32_t)more;
     Py_RETURN_NONE;
 }
 
@@ -106,6 +102,11 @@ PyObject *sira_bells_next(PyObject *object, PyObject *const *args, Py_ssize_t co
     return message;
 }
 
+static bool is_id(PyObject *object)
+{
+    return PyBytes_Check(object) && PyBytes_GET_SIZE(object) == SIRA_ID_BYTES;
+}
+
 static bool answers(PyObject *message, PyObject *id)
 {
     const struct message *reply = (const struct message *)message;
@@ -116,6 +117,7 @@ static bool answers(PyObject *message, PyObject *id)
 /* An exception that is set stays set. */
 static void forget(PyObject *waiting, PyObject *id)
 {
+    if (!waiting) return; /* closed meanwhile */
     PyObject *type, *value, *trace; /* owned */
     PyErr_Fetch(&type, &value, &trace);
     if (PyDict_DelItem(waiting, id) < 0) PyErr_Clear(); /* somebody was quicker */
@@ -128,40 +130,6 @@ static PyObject *for_others(PyObject *reply)
     PyObject *list = PyList_New(reply ? 1 : 0); /* owned until returned */
     if (list && reply) PyList_SET_ITEM(list, 0, Py_NewRef(reply));
     return list;
-}
-
-/* ask(outbox, topic, body, id, mailbox, reply_to, timeout_s, pending) -> Message | list | None */
-PyObject *sira_bells_ask(PyObject *object, PyObject *const *args, Py_ssize_t count)
-{
-    enum { OUTBOX, TOPIC, BODY, ID, MAILBOX, REPLY_TO, TIMEOUT, PENDING, ARGS };
-    ShmBells *self = (ShmBells *)object;
-    if (count != ARGS || Py_TYPE(args[OUTBOX]) != &sira_outbox_type || !PyBytes_Check(args[ID])
-        || !PyObject_TypeCheck(args[MAILBOX], &sira_mailbox_type)) {
-        PyErr_SetString(PyExc_TypeError, "ask(outbox, topic, body, id, mailbox, reply_to, timeout_s, pending)");
-        return NULL;
-    }
-    const double timeout_s = args[TIMEOUT] == Py_None ? -1 : PyFloat_AsDouble(args[TIMEOUT]);
-    if (timeout_s == -1 && PyErr_Occurred()) return NULL;
-    if (!self->waiting || !begins(self)) Py_RETURN_NONE;
-    PyObject *waiting = Py_NewRef(self->waiting); /* owned */
-    PyObject *reply = NULL, *posted = NULL;       /* owned */
-    bool is_answered = false;
-    if (PyDict_SetItem(waiting, args[ID], args[PENDING]) == 0) { /* known before it is sent */
-        PyObject *const asked[] = {args[TOPIC], args[BODY], args[ID], args[REPLY_TO], args[TIMEOUT]};
-        posted = outbox_ask((Outbox *)args[OUTBOX], asked, sizeof asked / sizeof *asked);
-        if (posted == Py_True) reply = sira_bells_take(self, (Mailbox *)args[MAILBOX], timeout_s, NULL);
-        is_answered = reply && answers(reply, args[ID]);
-        if (is_answered || posted != Py_True || PyErr_Occurred()) forget(waiting, args[ID]);
-    }
-    ends(self);
-    PyObject *result = NULL;
-    if (PyErr_Occurred()) Py_CLEAR(reply);
-    else if (posted != Py_True) result = Py_NewRef(Py_None);
-    else result = is_answered ? Py_NewRef(reply) : for_others(reply);
-    Py_XDECREF(reply);
-    Py_XDECREF(posted);
-    Py_DECREF(waiting);
-    return result;
 }
 
 /* Has `pending` nothing yet, of what its threads look at? -1: an exception. */
@@ -180,27 +148,63 @@ static int waits_still(PyObject *pending)
     return 1;
 }
 
+/* Wait for the reply to what is in `waiting`: the reply, which is the `answer` of `pending` then and in `waiting` no more, or a
+ * list of others' (see ask()). NULL: an exception, also of a handler of signals. Requires: nobody else leads, by begins(). */
+static PyObject *await_reply(ShmBells *self, PyObject *id, Mailbox *mailbox, double timeout_s, PyObject *pending)
+{
+    PyObject *reply = NULL; /* owned */
+    const int waits = waits_still(pending);
+    if (waits > 0) reply = sira_bells_take(self, mailbox, timeout_s, NULL);
+    const bool is_answered = reply && answers(reply, id);
+    if (is_answered && PyObject_SetAttrString(pending, "answer", reply) == 0) forget(self->waiting, id);
+    ends(self);
+    PyObject *result = PyErr_Occurred() ? NULL : is_answered ? Py_NewRef(reply) : for_others(reply); /* owned until returned */
+    Py_XDECREF(reply);
+    return result;
+}
+
+/* ask(outbox, topic, body, id, mailbox, reply_to, timeout_s, pending) -> Message | list | None */
+PyObject *sira_bells_ask(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    enum { OUTBOX, TOPIC, BODY, ID, MAILBOX, REPLY_TO, TIMEOUT, PENDING, ARGS };
+    ShmBells *self = (ShmBells *)object;
+    if (count != ARGS || Py_TYPE(args[OUTBOX]) != &sira_outbox_type || !is_id(args[ID])
+        || !PyObject_TypeCheck(args[MAILBOX], &sira_mailbox_type)) {
+        PyErr_SetString(PyExc_TypeError, "ask(outbox, topic, body, id, mailbox, reply_to, timeout_s, pending)");
+        return NULL;
+    }
+    const double timeout_s = args[TIMEOUT] == Py_None ? -1 : PyFloat_AsDouble(args[TIMEOUT]);
+    if (timeout_s == -1 && PyErr_Occurred()) return NULL;
+    if (!self->waiting || is_shared(self)) Py_RETURN_NONE;
+    const uint64_t from_ns = timeout_s < 0 ? 0 : sira_now_mono_ns();
+    if (PyDict_SetItem(self->waiting, args[ID], args[PENDING]) < 0) return NULL; /* known before it is sent */
+    PyObject *const asked[] = {args[TOPIC], args[BODY], args[ID], args[REPLY_TO], args[TIMEOUT]};
+    /* Nobody leads meanwhile: it may wait for room, which others may have to make. */
+    PyObject *posted = outbox_ask((Outbox *)args[OUTBOX], asked, sizeof asked / sizeof *asked); /* owned */
+    PyObject *result = NULL; /* owned until returned */
+    if (posted == Py_True && self->waiting && begins(self)) {
+        double left_s = timeout_s;
+        if (timeout_s >= 0) left_s -= (double)(sira_now_mono_ns() - from_ns) / 1e9;
+        result = await_reply(self, args[ID], (Mailbox *)args[MAILBOX], timeout_s >= 0 && left_s < 0 ? 0 : left_s, args[PENDING]);
+    } else if (posted) {
+        result = posted == Py_True ? PyList_New(0) : Py_NewRef(Py_None);
+    }
+    if (!result || posted != Py_True) forget(self->waiting, args[ID]);
+    Py_XDECREF(posted);
+    return result;
+}
+
 /* reply(id, mailbox, timeout_s, pending) -> Message | list | None */
 PyObject *sira_bells_reply(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
     enum { ID, MAILBOX, TIMEOUT, PENDING, ARGS };
     ShmBells *self = (ShmBells *)object;
-    if (count != ARGS || !PyBytes_Check(args[ID]) || !PyObject_TypeCheck(args[MAILBOX], &sira_mailbox_type)) {
+    if (count != ARGS || !is_id(args[ID]) || !PyObject_TypeCheck(args[MAILBOX], &sira_mailbox_type)) {
         PyErr_SetString(PyExc_TypeError, "reply(id, mailbox, timeout_s, pending)");
         return NULL;
     }
     const double timeout_s = PyFloat_AsDouble(args[TIMEOUT]);
     if (timeout_s == -1 && PyErr_Occurred()) return NULL;
     if (!self->waiting || !begins(self)) Py_RETURN_NONE;
-    PyObject *waiting = Py_NewRef(self->waiting); /* owned */
-    PyObject *reply = NULL, *result = NULL;       /* owned */
-    const int waits = waits_still(args[PENDING]);
-    if (waits > 0) reply = sira_bells_take(self, (Mailbox *)args[MAILBOX], timeout_s, NULL);
-    const bool is_answered = reply && answers(reply, args[ID]);
-    if (is_answered) forget(waiting, args[ID]);
-    ends(self);
-    if (!PyErr_Occurred()) result = is_answered ? Py_NewRef(reply) : for_others(reply);
-    Py_XDECREF(reply);
-    Py_DECREF(waiting);
-    return result;
+    return await_reply(self, args[ID], (Mailbox *)args[MAILBOX], timeout_s, args[PENDING]);
 }

@@ -122,9 +122,10 @@ class Bells:
         """
         self._loop, self._rang, self._waiting = loop, rang, waiting
         self.native = _native.ShmBells(spin_us_max=spin_us_max())
-        self.native.left, self.native.waiting = self._left, waiting
-        self._bells: _native.ShmBells | None = self.native
         self._followers: dict[Waiter, None] = {}
+        self.native.left, self.native.waiting = self._left, waiting
+        self.native.followers = self._followers
+        self._bells: _native.ShmBells | None = self.native
         self._turns_before = 0
         self._watched = self._asked = False
         self._timer: asyncio.TimerHandle | None = None
@@ -225,16 +226,14 @@ class Bells:
             waiter.sleep(min(timeout_s, _CLOSED_S))
             return
         if waiter.leads is None and not self._begin_to_lead(waiter):
-            self._followers[waiter] = None
-            bells.follow(1)
             try:
+                self._followers[waiter] = None
                 # Said first, looked at second: the leader may have left in between.
                 if not self._begin_to_lead(waiter):
                     waiter.sleep(timeout_s)
                     return
             finally:
-                del self._followers[waiter]
-                bells.follow(-1)
+                self._followers.pop(waiter, None)
         if waiter.woken:
             return
         tokens = bells.wait(-1.0 if timeout_s == math.inf else timeout_s)
@@ -259,9 +258,10 @@ class Bells:
         return None
 
     def _begin_to_lead(self, waiter: Waiter) -> bool:
+        waiter.leads = self  # first: whatever interrupts us, `leave` gives back what we have
         if not self.native.lead():
+            waiter.leads = None
             return False
-        waiter.leads = self
         if self._watched and not self._asked:
             self._asked = True
             self._loop.call_soon_threadsafe(self._step_back)

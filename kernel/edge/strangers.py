@@ -299,7 +299,9 @@ class Strangers:
         while left > 0 and (at < most or most == resource.RLIM_INFINITY):
             at, left, changed = self._open.look(at, left, _SPAN, _FILES)
             for descriptor, inode, mode in changed:
-                ours = _look(descriptor, inode, self._ports) if stat.S_ISSOCK(mode) else None
+                ours = None
+                with contextlib.suppress(OSError):  # it may be gone by now
+                    ours = _look(descriptor, inode, self._ports) if stat.S_ISSOCK(mode) else None
                 if ours is not None:
                     self._files[descriptor] = ours
                 else:

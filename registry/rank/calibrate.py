@@ -68,10 +68,12 @@ class Calibration:
         Args:
             evidence: f32[4], as `evidence_of` gives it.
         """
+        return bool(self.here[0]) and self.presence(evidence) < self.here_from
+
+    def presence(self, evidence: F32) -> float:
+        """Return the chance that what was asked for is here, 0 to 1, where that was learned."""
         weights, bias = self.here
-        if not weights:
-            return False
-        return float(_logistic(np.dot(np.asarray(weights), evidence) + bias)) < self.here_from
+        return float(_logistic(np.dot(np.asarray(weights), evidence) + bias))
 
 
 def signals_of(ranking: Ranking) -> F32:
@@ -122,14 +124,12 @@ def fit_here(calibration: Calibration, present: F32, absent: F32) -> Calibration
     scale = np.maximum(both.std(axis=0), 1e-3)
     weights, bias = _projected_newton(both / scale, target)
     weights = weights / scale
-    sure = _logistic(present @ weights + bias)
-    return replace(
-        calibration,
-        here=(tuple(float(each) for each in weights), float(bias)),
-        # Examples may be more alike than requests will be: what is likelier here than not is
-        # answered in any case.
-        here_from=min(float(np.quantile(sure, LOST_MAX, method="lower")), _HERE_FROM_MAX),
-    )
+    learned = replace(calibration, here=(tuple(float(each) for each in weights), float(bias)))
+    sure = np.array([learned.presence(row) for row in present])
+    # Examples may be more alike than requests will be: what is likelier here than not is answered
+    # in any case.
+    here_from = min(float(np.quantile(sure, LOST_MAX, method="lower")), _HERE_FROM_MAX)
+    return replace(learned, here_from=here_from)
 
 
 def fit(
@@ -159,15 +159,19 @@ def fit(
     scale = np.maximum(signals.std(axis=0), 1e-3).astype(np.float64)
     weights, bias = _projected_newton(signals / scale, target)
     weights = weights / scale
-    sure = _logistic(signals @ weights + bias)
-    return Calibration(
-        weights=tuple(float(each) for each in weights),
-        bias=float(bias),
+    learned = replace(
+        instead, weights=tuple(float(each) for each in weights), bias=float(bias), fitted_on=count
+    )
+    # Each as it will be asked for: of all rows at once, some CPUs round the last bit otherwise, and
+    # the request that a threshold is made of would be on its wrong side.
+    sure = np.array([learned.confidence(row) for row in signals])
+    found = sure[right if among_five is None else among_five]
+    return replace(
+        learned,
         answer_from=_threshold(sure, right, precision),
-        nothing_below=float(
-            np.quantile(sure[right if among_five is None else among_five], LOST_MAX, method="lower")
-        ),
-        fitted_on=count,
+        nothing_below=float(np.quantile(found, LOST_MAX, method="lower")),
+        here=((), 0.0),
+        here_from=0.0,
     )
 
 

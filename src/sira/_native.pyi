@@ -1132,6 +1132,7 @@ class ShmBells:
     # as wait, and all that rang is given to its mailboxes: the message that came to this one, or
     # tokens of links that are broken; none: as above
     def take(self, mailbox: Mailbox, timeout_s: float, /) -> Message | list[int]: ...
+    def close(self) -> None: ...  # the descriptors go when nobody leads any more
 
     # who takes what rings for all: one thread at a time
     is_led: bool  # read only
@@ -1139,11 +1140,10 @@ class ShmBells:
     def lead(self) -> bool: ...  # False: another thread does
     def leave(self) -> None: ...  # once for each lead()
     def wake(self) -> None: ...  # kick(), where another thread leads
-    # lead, wait once and leave in one call, for a thread that waits while nobody else does
     is_watched: bool  # by the loop
-    def close(self) -> None: ...  # the descriptors go when nobody leads any more
-    def follow(self, change: int, /) -> None: ...  # so many threads more wait beside who leads
+    followers: dict[Any, None] | None  # who waits beside who leads
     waiting: dict[bytes, Any] | None  # the requests that wait for a reply
+    # lead, wait once and leave in one call, for a thread that waits while nobody else does
     left: Callable[[], None] | None  # called at the end where others wait
     # None: nothing came, or that cannot be now
     def next(self, mailbox: Mailbox, timeout_s: float, /) -> Message | None: ...

@@ -91,7 +91,7 @@ def test_where_others_are_to_be_thought_of_nobody_waits_here(why: str) -> None:
     bells = heard(link)
     link.send("x")
     if why == "followed":
-        bells.follow(1)
+        bells.followers = {"who": None}
     elif why == "over":
         box.over = True
     elif why == "closed":
@@ -102,7 +102,7 @@ def test_where_others_are_to_be_thought_of_nobody_waits_here(why: str) -> None:
     assert bells.next(box, -1.0) is None
     assert (bells.turns, bells.is_led) == (turns + (why == "over"), False)
     if why == "followed":
-        bells.follow(-1)
+        bells.followers = {}
         assert bells.next(box, -1.0) is not None
 
 
@@ -246,6 +246,13 @@ def test_a_child_does_not_wait_at_its_parents_bells() -> None:
 # ---- ask -----------------------------------------------------------------------------------------
 
 
+class Pending:
+    """What `waiting` holds, as far as it is looked at."""
+
+    answer: object = None
+    error: object = None
+
+
 class Asking:
     """A live route to one reader, and the link that replies come by."""
 
@@ -256,10 +263,14 @@ class Asking:
         self.bells = heard(self.back)
         self.bells.waiting = self.waiting = {}  # type: dict[bytes, object]
         self.id = _native.new_id()
+        self.pending = Pending()
 
-    def ask(self, timeout_s: float | None = None, topic: str = TOPIC) -> object:
+    def ask(
+        self, timeout_s: float | None = None, topic: str = TOPIC, pending: object = None
+    ) -> object:
+        who = self.pending if pending is None else pending
         return self.bells.ask(
-            self.routed.outbox, topic, b"?", self.id, self.box, REPLIES, timeout_s, "who"
+            self.routed.outbox, topic, b"?", self.id, self.box, REPLIES, timeout_s, who
         )
 
     def answer(self, body: str, message_id: bytes, kind: int = 1) -> None:
@@ -281,7 +292,7 @@ def test_a_request_is_posted_and_its_reply_waited_for() -> None:
     thread.join(WATCHDOG_S)
     assert isinstance(reply, _native.Message)
     assert reply.text == "!"
-    assert seen == [asking.id, REPLIES, {asking.id: "who"}]
+    assert seen == [asking.id, REPLIES, {asking.id: asking.pending}]
     assert asking.waiting == {}
     assert not asking.bells.is_led
 
@@ -296,7 +307,7 @@ def test_what_is_not_its_reply_leaves_it_waiting(what: str) -> None:
     found = asking.ask(0.01)
     assert isinstance(found, list)
     assert [message.text for message in found] == ["other"] * (what != "nothing")
-    assert asking.waiting == {asking.id: "who"}
+    assert asking.waiting == {asking.id: asking.pending}
     counts, _ = asking.there.node.counts()
     assert counts[asking.cell][0] == 1  # posted
 
@@ -305,8 +316,9 @@ def test_what_cannot_go_past_the_node_is_not_asked_and_does_not_wait() -> None:
     asking = Asking()
     assert asking.ask(topic="lab.elsewhere") is None
     assert asking.waiting == {}
-    with Led(asking.bells):
-        assert asking.ask() is None
+    asking.bells.is_watched = True
+    assert asking.ask() is None
+    asking.bells.is_watched = False
     assert asking.waiting == {}
     with pytest.raises(BadRequest):
         asking.bells.ask(
@@ -316,28 +328,66 @@ def test_what_cannot_go_past_the_node_is_not_asked_and_does_not_wait() -> None:
     assert asking.there.texts(asking.cell) == []
 
 
-def test_what_fails_it_before_it_waits_is_seen() -> None:
-    """It is told by `waiting`, and wakes who leads: here while the request waits for room."""
+def test_what_is_asked_while_another_thread_leads_waits_by_the_long_way() -> None:
+    asking = Asking()
+    with Led(asking.bells):
+        assert asking.ask() == []
+    assert asking.waiting == {asking.id: asking.pending}
+    assert asking.there.texts(asking.cell) == ["?"]
+
+
+def test_nobody_leads_while_a_request_waits_for_room() -> None:
     asking = Asking()
     routed = Routed()
     link, cell = routed.live(window=1)
     assert routed.outbox.ask(TOPIC, b"1", _native.new_id(), REPLIES, None)
-    turns = asking.bells.turns
     got: list[object] = []
     thread = in_thread(
         lambda: got.append(
             asking.bells.ask(
-                routed.outbox, TOPIC, b"2", asking.id, asking.box, REPLIES, None, "who"
+                routed.outbox, TOPIC, b"2" * 256, asking.id, asking.box, REPLIES, 0.5, Pending()
             )
         )
     )
-    leads(asking.bells, turns)
-    assert asking.waiting == {asking.id: "who"}
-    asking.bells.wake()
-    assert link.texts(cell) == ["1"]  # makes room
+    until_s = time.monotonic() + WATCHDOG_S
+    while asking.id not in asking.waiting and thread.is_alive():
+        assert time.monotonic() < until_s
+    assert asking.bells.lead() or not thread.is_alive()
+    asking.bells.leave()
+    assert link.texts(cell)[0] == "1"  # makes room
     thread.join(WATCHDOG_S)
-    assert got in ([[]], [None])  # posted, and woken; or the room came too late
+    assert got in ([[]], [None])  # posted, and its time is over; or the room came too late
     assert (asking.id in asking.waiting) == (got == [[]])
+
+
+@pytest.mark.parametrize("name", ["answer", "error"])
+def test_what_has_its_answer_or_its_error_before_it_waits_does_not_wait(name: str) -> None:
+    """The loop, another thread or a handler of signals gave it while it waited for room."""
+    asking, pending = Asking(), Pending()
+    setattr(pending, name, "here")
+    assert asking.ask(pending=pending) == []
+    assert asking.waiting == {asking.id: pending}
+
+
+def test_a_message_that_nobody_was_told_of_is_not_slept_through() -> None:
+    link, box = bound()
+    bells = heard(link)
+    link.send("x", "y")
+    assert bells.next(box, 0.0) is not None  # "y" is known now, and its bell is heard
+    assert bells.lead()
+    found = bells.take(box, -1.0)
+    assert isinstance(found, _native.Message)
+    assert found.text == "y"
+
+
+def test_who_comes_to_closed_bells_does_not_wait() -> None:
+    link, box = bound()
+    bells = heard(link)
+    bells.close()
+    assert bells.lead()
+    assert bells.take(box, -1.0) == []
+    assert bells.wait(-1.0) == []
+    bells.leave()
 
 
 def test_both_ends_are_checked() -> None:
@@ -346,20 +396,12 @@ def test_both_ends_are_checked() -> None:
         lambda: bells.next("x", 1.0),  # type: ignore[arg-type]
         lambda: bells.next(),  # type: ignore[call-arg]
         lambda: bells.ask(),  # type: ignore[call-arg]
-        lambda: bells.follow("x"),  # type: ignore[arg-type]
     ):
         with pytest.raises(TypeError):
             call()
 
 
 # ---- reply ---------------------------------------------------------------------------------------
-
-
-class Pending:
-    """What `waiting` holds, as far as it is looked at."""
-
-    answer: object = None
-    error: object = None
 
 
 def test_a_reply_is_waited_for_later_and_not_where_it_is_here_already() -> None:
@@ -371,6 +413,8 @@ def test_a_reply_is_waited_for_later_and_not_where_it_is_here_already() -> None:
     found = asking.bells.reply(asking.id, asking.box, WATCHDOG_S, pending)
     assert isinstance(found, _native.Message)
     assert (found.text, asking.waiting) == ("!", {})
+    assert pending.answer is found
+    pending.answer = None
     for name in ("answer", "error"):
         setattr(pending, name, "here")
         assert asking.bells.reply(asking.id, asking.box, WATCHDOG_S, pending) == []
@@ -380,5 +424,5 @@ def test_a_reply_is_waited_for_later_and_not_where_it_is_here_already() -> None:
     with pytest.raises(AttributeError):
         asking.bells.reply(asking.id, asking.box, WATCHDOG_S, object())
     with pytest.raises(TypeError):
-        asking.bells.reply("x", asking.box, WATCHDOG_S, pending)  # type: ignore[arg-type]
+        asking.bells.reply(b"short", asking.box, WATCHDOG_S, pending)
     assert not asking.bells.is_led

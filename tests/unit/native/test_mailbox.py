@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections.abc
 import gc
+import signal
 import sys
 import weakref
 
@@ -141,8 +142,20 @@ def test_a_ctrl_c_that_came_in_a_callback_is_raised_behind_it() -> None:
     )
     inbox.attach(SUBSCRIPTION, box)
     put(inbox, "a")
-    with pytest.raises(KeyboardInterrupt):
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a job in the background has none
+    seen: list[object] = []
+    hook, sys.unraisablehook = sys.unraisablehook, lambda args: seen.append(args.exc_type)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            box.arm()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         box.arm()
+    finally:
+        signal.signal(signal.SIGINT, before)
+        sys.unraisablehook = hook
+    assert seen == [KeyboardInterrupt]
     assert box.pop() is not None
 
 
