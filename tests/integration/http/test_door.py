@@ -127,11 +127,15 @@ def test_a_revoked_token_ends_its_streams_and_opens_nothing(tmp_path: Path) -> N
         said = events.next()
         assert said["event"] == "error" and "REVOKED" in said["data"], said
         assert events.next() == {}
-        answer = until(
-            lambda: (a := http.post("/v1/publish/lab.x", "x", **bearer(token))).status != 200 and a,
-            "it opens nothing",
-        )
-        answer.problem(401, "UNAUTHENTICATED")
+
+        def refused() -> Any:
+            """Until the listener has asked the node again, it says what ended its streams."""
+            answer = http.post("/v1/publish/lab.x", "x", **bearer(token))
+            if answer.status == 403:
+                answer.problem(403, "REVOKED")
+            return answer.status not in (200, 403) and answer
+
+        until(refused, "it opens nothing").problem(401, "UNAUTHENTICATED")
 
 
 def test_what_the_policy_forbids_is_403() -> None:
