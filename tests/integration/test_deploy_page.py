@@ -15,7 +15,7 @@ from tests.integration.shell import blocks, commands, pattern, shell_in
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 PAGE = DOCS / "deploy.md"
-OF_PROMETHEUS = re.compile(r"\b(prometheus --|promtool|%\?prometheus)")
+OF_PROMETHEUS = re.compile(r"\bprometheus --|\bpromtool|%\?prometheus")
 
 
 def test_the_page_is_what_happens(tmp_path: Path) -> None:
