@@ -50,19 +50,15 @@ class Layout(NamedTuple):
     size_bytes: int
 
 
-def layout(tensors: Mapping[str, str]) -> Layout:
+@lru_cache(maxsize=_LAYOUTS_MAX)
+def _layout(tensors: tuple[tuple[str, str], ...]) -> Layout:
     """Return how the arrays lie. Pure.
 
     Args:
-        tensors: name -> dtype and shape, as "f32[2,3]".
+        tensors: name and what it is, as "f32[2,3]", each.
     Raises:
         BadRequest: there is no such dtype or shape, or it is too much.
     """
-    return _layout(tuple(tensors.items()))
-
-
-@lru_cache(maxsize=_LAYOUTS_MAX)
-def _layout(tensors: tuple[tuple[str, str], ...]) -> Layout:
     slots: dict[str, Slot] = {}
     end = 0
     for name, text in tensors:
@@ -192,6 +188,12 @@ def _laid(slots: dict[str, Slot], memory: Any) -> dict[str, NDArray[Any]]:
     return arrays
 
 
+def _seal(arrays: dict[str, NDArray[Any]]) -> None:
+    """From now on others read the same memory."""
+    for array in arrays.values():
+        array.flags.writeable = False
+
+
 class Loan(_Arrays):
     """Arrays to write into, by name. What they hold at first is undefined.
 
@@ -231,8 +233,7 @@ class Loan(_Arrays):
         if kind is not None:
             self._arrays.clear()
             return
-        for array in self._arrays.values():
-            array.flags.writeable = False
+        _seal(self._arrays)
         body = dict(self._arrays)
         if not self._wanted.is_request:
             self.receipt = await self._way.publish(self._wanted, body, memory)
@@ -303,8 +304,7 @@ class SyncLoan(_Arrays):
             self._arrays.clear()
             return
         if kind is None and memory is not None:
-            for array in self._arrays.values():
-                array.flags.writeable = False
+            _seal(self._arrays)
             if self._wanted.is_request:
                 self._asked = self._way.ask_here(self._wanted, self._arrays, memory)
                 if self._asked is not None:

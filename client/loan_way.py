@@ -73,11 +73,10 @@ class LoanWay:
         """Ask past the node, in the calling thread; None: that cannot be now."""
         if not self._outbox.links:
             return None
-        timeout_s = wanted.timeout_s
         return self._requests.here.post(
             wanted.topic,
             body,
-            timeout_s=REQUEST_S if timeout_s is None else timeout_s,
+            timeout_s=_asked_s(wanted),
             fields=wanted.fields,
             loan=memory,
         )

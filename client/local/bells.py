@@ -127,7 +127,7 @@ class Bells:
         self.native.followers = self._followers
         self._bells: _native.ShmBells | None = self.native
         self._turns_before = 0
-        self._watched = self._asked = False
+        self._asked = False
         self._timer: asyncio.TimerHandle | None = None
         self._watch()
 
@@ -147,15 +147,15 @@ class Bells:
     # ---- on the loop -----------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        if self._watched or self._bells is None:
+        if self.native.is_watched or self._bells is None:
             return
-        self._watched = self._bells.is_watched = True
+        self.native.is_watched = True
         self._loop.add_reader(self._bells.fileno(), self._listen)
         self._listen()
 
     def needed(self) -> None:
         """Somebody on the loop begins to wait: watch, unless a thread does."""
-        if not self._watched and not self.native.is_led:
+        if not self.native.is_watched and not self.native.is_led:
             self._watch()
 
     def _listen(self) -> None:
@@ -176,7 +176,7 @@ class Bells:
     def _step_back(self) -> None:
         """A thread leads: the loop does not watch as long as threads do."""
         self._asked = False
-        if not self._watched or (self._waiting and not self.native.is_led):
+        if not self.native.is_watched or (self._waiting and not self.native.is_led):
             return
         self._unwatch()
         self._turns_before = self.native.turns
@@ -186,7 +186,7 @@ class Bells:
     def _look(self) -> None:
         """Watch again where no thread has for a while."""
         self._timer = None
-        if self._watched or self._bells is None:
+        if self.native.is_watched or self._bells is None:
             return
         if self.native.turns == self._turns_before and not self.native.is_led:
             self._watch()
@@ -195,9 +195,9 @@ class Bells:
         self._timer = self._loop.call_later(_LOOK_S, self._look)
 
     def _unwatch(self) -> None:
-        if self._watched:
+        if self.native.is_watched:
             assert self._bells is not None, "not closed"
-            self._watched = self._bells.is_watched = False
+            self.native.is_watched = False
             self._loop.remove_reader(self._bells.fileno())
 
     def close(self) -> None:
@@ -262,7 +262,7 @@ class Bells:
         if not self.native.lead():
             waiter.leads = None
             return False
-        if self._watched and not self._asked:
+        if self.native.is_watched and not self._asked:
             self._asked = True
             self._loop.call_soon_threadsafe(self._step_back)
         return True
@@ -287,7 +287,7 @@ class Bells:
         bells = self._bells
         if bells is None:
             return
-        if self._watched:
+        if self.native.is_watched:
             # The loop hears what rings only where writers ring: who led may have been rung last.
             if not bells.sleep():
                 self._loop.call_soon_threadsafe(self._listen)

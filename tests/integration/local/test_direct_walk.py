@@ -6,7 +6,6 @@ import asyncio
 import random
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,6 @@ DIRECT_MIN = 500  # small messages past the node, before a walk ends
 MESSAGES_MIN = 2000
 SIZES = [(0.93, 100), (0.97, 3000), (0.995, 200_000), (1.0, 5_000_000)]  # probability, bytes
 Numbers = dict[tuple[str, int], list[int]]  # by topic and priority
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[sira.testing.Node]:
-    with sira.testing.node() as running_node:
-        yield running_node
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +44,6 @@ def mapping(array: NDArray[Any]) -> tuple[str, str, int] | None:
 
 def lent_bytes(bus: sira.Bus) -> int:
     return bus.connection.lender.arenas.lent_bytes
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[sira.testing.Node]:
-    with sira.testing.node() as running_node:
-        yield running_node
 
 
 # ---- the same memory -----------------------------------------------------------------------------

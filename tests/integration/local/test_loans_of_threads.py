@@ -20,18 +20,6 @@ SPEC = {"x": "u8[1048576]"}
 WATCHDOG_S = 120.0
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[sira.testing.Node]:
-    with sira.testing.node() as running_node:
-        yield running_node
-
-
-@pytest.fixture
-def bus(node: sira.testing.Node) -> Iterator[sira.SyncBus]:
-    with sira.connect_sync(node.socket_url) as connected:
-        yield connected
-
-
 @pytest.fixture
 def turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How often this thread has had the loop do something, counted in the only element."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -18,12 +18,6 @@ from .test_past_node_ends import script
 
 pytestmark = pytest.mark.integration
 SIZE = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[sira.testing.Node]:
-    with sira.testing.node() as running_node:
-        yield running_node
 
 
 Segment = kernel_pb2.MemorySegment

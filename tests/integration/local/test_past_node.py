@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,6 @@ from .raw import run, until
 
 pytestmark = pytest.mark.integration
 BODY = b"x" * 200
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[sira.testing.Node]:
-    with sira.testing.node() as running_node:
-        yield running_node
 
 
 async def past_node(bus: sira.Bus, topic: str, body: Any = BODY) -> int:

@@ -23,12 +23,6 @@ from .test_past_node import BODY, past_node, past_total, settled
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[sira.testing.Node]:
-    with sira.testing.node() as running_node:
-        yield running_node
-
-
 _PUBLISHER = """
 import sira, sys
 bus = sira.connect_sync(sys.argv[1])

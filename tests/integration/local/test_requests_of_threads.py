@@ -19,18 +19,6 @@ pytestmark = pytest.mark.integration
 WATCHDOG_S = 120.0
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[sira.testing.Node]:
-    with sira.testing.node() as running_node:
-        yield running_node
-
-
-@pytest.fixture
-def bus(node: sira.testing.Node) -> Iterator[sira.SyncBus]:
-    with sira.connect_sync(node.socket_url) as connected:
-        yield connected
-
-
 @pytest.fixture
 def topic(node: sira.testing.Node, request: pytest.FixtureRequest) -> Iterator[str]:
     """Answer what is asked there with the same, but for b"late": that takes half a second."""

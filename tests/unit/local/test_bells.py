@@ -143,7 +143,7 @@ def test_the_loop_watches_where_no_thread_does_and_again_after_one_did() -> None
         assert hall.boxes[0].pop() is not None
         hall.took_turns.clear()
         taking = asyncio.get_running_loop().run_in_executor(None, hall.take, 0)
-        await until(lambda: hall.bells.native.is_led and not hall.bells._watched)
+        await until(lambda: hall.bells.native.is_led and not hall.bells.native.is_watched)
         hall.links[0].send(b"by a thread")
         assert await taking == b"by a thread"
         assert threading.get_ident() not in hall.took_turns
@@ -163,7 +163,7 @@ def test_the_loop_takes_over_at_once_where_somebody_on_it_waits() -> None:
         for _ in range(3):
             await asyncio.sleep(0)
         assert await asyncio.to_thread(hall.take, 0, timeout_s=0.1) is None
-        await until(lambda: hall.bells._watched)
+        await until(lambda: hall.bells.native.is_watched)
         hall.bells.close()
 
     run(work)
@@ -181,7 +181,7 @@ def test_a_link_that_comes_while_a_thread_leads_rings_for_it(
             hall.links.append(Link())
             hall.boxes.append(Heard())
             taking = asyncio.get_running_loop().run_in_executor(None, hall.take, number)
-            await until(lambda: hall.bells.native.is_led and not hall.bells._watched)
+            await until(lambda: hall.bells.native.is_led and not hall.bells.native.is_watched)
             hall.add(hall.links[-1], hall.boxes[-1])
             hall.links[-1].send(b"late")
             assert await taking == b"late"
